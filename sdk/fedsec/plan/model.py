@@ -1,0 +1,175 @@
+"""The study plan: everything that a run is bound to, as one frozen, strictly parsed document.
+
+A plan is written as TOML and compiled to canonical JSON (RFC 8785); its SHA-256 digest is what officers sign and what
+every message of a run binds. A *draft* has no roster yet; a *plan* has one. Unknown fields are refused everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+PLAN_FORMAT = 1
+
+
+class Strict(BaseModel):
+    """Base of every signed document: frozen, no unknown fields, no silent conversions, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Strict):
+    """The base model. ``base`` is a name, a Hugging Face id, a local folder or a GGUF file."""
+
+    base: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    weights_sha256: Sha256Hex | None = None
+    """Digest of the loaded weights (``training.base_model.weights_digest``); a compiled plan must have it."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    quantisation: Literal["none", "nf4", "int8"] = "none"
+
+
+class LoraSpec(Strict):
+    """LoRA shape (Hu et al. 2021) and how the factors are combined over sites."""
+
+    strategy: Literal["fedit", "ffa"] = "fedit"
+    rank: int = Field(16, ge=1, le=256)
+    alpha: float = Field(64.0, gt=0, le=4096)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[LabelName, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class TaskSpec(Strict):
+    """What is extracted. Sites may annotate any subset of the labels (incomplete annotations)."""
+
+    kind: Literal["entities", "relations", "both"] = "both"
+    entity_types: tuple[LabelName, ...] = Field(min_length=1)
+    relation_types: tuple[LabelName, ...] = ()
+    window: Literal["sentence", "passage"] = "sentence"
+
+
+class TrainingSpec(Strict):
+    """Local training of one round at one site."""
+
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    batch_size: int = Field(4, ge=1, le=4096)
+    epochs: int = Field(2, ge=1, le=100)
+    """Passes over the round's share of the examples."""
+    examples_per_round: int | None = Field(None, ge=1)
+    """How many examples of the site's (shuffled once by the plan's seed) a round consumes, going on where the last
+    round stopped and wrapping round; None: all of them every round."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Over all the rounds of the plan, so that round r starts where round r - 1 stopped."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    gradient_clip: float = Field(1.0, gt=0)
+    max_tokens: int = Field(800, ge=16, le=32768)
+    threads: int = Field(2, ge=1, le=256)
+
+
+class DpSpec(Strict):
+    """Differential privacy of training."""
+
+    mode: Literal["none", "local", "distributed"] = "none"
+    unit: Literal["record", "patient"] = "patient"
+    target_epsilon: float | None = Field(None, gt=0)
+
+
+class SecureSpec(Strict):
+    """How updates are combined."""
+
+    mode: Literal["mask", "he-mask", "he", "none"] = "mask"
+    minimum_cohort: int = Field(3, ge=1, le=1000)
+    threshold: int = Field(3, ge=1, le=1000)
+    clip: float = Field(0.5, gt=0, le=1e6)
+    """Every coordinate of an update is clipped to [-clip, clip] before it is encoded."""
+    ring: Literal["2x32", "3x21", "4x16"] = "3x21"
+    """Lanes a 64-bit word carries x bits a lane."""
+
+
+class WeightingSpec(Strict):
+    """Public weight rule of a round (DESIGN: weighting without looking)."""
+
+    rule: Literal["uniform", "size", "influence", "group-influence"] = "uniform"
+    count_min: int = Field(1, ge=1, le=1 << 24)
+    count_max: int = Field(1 << 20, ge=1, le=1 << 24)
+    cap: float = Field(0.5, gt=0, le=1)
+    """No site may weigh more than this share of a round."""
+
+
+class PublicTest(Strict):
+    """A test set on which per-site scores may be shown, because it holds no site's private notes."""
+
+    name: SiteName
+    sha256: Sha256Hex
+
+
+class EvaluationSpec(Strict):
+    """Scoring by greedy decoding, and which baselines the study compares with."""
+
+    public_tests: tuple[PublicTest, ...] = ()
+    baselines: tuple[Literal["zero-shot", "single", "central"], ...] = ()
+    max_new_tokens: int = Field(160, ge=1, le=4096)
+    batch_size: int = Field(25, ge=1, le=4096)
+    single_test_limit: int | None = Field(None, ge=1)
+    """At most so many examples of each public test set for the single-site baselines."""
+
+
+class RosterSite(Strict):
+    """One site: who signs its messages and who may approve a plan for it. Ed25519 raw public keys, hex."""
+
+    key: PublicKeyHex
+    officer: PublicKeyHex
+
+
+class Roster(Strict):
+    """Everyone in a run. Pinned: no message can add, drop or swap a key."""
+
+    coordinator: PublicKeyHex
+    sites: dict[SiteName, RosterSite] = Field(min_length=1, max_length=1000)
+
+
+class Draft(Strict):
+    """A plan without a roster, as a person writes it."""
+
+    format: Literal[1] = PLAN_FORMAT
+    name: SiteName
+    rounds: int = Field(2, ge=1, le=10_000)
+    seed: int = Field(0, ge=0, lt=1 << 53)
+    model: ModelSpec
+    lora: LoraSpec = LoraSpec()
+    task: TaskSpec
+    training: TrainingSpec = TrainingSpec()
+    dp: DpSpec = DpSpec()
+    secure: SecureSpec = SecureSpec()
+    weighting: WeightingSpec = WeightingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    deadline_seconds: int = Field(3600, ge=1, le=7 * 86_400)
+    """How long the coordinator waits for the replies of one exchange."""
+
+
+class Plan(Draft):
+    """A draft with its roster: complete, and the only thing that can be approved and run."""
+
+    roster: Roster
+
+    @model_validator(mode="after")
+    def _weights_are_pinned(self) -> Plan:
+        if self.model.weights_sha256 is None:
+            raise ValueError("model.weights_sha256 is missing: a plan pins the base model's weights")
+        return self
+
+    def canonical(self) -> bytes:
+        """Canonical JSON (RFC 8785) of the whole plan."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON, 32 bytes: what approvals and every message of a run bind."""
+        return hashlib.sha256(self.canonical()).digest()
