@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Frozen(BaseModel):
+    """Base of the shapes below: immutable, no unknown fields, no silent conversions."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
