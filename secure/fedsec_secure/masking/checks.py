@@ -1,0 +1,62 @@
+"""Checks that several stages share. Verify the signature, then parse, then compare with what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedsec_secure.codec import Writer, open_packet, sha256
+from fedsec_secure.errors import AbortError, PeerViolationError
+from fedsec_secure.identity.roster import COORDINATOR, SiteId
+from fedsec_secure.masking.messages import Dealing, Statement, set_digest
+from fedsec_secure.masking.parameters import Group
+
+
+def open_request(kind: str, data: bytes, context: bytes, group: Group) -> memoryview:
+    """The body of a coordinator's request, its signature, kind and context checked first."""
+    verify = group.roster.verifier(COORDINATOR)
+    return open_packet(data, kind=f"{kind}-request", sender=COORDINATOR, context=context, verify=verify)
+
+
+def check_members(members: Mapping[SiteId, object], me: SiteId, group: Group, name: str) -> None:
+    """Every accepted set is within the roster, holds this site, and is not below the floor."""
+    for site in members:
+        if site not in group.roster.sites:
+            raise PeerViolationError(f"{name} names {site!r}, which is not on the pinned roster")
+    if me not in members:
+        raise PeerViolationError(f"{name} leaves out this site, {me}")
+    if len(members) < group.floor:
+        raise AbortError(f"{name} has {len(members)} sites; this site takes part from {group.floor} on")
+
+
+def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Group) -> dict[SiteId, Statement]:
+    """Every statement under its sender's pinned key; no X25519 key may stand twice (reflected or copied keys)."""
+    statements = {}
+    for site, packet in packets.items():
+        body = open_packet(packet, kind="statement", sender=site, context=context, verify=group.roster.verifier(site))
+        statements[site] = Statement.decode(body)
+    public = [k for s in statements.values() for k in (s.channel_key, s.mask_key)]
+    if len(set(public)) != len(public):
+        raise PeerViolationError("two X25519 keys of the statements are the same")
+    return statements
+
+
+def commit(context: bytes, site: SiteId, nonce: bytes, update_sha256: bytes) -> bytes:
+    """The commitment to the unweighted update: H(domain, context, site, 32-byte nonce, H(canonical float32))."""
+    return sha256(Writer().text("fedsec commitment v1").text(site).done(), context, nonce, update_sha256)
+
+
+def verify_dealings(
+    packets: Mapping[SiteId, bytes], statements: Mapping[SiteId, bytes], context: bytes, group: Group
+) -> dict[SiteId, Dealing]:
+    """Every dealing under its dealer's pinned key, over the U1 that is known here, with a promise to each of U1."""
+    u1 = set_digest("U1", statements)
+    dealings = {}
+    for site, packet in packets.items():
+        if site not in statements:
+            raise PeerViolationError(f"U2 names {site}, which made no statement")
+        body = open_packet(packet, kind="dealing", sender=site, context=context, verify=group.roster.verifier(site))
+        dealing = Dealing.decode(body)
+        if dealing.statements != u1 or set(dealing.promises) != set(statements):
+            raise PeerViolationError(f"{site} was shown another set of statements (split view)")
+        dealings[site] = dealing
+    return dealings

@@ -1,0 +1,234 @@
+"""Coordinator, stages 1 to 4: collect what the sites sign, and build what the next exchange shows them.
+
+The coordinator draws no randomness: from the same replies come the same requests, byte for byte, which is what lets a
+killed run be replayed from its journal. A site whose reply does not hold is left out and named; a set that falls below
+the floor aborts the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fedsec_secure.codec import Header, Sign, open_head, open_packet, seal
+from fedsec_secure.errors import AbortError, CodecError, PeerViolationError, ProtocolError, VerificationError
+from fedsec_secure.identity.roster import COORDINATOR, SiteId
+from fedsec_secure.masking.checks import verify_dealings, verify_statements
+from fedsec_secure.masking.messages import (
+    Dealing,
+    MaskRequest,
+    ShareReply,
+    Statement,
+    bound_context,
+    encode_packets,
+    set_digest,
+)
+from fedsec_secure.masking.parameters import Group, SumParameters
+
+T = TypeVar("T")
+Refused = dict[SiteId, str]
+"""Site -> why its reply was left out."""
+
+
+def sift(replies: Mapping[SiteId, bytes], accept: Callable[[SiteId, bytes], T]) -> tuple[dict[SiteId, T], Refused]:
+    """Accept each reply or name the reason; one bad site never stops the others."""
+    good: dict[SiteId, T] = {}
+    refused: Refused = {}
+    for site in sorted(replies):
+        try:
+            good[site] = accept(site, replies[site])
+        except (CodecError, ProtocolError, VerificationError) as e:
+            refused[site] = str(e)
+    return good, refused
+
+
+def require(count: int, group: Group, name: str) -> None:
+    """AbortError below the floor."""
+    if count < group.floor:
+        raise AbortError(f"{name} has {count} sites, {group.floor} are needed")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A round as the coordinator knows it. Fields fill up exchange by exchange; each stage is a subclass."""
+
+    group: Group
+    parameters: SumParameters
+    context: bytes
+    sign: Sign = field(repr=False)
+
+    def _request(self, name: str, context: bytes, body: bytes) -> bytes:
+        return seal(f"{name}-request", COORDINATOR, context, body, self.sign)
+
+
+@dataclass(frozen=True)
+class Stated(Collected):
+    """U1: the statements."""
+
+    statements: Mapping[SiteId, bytes]
+    parsed: Mapping[SiteId, Statement]
+
+    @classmethod
+    def collect(
+        cls, group: Group, parameters: SumParameters, context: bytes, sign: Sign, replies: Mapping[SiteId, bytes]
+    ) -> tuple[Stated, Refused]:
+        """From the `train` replies. Two sites with one X25519 key are both left out."""
+
+        def accept(site: SiteId, packet: bytes) -> Statement:
+            return verify_statements({site: packet}, context, group)[site]
+
+        parsed, refused = sift(replies, accept)
+        seen: dict[bytes, list[SiteId]] = {}
+        for site, statement in parsed.items():
+            for key in (statement.channel_key, statement.mask_key):
+                seen.setdefault(key, []).append(site)
+        for owners in seen.values():
+            for site in owners if len(owners) > 1 else ():
+                refused[site] = "its X25519 key stands twice among the statements"
+                parsed.pop(site, None)
+        require(len(parsed), group, "U1")
+        return cls(group, parameters, context, sign, {s: replies[s] for s in parsed}, parsed), refused
+
+    def share_requests(self) -> dict[SiteId, bytes]:
+        """The same bytes to every member of U1."""
+        request = self._request("share", self.context, encode_packets(self.statements))
+        return dict.fromkeys(self.statements, request)
+
+
+@dataclass(frozen=True)
+class Shared(Stated):
+    """U2: the dealings, and the ciphertexts that wait for their recipients."""
+
+    dealings: Mapping[SiteId, bytes]
+    promises: Mapping[SiteId, Dealing]
+    sealed: Mapping[SiteId, Mapping[SiteId, bytes]]
+    """Dealer -> recipient -> ciphertext."""
+
+    @classmethod
+    def gather(cls, stated: Stated, replies: Mapping[SiteId, bytes]) -> tuple[Shared, Refused]:
+        """From the `share` replies."""
+        recipients = sorted(stated.statements)
+
+        def accept(site: SiteId, data: bytes) -> tuple[bytes, Dealing, dict[SiteId, bytes]]:
+            reply = ShareReply.decode(data)
+            dealing = verify_dealings({site: reply.packet}, stated.statements, stated.context, stated.group)[site]
+            if len(reply.sealed) != len(recipients):
+                raise PeerViolationError(f"{site} sealed {len(reply.sealed)} share pairs, {len(recipients)} are due")
+            return reply.packet, dealing, dict(zip(recipients, reply.sealed, strict=True))
+
+        good, refused = sift(replies, accept)
+        require(len(good), stated.group, "U2")
+        state = cls(
+            stated.group,
+            stated.parameters,
+            stated.context,
+            stated.sign,
+            stated.statements,
+            stated.parsed,
+            {s: v[0] for s, v in good.items()},
+            {s: v[1] for s, v in good.items()},
+            {s: v[2] for s, v in good.items()},
+        )
+        return state, refused
+
+    @property
+    def bound(self) -> bytes:
+        """H(context, H(U1), H(U2))."""
+        return bound_context(self.context, set_digest("U1", self.statements), set_digest("U2", self.dealings))
+
+    def mask_requests(self) -> dict[SiteId, bytes]:
+        """To each member of U2: all dealings, and the ciphertexts that are for it."""
+        return {
+            site: self._request(
+                "mask",
+                self.context,
+                MaskRequest(self.dealings, {dealer: self.sealed[dealer][site] for dealer in self.dealings}).encode(),
+            )
+            for site in self.dealings
+        }
+
+
+@dataclass(frozen=True)
+class UploadFacts:
+    """What the spool measured of one upload: its signed head, and the length and SHA-256 of the bytes behind it."""
+
+    head: bytes
+    body_length: int
+    body_sha256: bytes
+
+
+def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, group: Group, words: int) -> Header:
+    """The head's signature, and that the spooled bytes are those that it signs. Never add a partial upload."""
+    verify = group.roster.verifier(site)
+    header = open_head(upload.head, kind=kind, sender=site, context=context, verify=verify)
+    if (header.body_length, header.body_sha256) != (upload.body_length, upload.body_sha256):
+        raise CodecError(f"the upload of {site} is cut short or altered")
+    if header.body_length != 8 * words:
+        raise PeerViolationError(f"the upload of {site} has {header.body_length} bytes, {8 * words} are due")
+    return header
+
+
+@dataclass(frozen=True)
+class Masked:
+    """U3: the survivors, by the signed heads of their uploads."""
+
+    shared: Shared
+    heads: Mapping[SiteId, bytes]
+
+    @classmethod
+    def gather(cls, shared: Shared, uploads: Mapping[SiteId, UploadFacts]) -> tuple[Masked, Refused]:
+        """From the `mask` replies, spooled and measured."""
+        words = shared.parameters.words
+
+        def accept(site: SiteId, _: bytes) -> bytes:
+            if site not in shared.dealings:
+                raise PeerViolationError(f"an upload by {site}, which is not in U2")
+            verify_upload(site, uploads[site], "masked", shared.bound, shared.group, words)
+            return uploads[site].head
+
+        good, refused = sift({s: u.head for s, u in uploads.items()}, accept)
+        require(len(good), shared.group, "U3")
+        return cls(shared, good), refused
+
+    @property
+    def digest(self) -> bytes:
+        """H(U3)."""
+        return set_digest("U3", self.heads)
+
+    def confirm_requests(self) -> dict[SiteId, bytes]:
+        """The same bytes to every survivor."""
+        request = seal("confirm-request", COORDINATOR, self.shared.bound, encode_packets(self.heads), self.shared.sign)
+        return dict.fromkeys(self.heads, request)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The survivors' signatures on U3."""
+
+    masked: Masked
+    confirmations: Mapping[SiteId, bytes]
+
+    @classmethod
+    def gather(cls, masked: Masked, replies: Mapping[SiteId, bytes]) -> tuple[Confirmed, Refused]:
+        """From the `confirm` replies."""
+        shared = masked.shared
+
+        def accept(site: SiteId, packet: bytes) -> bytes:
+            if site not in masked.heads:
+                raise PeerViolationError(f"a confirmation by {site}, which is not in U3")
+            verify = shared.group.roster.verifier(site)
+            body = open_packet(packet, kind="confirm", sender=site, context=shared.bound, verify=verify)
+            if bytes(body) != masked.digest:
+                raise PeerViolationError(f"{site} confirmed another survivor set")
+            return packet
+
+        good, refused = sift(replies, accept)
+        require(len(good), shared.group, "the confirmations")
+        return cls(masked, good), refused
+
+    def unmask_requests(self) -> dict[SiteId, bytes]:
+        """The same bytes to every site that confirmed."""
+        shared = self.masked.shared
+        request = seal("unmask-request", COORDINATOR, shared.bound, encode_packets(self.confirmations), shared.sign)
+        return dict.fromkeys(self.confirmations, request)

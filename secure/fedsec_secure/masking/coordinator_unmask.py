@@ -1,0 +1,98 @@
+"""Coordinator, stage 5: recover the secrets that the shares open, check each against what was advertised, and sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedsec_secure.codec import open_packet
+from fedsec_secure.errors import AbortError, PeerViolationError
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.masking import keys
+from fedsec_secure.masking.coordinator_collect import Confirmed, Refused, Shared, require, sift
+from fedsec_secure.masking.messages import Revealed, ShareKind
+from fedsec_secure.masking.vector import sum_words
+from fedsec_secure.numeric import shamir
+from fedsec_secure.numeric.keystream import WordSource
+from fedsec_secure.numeric.lanes import Words
+from fedsec_secure.secrets import SecretBytes
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """The keystreams that stand between the sum of the uploads and the sum of the inputs."""
+
+    confirmed: Confirmed
+    plus: Sequence[SecretBytes] = field(repr=False)
+    minus: Sequence[SecretBytes] = field(repr=False)
+
+    @classmethod
+    def gather(cls, confirmed: Confirmed, replies: Mapping[SiteId, bytes]) -> tuple[Unmasked, Refused]:
+        """From the `unmask` replies. A share that its dealer did not sign is set aside, its sender named."""
+        shared = confirmed.masked.shared
+        revealed, refused = sift(replies, lambda site, data: _verify_reveal(confirmed, site, data))
+        require(len(revealed), shared.group, "the reveals")
+        plus: list[SecretBytes] = []
+        minus: list[SecretBytes] = []
+        for dealer in shared.dealings:
+            shares = {s: r.shares[dealer][1] for s, r in revealed.items()}
+            secret = _recover(shared, dealer, shares)
+            if dealer in confirmed.masked.heads:
+                _check_seed(shared, dealer, secret)
+                minus.append(keys.self_mask_key(secret, dealer, shared.bound))
+            else:
+                _check_mask_key(shared, dealer, secret)
+                _cancel_dropped(confirmed, dealer, secret, plus, minus)
+        return cls(confirmed, plus, minus), refused
+
+    def total(self, uploads: Mapping[SiteId, WordSource]) -> Words:
+        """The sum of the survivors' encoded inputs, uint64[words], exact modulo the ring."""
+        survivors = self.confirmed.masked.heads
+        words = self.confirmed.masked.shared.parameters.words
+        return sum_words(words, [uploads[s] for s in survivors], self.plus, self.minus)
+
+
+def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:
+    shared = confirmed.masked.shared
+    if site not in confirmed.masked.heads:
+        raise PeerViolationError(f"a reveal by {site}, which is not in U3")
+    verify = shared.group.roster.verifier(site)
+    body = open_packet(data, kind="unmask", sender=site, context=shared.bound, verify=verify)
+    revealed = Revealed.decode(body)
+    if set(revealed.shares) != set(shared.dealings):
+        raise PeerViolationError(f"{site} revealed shares of another set of peers than U2")
+    for dealer, (kind, share) in revealed.shares.items():
+        due = ShareKind.SELF_SEED if dealer in confirmed.masked.heads else ShareKind.MASK_KEY
+        promise = shared.promises[dealer].promises[site]
+        expected = promise.self_share if due == ShareKind.SELF_SEED else promise.key_share
+        if kind != due or keys.share_hash(kind, share, dealer, site, shared.context) != expected:
+            raise PeerViolationError(f"{site} revealed a share of {dealer}'s that {dealer} did not deal")
+    return revealed
+
+
+def _recover(shared: Shared, dealer: SiteId, shares: Mapping[SiteId, bytes]) -> SecretBytes:
+    roster, threshold = shared.group.roster, shared.group.threshold
+    if len(shares) < threshold:
+        raise AbortError(f"{len(shares)} shares of {dealer}'s secret, {threshold} are needed")
+    return shamir.combine({roster.index(site): share for site, share in shares.items()}, threshold)
+
+
+def _check_seed(shared: Shared, dealer: SiteId, seed: SecretBytes) -> None:
+    if keys.seed_hash(seed, dealer, shared.context) != shared.promises[dealer].self_seed:
+        raise PeerViolationError(f"{dealer} dealt shares of another self-mask seed than it advertised")
+
+
+def _check_mask_key(shared: Shared, dealer: SiteId, secret: SecretBytes) -> None:
+    if keys.x25519_public(secret) != shared.parsed[dealer].mask_key:
+        raise PeerViolationError(f"{dealer} dealt shares of another mask key than it advertised")
+
+
+def _cancel_dropped(
+    confirmed: Confirmed, dropped: SiteId, secret: SecretBytes, plus: list[SecretBytes], minus: list[SecretBytes]
+) -> None:
+    """Survivor s added its pair mask with the dropped site if s < dropped, else subtracted it: do the opposite."""
+    shared = confirmed.masked.shared
+    for survivor in confirmed.masked.heads:
+        public = shared.parsed[survivor].mask_key
+        key = keys.pair_mask_key(secret, public, dropped, survivor, shared.bound)
+        (minus if survivor < dropped else plus).append(key)

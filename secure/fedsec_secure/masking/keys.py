@@ -1,0 +1,86 @@
+"""Key agreement and every key derivation of a masked round, one line each."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from fedsec_secure.codec import Writer, sha256
+from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.numeric.shamir import SHARE_BYTES
+from fedsec_secure.secrets import SecretBytes, derive
+
+_NONCE = bytes(12)
+
+
+def x25519_public(secret: SecretBytes) -> bytes:
+    """The raw 32-byte public key of a raw X25519 private key (RFC 7748)."""
+    return X25519PrivateKey.from_private_bytes(secret.reveal()).public_key().public_bytes_raw()
+
+
+def agree(secret: SecretBytes, public: bytes, peer: str) -> SecretBytes:
+    """The X25519 shared secret; a public key of small order (an all-zero result) is refused."""
+    try:
+        shared = X25519PrivateKey.from_private_bytes(secret.reveal()).exchange(
+            X25519PublicKey.from_public_bytes(public)
+        )
+    except ValueError:
+        raise PeerViolationError(f"the X25519 key of {peer} has small order") from None
+    return SecretBytes(shared)
+
+
+def pair_mask_key(secret: SecretBytes, public: bytes, me: SiteId, peer: SiteId, bound: bytes) -> SecretBytes:
+    """Keystream key of a pair's mask: HKDF(X25519, "pair mask", bound, smaller id, larger id)."""
+    low, high = sorted((me, peer))
+    return derive(agree(secret, public, peer), "fedsec v1 pair mask vector", bound, low.encode(), high.encode())
+
+
+def self_mask_key(seed: SecretBytes, site: SiteId, bound: bytes) -> SecretBytes:
+    """Keystream key of a site's own mask: HKDF(b, "self mask", bound, site)."""
+    return derive(seed, "fedsec v1 self mask vector", bound, site.encode())
+
+
+def rounding_key(secret: SecretBytes, *parts: bytes) -> SecretBytes:
+    """Key of the rounding coins: HKDF(site secret; plan, run, round, weight, H(update)). Without the attempt, so that
+    a repeat encodes the same integers; under the site's secret, so that nobody else can predict them.
+    """
+    return derive(secret, "fedsec v1 rounding coins", *parts)
+
+
+def seed_hash(seed: SecretBytes, site: SiteId, context: bytes) -> bytes:
+    """H(b): lets everyone recognise the recovered self-mask seed, without telling anything about 32 random bytes."""
+    return sha256(Writer().text("fedsec self seed v1").text(site).done(), context, seed.reveal())
+
+
+def share_hash(kind: int, share: bytes, dealer: SiteId, recipient: SiteId, context: bytes) -> bytes:
+    """The dealer's signed hash of one share, by which a corrupted one is recognised and its sender named."""
+    return sha256(Writer().text("fedsec share v1").uint(kind, 1).text(dealer).text(recipient).done(), context, share)
+
+
+def _box_key(shared: SecretBytes, context: bytes, dealer: SiteId, recipient: SiteId) -> tuple[ChaCha20Poly1305, bytes]:
+    key = derive(shared, "fedsec v1 share box", context, dealer.encode(), recipient.encode())
+    return ChaCha20Poly1305(key.reveal()), Writer().text("fedsec share box v1").text(dealer).text(recipient).done()
+
+
+def seal_shares(
+    shared: SecretBytes, shares: tuple[bytes, bytes], dealer: SiteId, recipient: SiteId, context: bytes
+) -> bytes:
+    """(self-seed share, mask-key share) under ChaCha20-Poly1305. The key is fresh for dealer, recipient and context
+    (statements included), and seals once, so the nonce is zero.
+    """
+    box, label = _box_key(shared, context, dealer, recipient)
+    return box.encrypt(_NONCE, shares[0] + shares[1], label + context)
+
+
+def open_shares(
+    shared: SecretBytes, sealed: bytes, dealer: SiteId, recipient: SiteId, context: bytes
+) -> tuple[bytes, bytes]:
+    """Inverse of :func:`seal_shares`; PeerViolationError where it does not authenticate."""
+    box, label = _box_key(shared, context, dealer, recipient)
+    try:
+        plain = box.decrypt(_NONCE, sealed, label + context)
+    except InvalidTag:
+        raise PeerViolationError(f"the shares that {dealer} sealed for {recipient} do not authenticate") from None
+    return plain[:SHARE_BYTES], plain[SHARE_BYTES:]

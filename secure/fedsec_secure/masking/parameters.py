@@ -1,0 +1,111 @@
+"""The numbers of one masked sum, with their bounds proved at construction, and the context that every message binds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsec_secure.codec import DIGEST_BYTES, PROTOCOL_VERSION, Writer, sha256
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.roster import Roster
+from fedsec_secure.numeric.lanes import FixedPoint
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """What a round is: H(version, plan, run, round, attempt, roster, global adapter). Bound by every signature,
+    key derivation and AEAD tag of the round, so that nothing of one round is valid in another, and masks of sites that
+    were sent different adapters do not cancel (Pasquini et al. 2022, model inconsistency).
+    """
+
+    plan: bytes
+    run: str
+    round: int
+    attempt: int
+    roster: bytes
+    adapter: bytes
+
+    def digest(self) -> bytes:
+        """32 bytes."""
+        out = Writer().text("fedsec round v1").uint(PROTOCOL_VERSION, 2)
+        out.fixed(self.plan, DIGEST_BYTES).text(self.run).uint(self.round, 4).uint(self.attempt, 2)
+        return sha256(out.fixed(self.roster, DIGEST_BYTES).fixed(self.adapter, DIGEST_BYTES).done())
+
+
+@dataclass(frozen=True)
+class SumParameters:
+    """The vector that is summed: count limbs first, then the update's coordinates.
+
+    Attributes:
+        fixed: clip, scale, ring.
+        length: coordinates of an update (d).
+        weight_max: the largest weight a site may fold in; coordinates carry x * w / weight_max.
+        hidden_weight: True where the weight is a private count, which then travels in its own masked limbs.
+    """
+
+    fixed: FixedPoint
+    length: int
+    weight_max: int
+    hidden_weight: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= 1 << 34 or not 1 <= self.weight_max <= 1 << 24:
+            raise ConfigError("a sum has 1 to 2^34 coordinates and weights from 1 to 2^24")
+
+    @property
+    def limb_bits(self) -> int:
+        """Bits of a count limb: ``sites * (2^limb_bits - 1)`` fits a lane."""
+        return (self.fixed.lanes.largest_sum // self.fixed.sites + 1).bit_length() - 1
+
+    @property
+    def limbs(self) -> int:
+        """Lanes that the hidden count takes; 0 where weights are public."""
+        return -(-self.weight_max.bit_length() // self.limb_bits) if self.hidden_weight else 0
+
+    @property
+    def elements(self) -> int:
+        """Lanes in use."""
+        return self.limbs + self.length
+
+    @property
+    def words(self) -> int:
+        """64-bit words of the vector, and of an upload."""
+        return self.fixed.lanes.words(self.elements)
+
+    def error_bound(self, survivors: int, total_weight: int) -> float:
+        """No coordinate of the decoded mean is farther than this from the mean of the clipped updates, float32
+        rounding of the fold (2^-23 of the clip) included: survivors * step * weight_max / total_weight, plus that.
+        """
+        ratio = self.weight_max / total_weight
+        return survivors * ratio * (self.fixed.step + self.fixed.clip * 2.0**-23)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Who aggregates, and how many must stay.
+
+    Attributes:
+        roster: all N sites.
+        threshold: Shamir's t, at least floor(2N/3) + 1 (Bonawitz et al. 2017, Theorem 6.5: two survivor sets of t
+            confirmed sites would share an honest site, and a site confirms one set only).
+        minimum_cohort: the larger of the plan's and the site's own floor.
+    """
+
+    roster: Roster
+    threshold: int
+    minimum_cohort: int
+
+    def __post_init__(self) -> None:
+        n = len(self.roster.sites)
+        least = 2 * n // 3 + 1
+        if n < 3 or self.minimum_cohort < 3:
+            raise ConfigError(f"masked aggregation needs at least 3 sites and a minimum cohort of 3, found {n} sites")
+        if not least <= self.threshold <= n or self.minimum_cohort > n:
+            raise ConfigError(
+                f"{n} sites need a threshold from {least} to {n} and a minimum cohort of at most {n}; "
+                f"found {self.threshold} and {self.minimum_cohort}"
+            )
+
+    @property
+    def floor(self) -> int:
+        """The fewest members any accepted set may have."""
+        return max(self.threshold, self.minimum_cohort)

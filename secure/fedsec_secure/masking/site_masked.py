@@ -1,0 +1,150 @@
+"""Site, stage 3 of 5: the masked update is uploaded. Entered by `mask`; next: `confirm`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from fedsec_secure.codec import Reader, Sign, Writer, seal_head, sha256
+from fedsec_secure.errors import LocalMisuseError, PeerViolationError
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.masking import keys
+from fedsec_secure.masking.checks import check_members, open_request, verify_dealings, verify_statements
+from fedsec_secure.masking.messages import (
+    Dealing,
+    MaskRequest,
+    ShareKind,
+    bound_context,
+    encode_packets,
+    read_packets,
+    set_digest,
+)
+from fedsec_secure.masking.parameters import Group, SumParameters
+from fedsec_secure.masking.site_shared import SiteShared
+from fedsec_secure.masking.vector import Encoder, write_masked
+from fedsec_secure.numeric.lanes import Floats, Words
+from fedsec_secure.numeric.shamir import SHARE_BYTES
+from fedsec_secure.secrets import SecretBytes
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a site adds to the sum: its update (float32[d], unweighted), its weight, and its rounding coins' key."""
+
+    update: Floats = field(repr=False)
+    weight: int = field(repr=False)
+    coins: SecretBytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SiteMasked:
+    """The dealings of U2, the shares that were dealt to this site, and the signed head of what it uploaded."""
+
+    shared: SiteShared
+    bound: bytes
+    """Context of this and every later message: H(context, H(U1), H(U2))."""
+    dealings: Mapping[SiteId, bytes] = field(repr=False)
+    shares: Mapping[SiteId, tuple[bytes, bytes]] = field(repr=False)
+    """Dealer -> (self-seed share, mask-key share)."""
+    head: bytes = field(repr=False)
+
+    @classmethod
+    def enter(
+        cls,
+        shared: SiteShared,
+        request: bytes,
+        group: Group,
+        parameters: SumParameters,
+        contribution: Contribution,
+        sign: Sign,
+        write: Callable[[Words], None],
+    ) -> tuple[SiteMasked, bytes]:
+        """`mask`: check U2, open the shares, hand the masked words to ``write`` chunk by chunk.
+
+        Returns the stage and the upload's signed head; the reply is the head followed by the words, little-endian.
+        Nothing may be sent before the record of this stage is on disk.
+        """
+        me, context = shared.stated.me, shared.stated.context
+        message = MaskRequest.decode(open_request("mask", request, context, group))
+        check_members(message.dealings, me, group, "U2")
+        if message.dealings[me] != shared.dealing:
+            raise PeerViolationError(f"the dealing of {me} came back changed")
+        dealings = verify_dealings(message.dealings, shared.statements, context, group)
+        statements = verify_statements(shared.statements, context, group)
+        u1, u2 = set_digest("U1", shared.statements), set_digest("U2", message.dealings)
+        bound = bound_context(context, u1, u2)
+        shares = {}
+        for dealer, dealing in dealings.items():
+            secret = keys.agree(shared.stated.channel_secret, statements[dealer].channel_key, dealer)
+            shares[dealer] = _open(secret, message.sealed[dealer], dealing, dealer, me, context, u1)
+        plus = [keys.self_mask_key(shared.seed, me, bound)]
+        minus: list[SecretBytes] = []
+        for peer in dealings:
+            if peer != me:
+                key = keys.pair_mask_key(shared.stated.mask_secret, statements[peer].mask_key, me, peer, bound)
+                (plus if me < peer else minus).append(key)
+        head = _upload(me, bound, parameters, contribution, (plus, minus), sign, write)
+        return cls(shared, bound, dict(message.dealings), shares, head), head
+
+    def record(self) -> bytes:
+        """What the write-ahead record keeps (secrets included)."""
+        out = Writer().text("site masked v1").blob(self.shared.record()).fixed(self.bound, 32).blob(self.head)
+        out.uint(len(self.shares), 2)
+        for dealer in sorted(self.shares):
+            out.text(dealer)
+            for share in self.shares[dealer]:
+                out.fixed(share, SHARE_BYTES)
+        return out.done() + encode_packets(self.dealings)
+
+    @classmethod
+    def restore(cls, data: bytes) -> SiteMasked:
+        """Inverse of :meth:`record`."""
+        r = Reader(data, "site record")
+        if r.text() != "site masked v1":
+            raise LocalMisuseError("the record is of another stage")
+        shared = SiteShared.restore(r.blob(most=1 << 27))
+        bound, head = r.fixed(32), r.blob(most=1 << 17)
+        shares = {}
+        for _ in range(r.uint(2)):
+            dealer = SiteId(r.text())
+            shares[dealer] = (r.fixed(SHARE_BYTES), r.fixed(SHARE_BYTES))
+        dealings = read_packets(r, "site record")
+        r.done()
+        return cls(shared, bound, dealings, shares, head)
+
+
+def _open(
+    secret: SecretBytes, sealed: bytes, dealing: Dealing, dealer: SiteId, me: SiteId, context: bytes, u1: bytes
+) -> tuple[bytes, bytes]:
+    promise = dealing.promises[me]
+    if sha256(sealed) != promise.sealed:
+        raise PeerViolationError(f"the sealed shares from {dealer} are not those that it signed")
+    pair = keys.open_shares(secret, sealed, dealer, me, sha256(context, u1))
+    hashes = (
+        keys.share_hash(ShareKind.SELF_SEED, pair[0], dealer, me, context),
+        keys.share_hash(ShareKind.MASK_KEY, pair[1], dealer, me, context),
+    )
+    if hashes != (promise.self_share, promise.key_share):
+        raise PeerViolationError(f"{dealer} sealed other shares than it signed for {me}")
+    return pair
+
+
+def _upload(
+    me: SiteId,
+    bound: bytes,
+    parameters: SumParameters,
+    contribution: Contribution,
+    masks: tuple[list[SecretBytes], list[SecretBytes]],
+    sign: Sign,
+    write: Callable[[Words], None],
+) -> bytes:
+    digest = hashlib.sha256()
+
+    def sink(chunk: Words) -> None:
+        digest.update(chunk.data)
+        write(chunk)
+
+    source = Encoder(parameters, contribution.update, contribution.weight, contribution.coins)
+    write_masked(parameters.words, source, *masks, sink)
+    return seal_head("masked", me, bound, 8 * parameters.words, digest.digest(), sign)

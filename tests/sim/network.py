@@ -1,0 +1,148 @@
+"""A simulated network for the masked round: honest sites that may crash at any exchange, all through real bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import Roster, SiteId
+from fedsec_secure.masking.coordinator_collect import Confirmed, Masked, Shared, Stated, UploadFacts
+from fedsec_secure.masking.coordinator_unmask import Unmasked
+from fedsec_secure.masking.keys import rounding_key
+from fedsec_secure.masking.parameters import Group, RoundContext, SumParameters
+from fedsec_secure.masking.site_confirmed import SiteConfirmed
+from fedsec_secure.masking.site_masked import Contribution, SiteMasked
+from fedsec_secure.masking.site_revealed import SiteRevealed
+from fedsec_secure.masking.site_shared import SiteShared
+from fedsec_secure.masking.site_stated import SiteStated
+from fedsec_secure.masking.vector import Encoder
+from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource
+from fedsec_secure.numeric.lanes import FixedPoint, Lanes, Words
+from fedsec_secure.secrets import SecretBytes
+
+EXCHANGES = ("train", "share", "mask", "confirm", "unmask")
+
+
+@dataclass
+class SimSite:
+    """One honest site. ``drops_at`` names the exchange that it no longer answers."""
+
+    me: SiteId
+    key: SigningKey
+    update: np.ndarray
+    weight: int = 1
+    drops_at: str | None = None
+    coins: SecretBytes = field(default_factory=SecretBytes.random)
+    state: object = None
+    sent: dict[str, bytes] = field(default_factory=dict)
+
+    def answer(self, name: str, request: bytes, group: Group, parameters: SumParameters, context: bytes) -> bytes | None:
+        if self.drops_at is not None and EXCHANGES.index(name) >= EXCHANGES.index(self.drops_at):
+            return None
+        reply = getattr(self, f"_{name}")(request, group, parameters, context)
+        self.sent[name] = reply
+        return reply
+
+    def _train(self, request, group, parameters, context):
+        self.state = SiteStated.begin(self.me, context, hashlib.sha256(self.update.tobytes()).digest(), self.key.sign)
+        self.state = SiteStated.restore(self.state.record())
+        return self.state.statement
+
+    def _share(self, request, group, parameters, context):
+        self.state, reply = SiteShared.enter(self.state, request, group, self.key.sign)
+        self.state = SiteShared.restore(self.state.record())
+        return reply
+
+    def contribution(self) -> Contribution:
+        return Contribution(self.update, self.weight, rounding_key(self.coins, b"round"))
+
+    def _mask(self, request, group, parameters, context):
+        out = bytearray()
+        self.state, head = SiteMasked.enter(
+            self.state, request, group, parameters, self.contribution(), self.key.sign, lambda c: out.extend(c.tobytes())
+        )
+        self.state = SiteMasked.restore(self.state.record())
+        return head + bytes(out)
+
+    def _confirm(self, request, group, parameters, context):
+        self.state, reply = SiteConfirmed.enter(self.state, request, group, self.key.sign)
+        self.state = SiteConfirmed.restore(self.state.record())
+        return reply
+
+    def _unmask(self, request, group, parameters, context):
+        self.state, reply = SiteRevealed.enter(self.state, request, group, self.key.sign)
+        self.state = SiteRevealed.restore(self.state.record())
+        return reply
+
+    def encoded(self, parameters: SumParameters) -> Words:
+        """The words that this site adds to the sum, before any mask."""
+        encoder = Encoder(parameters, self.update, self.weight, self.contribution().coins)
+        out = np.empty(parameters.words, dtype=np.uint64)
+        for start in range(0, len(out), CHUNK_WORDS):
+            encoder.read_into(out[start : start + CHUNK_WORDS])
+        return out
+
+
+@dataclass
+class SimRound:
+    """The result: the decoded words, who survived, and everything that was sent."""
+
+    total: Words
+    survivors: tuple[SiteId, ...]
+    stages: dict[str, object]
+
+
+class SimNetwork:
+    """Drives one round over simulated sites with the real coordinator core."""
+
+    def __init__(self, updates: Mapping[str, np.ndarray], parameters: SumParameters, threshold: int, minimum: int = 3):
+        self.coordinator = SigningKey.generate()
+        keys = {SiteId(s): SigningKey.generate() for s in updates}
+        self.sites = {s: SimSite(s, keys[s], updates[s]) for s in keys}
+        roster = Roster(self.coordinator.public, {s: k.public for s, k in keys.items()})
+        self.group = Group(roster, threshold, minimum)
+        self.parameters = parameters
+        self.context = RoundContext(bytes(32), "run-1", 1, 1, roster.digest(), bytes(32)).digest()
+
+    def exchange(self, name: str, requests: Mapping[SiteId, bytes]) -> dict[SiteId, bytes]:
+        replies = {
+            s: self.sites[s].answer(name, r, self.group, self.parameters, self.context) for s, r in requests.items()
+        }
+        return {s: r for s, r in replies.items() if r is not None}
+
+    def run(self) -> SimRound:
+        sign = self.coordinator.sign
+        replies = self.exchange("train", dict.fromkeys(self.sites, b""))
+        stated, refused = Stated.collect(self.group, self.parameters, self.context, sign, replies)
+        assert not refused
+        shared, refused = Shared.gather(stated, self.exchange("share", stated.share_requests()))
+        assert not refused
+        uploads = self.exchange("mask", shared.mask_requests())
+        masked, refused = Masked.gather(shared, {s: measure(u, self.parameters) for s, u in uploads.items()})
+        assert not refused
+        confirmed, refused = Confirmed.gather(masked, self.exchange("confirm", masked.confirm_requests()))
+        assert not refused
+        unmasked, refused = Unmasked.gather(confirmed, self.exchange("unmask", confirmed.unmask_requests()))
+        assert not refused
+        sources = {s: ArraySource(words_of(uploads[s], self.parameters)) for s in masked.heads}
+        stages = {"stated": stated, "shared": shared, "masked": masked, "confirmed": confirmed, "unmasked": unmasked}
+        return SimRound(unmasked.total(sources), tuple(masked.heads), stages)
+
+
+def words_of(upload: bytes, parameters: SumParameters) -> Words:
+    return np.frombuffer(upload[len(upload) - 8 * parameters.words :], dtype="<u8")
+
+
+def measure(upload: bytes, parameters: SumParameters) -> UploadFacts:
+    cut = len(upload) - 8 * parameters.words
+    return UploadFacts(upload[:cut], len(upload) - cut, hashlib.sha256(upload[cut:]).digest())
+
+
+def parameters_for(
+    sites: int, length: int, *, ring: str = "3x21", clip: float = 0.5, weight_max: int = 1, hidden: bool = False
+) -> SumParameters:
+    return SumParameters(FixedPoint.choose(Lanes.named(ring), sites, clip), length, weight_max, hidden)
