@@ -102,13 +102,13 @@ class AdapterState(Mapping[str, Float32Array]):
 
     def digest(self) -> bytes:
         """SHA-256, 32 bytes, over domain, count and, in canonical order, each name, shape and little-endian values."""
-        if self._digest is None:
-            self._digest = self._hash()
-        return self._digest
+        digest = self._digest or self._hash()
+        self._digest = digest
+        return digest
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""
-        return safetensors.numpy.save(dict(self._tensors))
+        return bytes(safetensors.numpy.save(dict(self._tensors)))
 
     @classmethod
     def from_bytes(cls, data: bytes, shapes: Mapping[str, tuple[int, ...]] | None = None) -> AdapterState:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedsec.data.schema import Example
+from fedsec.data.templates import flat
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,17 +146,18 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, example: Example, budget: int) -> list[int]:
     """The prompt with the longest prefix of the note's text that fits ``budget`` tokens."""
-    head, found, tail = example.prompt.rpartition(example.text)
-    if not found or not example.text:
+    text = flat(example.text)
+    head, found, tail = example.prompt.partition(text)
+    if not found or not text:
         raise ConfigError(
             f"example {example.example_id}: longer than training.max_tokens, and its prompt does not quote its text, "
             "so there is nothing that may be cut; raise training.max_tokens"
         )
-    low, high = -1, len(example.text)  # text[:low] fits (once low >= 0), text[:high] does not
+    low, high = -1, len(text)  # text[:low] fits (once low >= 0), text[:high] does not
     best: list[int] = []
     while high - low > 1:
         middle = (low + high) // 2
-        ids = _ids(tokenizer, head + example.text[:middle].rstrip() + tail)
+        ids = _ids(tokenizer, head + text[:middle].rstrip() + tail)
         if len(ids) <= budget:
             low, best = middle, ids
         else:

@@ -5,6 +5,8 @@ The base stays in its own dtype, the factors are float32 masters (peft casts act
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,6 +101,27 @@ def set_adapter_state(model: PeftModel, state: AdapterState) -> None:
 def get_adapter_state(model: PeftModel) -> AdapterState:
     """A copy of the model's present LoRA values."""
     return AdapterState({name: p.detach().float().cpu().numpy() for name, p in lora_parameters(model).items()})
+
+
+@contextmanager
+def use_adapter(base: BaseModel, lora: LoraSpec | None, state: AdapterState | None) -> Iterator[None]:
+    """For inference: the base with this adapter inside the block, or, with ``state`` None, without any.
+
+    The model is in evaluation mode and no gradients are recorded. ``lora`` is needed with an adapter, for its alpha.
+    """
+    import torch
+
+    base.model.eval()
+    with torch.inference_mode():
+        if state is None:
+            plain = base.lora.model.disable_adapter() if base.lora.model is not None else nullcontext()
+            with plain:
+                yield
+            return
+        if lora is None:
+            raise LocalMisuseError("an adapter needs the lora settings that it was made with, found none")
+        set_adapter_state(attach_lora(base, lora), state)
+        yield
 
 
 def _linear_layers(base: BaseModel) -> dict[str, tuple[int, int]]:

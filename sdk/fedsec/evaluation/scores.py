@@ -1,0 +1,200 @@
+"""Precision, recall and F1 from counts, and how sure a difference between two systems is.
+
+Two different averages are called macro elsewhere; here each has its own name. ``type_macro_f1`` is the mean over the
+types of one test set, `set_macro_f1` the mean of micro F1 over several test sets (one a site).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from fedsec.evaluation.matching import Tally
+from fedsec_secure.errors import LocalMisuseError
+
+Kind = Literal["entities", "relations"]
+Match = Literal["strict", "lenient"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Score(_Frozen):
+    """Micro scores of some counts. All three are 0 where there is neither gold nor prediction."""
+
+    correct: int
+    predicted: int
+    gold: int
+    precision: float
+    recall: float
+    f1: float
+
+    @classmethod
+    def of(cls, correct: int, predicted: int, gold: int) -> Self:
+        """Scores of ``correct`` matches among ``predicted`` items against ``gold`` ones."""
+        return cls(
+            correct=correct,
+            predicted=predicted,
+            gold=gold,
+            precision=correct / predicted if predicted else 0.0,
+            recall=correct / gold if gold else 0.0,
+            f1=2 * correct / (predicted + gold) if predicted + gold else 0.0,
+        )
+
+
+class MatchScores(_Frozen):
+    """One way of matching over one test set."""
+
+    micro: Score
+    """Counts summed over types; labels that were not asked for are false positives here."""
+    by_type: dict[str, Score]
+    type_macro_f1: float
+    """Mean F1 over the types that occur, in gold or in predictions."""
+
+
+class KindScores(_Frozen):
+    """Mentions, or links, of one test set."""
+
+    strict: MatchScores
+    lenient: MatchScores
+
+
+class ExampleCounts(_Frozen):
+    """What one answer held, kept for resampling."""
+
+    example_id: str
+    entities: dict[str, Tally]
+    relations: dict[str, Tally]
+    unknown_types: int = 0
+    """Lines with a label that was not asked for: false positives among the entities, of no type."""
+
+    def triple(self, kind: Kind, match: Match) -> tuple[int, int, int]:
+        """(correct, predicted, gold) over all types."""
+        tallies = getattr(self, kind).values()
+        extra = self.unknown_types if kind == "entities" else 0
+        correct = sum(getattr(t, match) for t in tallies)
+        return correct, sum(t.predicted for t in tallies) + extra, sum(t.gold for t in tallies)
+
+
+class Scores(_Frozen):
+    """A system on one test set."""
+
+    examples: int
+    entities: KindScores | None
+    """None where the task gives the mentions."""
+    relations: KindScores | None
+    """None where the test set has no relation labels."""
+    ungrounded: int
+    """Predicted mentions and links whose words are not in the note (counted as false positives)."""
+    malformed_lines: int
+    seconds: float
+    counts: tuple[ExampleCounts, ...] = ()
+
+    def without_counts(self) -> Scores:
+        """The same without the counts by example."""
+        return self.model_copy(update={"counts": ()})
+
+    def f1(self, kind: Kind, match: Match) -> float | None:
+        """Micro F1, or None where the test set has no such labels."""
+        scores: KindScores | None = getattr(self, kind)
+        return None if scores is None else float(getattr(scores, match).micro.f1)
+
+
+class Interval(_Frozen):
+    """A difference a - b of `set_macro_f1`, with a percentile bootstrap interval."""
+
+    difference: float
+    low: float
+    high: float
+    level: float
+    resamples: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def kind_scores(counts: Iterable[ExampleCounts], kind: Kind) -> KindScores:
+    """Sum the counts of a test set into its scores."""
+    rows = list(counts)
+    return KindScores(strict=_match_scores(rows, kind, "strict"), lenient=_match_scores(rows, kind, "lenient"))
+
+
+def set_macro_f1(scores: Iterable[Scores], kind: Kind, match: Match) -> float | None:
+    """Unweighted mean of micro F1 over the test sets that have such labels; None where none has."""
+    values = [value for value in (s.f1(kind, match) for s in scores) if value is not None]
+    return float(np.mean(values)) if values else None
+
+
+def paired_bootstrap(
+    a: Mapping[str, Scores],
+    b: Mapping[str, Scores],
+    *,
+    kind: Kind = "entities",
+    match: Match = "strict",
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Interval for `set_macro_f1` of system a minus system b, on the same test sets (name -> scores with counts).
+
+    Each resample draws every test set's examples anew, with replacement and the same draw for both systems (Efron and
+    Tibshirani 1993), so it speaks of the test examples' chance only, not of the training seed's.
+    """
+    if set(a) != set(b):
+        raise LocalMisuseError(f"paired bootstrap: test sets differ ({sorted(a)} and {sorted(b)})")
+    generator = np.random.default_rng(seed)
+    observed, drawn, sets = 0.0, np.zeros(resamples), 0
+    for name in sorted(a):
+        if getattr(a[name], kind) is None and getattr(b[name], kind) is None:
+            continue
+        first, second = _paired_counts(name, a[name], b[name], kind, match)
+        sets += 1
+        observed += float(_f1(first.sum(0)) - _f1(second.sum(0)))
+        picks = generator.integers(len(first), size=(resamples, len(first)))
+        # How often each example was drawn, so that one product sums the counts of every resample.
+        times = np.zeros((resamples, len(first)))
+        np.add.at(times, (np.arange(resamples)[:, None], picks), 1.0)
+        drawn += _f1(times @ first) - _f1(times @ second)
+    if not sets:
+        raise LocalMisuseError(f"paired bootstrap: no test set has {kind}")
+    low, high = np.quantile(drawn / sets, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(difference=observed / sets, low=float(low), high=float(high), level=level, resamples=resamples)
+
+
+def _match_scores(counts: list[ExampleCounts], kind: Kind, match: Match) -> MatchScores:
+    labels = sorted({label for row in counts for label in getattr(row, kind)})
+    by_type = {}
+    for label in labels:
+        tallies = [tallies[label] for row in counts if label in (tallies := getattr(row, kind))]
+        by_type[label] = Score.of(
+            sum(getattr(t, match) for t in tallies), sum(t.predicted for t in tallies), sum(t.gold for t in tallies)
+        )
+    triples = [row.triple(kind, match) for row in counts]
+    micro = Score.of(*(sum(column) for column in zip(*triples, strict=True))) if triples else Score.of(0, 0, 0)
+    occurring = [score.f1 for score in by_type.values() if score.predicted + score.gold]
+    return MatchScores(micro=micro, by_type=by_type, type_macro_f1=float(np.mean(occurring)) if occurring else 0.0)
+
+
+def _paired_counts(
+    name: str, a: Scores, b: Scores, kind: Kind, match: Match
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    if not a.counts or [row.example_id for row in a.counts] != [row.example_id for row in b.counts]:
+        raise LocalMisuseError(
+            f"paired bootstrap, test set {name}: expected counts of the same examples in the same order from both "
+            f"systems, found {len(a.counts)} and {len(b.counts)}"
+        )
+    first, second = (np.array([row.triple(kind, match) for row in s.counts], dtype=np.float64) for s in (a, b))
+    return first, second
+
+
+def _f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """F1 of (correct, predicted, gold) along the last axis; 0 where there is neither prediction nor gold."""
+    result: npt.NDArray[np.float64] = 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1.0)
+    return result
