@@ -40,7 +40,9 @@ class SimSite:
     state: object = None
     sent: dict[str, bytes] = field(default_factory=dict)
 
-    def answer(self, name: str, request: bytes, group: Group, parameters: SumParameters, context: bytes) -> bytes | None:
+    def answer(
+        self, name: str, request: bytes, group: Group, parameters: SumParameters, context: bytes
+    ) -> bytes | None:
         if self.drops_at is not None and EXCHANGES.index(name) >= EXCHANGES.index(self.drops_at):
             return None
         reply = getattr(self, f"_{name}")(request, group, parameters, context)
@@ -63,7 +65,13 @@ class SimSite:
     def _mask(self, request, group, parameters, context):
         out = bytearray()
         self.state, head = SiteMasked.enter(
-            self.state, request, group, parameters, self.contribution(), self.key.sign, lambda c: out.extend(c.tobytes())
+            self.state,
+            request,
+            group,
+            parameters,
+            self.contribution(),
+            self.key.sign,
+            lambda c: out.extend(c.tobytes()),
         )
         self.state = SiteMasked.restore(self.state.record())
         return head + bytes(out)
@@ -104,7 +112,7 @@ class SimNetwork:
         keys = {SiteId(s): SigningKey.generate() for s in updates}
         self.sites = {s: SimSite(s, keys[s], updates[s]) for s in keys}
         roster = Roster(self.coordinator.public, {s: k.public for s, k in keys.items()})
-        self.group = Group(roster, threshold, minimum)
+        self.group = Group(roster, minimum, threshold)
         self.parameters = parameters
         self.context = RoundContext(bytes(32), "run-1", 1, 1, roster.digest(), bytes(32)).digest()
 

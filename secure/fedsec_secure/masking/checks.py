@@ -8,16 +8,16 @@ from fedsec_secure.codec import Writer, open_packet, sha256
 from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking.messages import Dealing, Statement, set_digest
-from fedsec_secure.masking.parameters import Group
+from fedsec_secure.masking.parameters import Cohort
 
 
-def open_request(kind: str, data: bytes, context: bytes, group: Group) -> memoryview:
+def open_request(kind: str, data: bytes, context: bytes, group: Cohort) -> memoryview:
     """The body of a coordinator's request, its signature, kind and context checked first."""
     verify = group.roster.verifier(COORDINATOR)
     return open_packet(data, kind=f"{kind}-request", sender=COORDINATOR, context=context, verify=verify)
 
 
-def check_members(members: Mapping[SiteId, object], me: SiteId, group: Group, name: str) -> None:
+def check_members(members: Mapping[SiteId, object], me: SiteId, group: Cohort, name: str) -> None:
     """Every accepted set is within the roster, holds this site, and is not below the floor."""
     for site in members:
         if site not in group.roster.sites:
@@ -28,7 +28,7 @@ def check_members(members: Mapping[SiteId, object], me: SiteId, group: Group, na
         raise AbortError(f"{name} has {len(members)} sites; this site takes part from {group.floor} on")
 
 
-def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Group) -> dict[SiteId, Statement]:
+def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Cohort) -> dict[SiteId, Statement]:
     """Every statement under its sender's pinned key; no X25519 key may stand twice (reflected or copied keys)."""
     statements = {}
     for site, packet in packets.items():
@@ -46,7 +46,7 @@ def commit(context: bytes, site: SiteId, nonce: bytes, update_sha256: bytes) -> 
 
 
 def verify_dealings(
-    packets: Mapping[SiteId, bytes], statements: Mapping[SiteId, bytes], context: bytes, group: Group
+    packets: Mapping[SiteId, bytes], statements: Mapping[SiteId, bytes], context: bytes, group: Cohort
 ) -> dict[SiteId, Dealing]:
     """Every dealing under its dealer's pinned key, over the U1 that is known here, with a promise to each of U1."""
     u1 = set_digest("U1", statements)

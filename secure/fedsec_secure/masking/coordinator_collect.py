@@ -24,7 +24,7 @@ from fedsec_secure.masking.messages import (
     encode_packets,
     set_digest,
 )
-from fedsec_secure.masking.parameters import Group, SumParameters
+from fedsec_secure.masking.parameters import Cohort, Group, SumParameters
 
 T = TypeVar("T")
 Refused = dict[SiteId, str]
@@ -43,7 +43,7 @@ def sift(replies: Mapping[SiteId, bytes], accept: Callable[[SiteId, bytes], T]) 
     return good, refused
 
 
-def require(count: int, group: Group, name: str) -> None:
+def require(count: int, group: Cohort, name: str) -> None:
     """AbortError below the floor."""
     if count < group.floor:
         raise AbortError(f"{name} has {count} sites, {group.floor} are needed")
@@ -158,7 +158,7 @@ class UploadFacts:
     body_sha256: bytes
 
 
-def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, group: Group, words: int) -> Header:
+def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, group: Cohort, words: int) -> Header:
     """The head's signature, and that the spooled bytes are those that it signs. Never add a partial upload."""
     verify = group.roster.verifier(site)
     header = open_head(upload.head, kind=kind, sender=site, context=context, verify=verify)

@@ -80,32 +80,44 @@ class SumParameters:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Who aggregates, and how many must stay.
-
-    Attributes:
-        roster: all N sites.
-        threshold: Shamir's t, at least floor(2N/3) + 1 (Bonawitz et al. 2017, Theorem 6.5: two survivor sets of t
-            confirmed sites would share an honest site, and a site confirms one set only).
-        minimum_cohort: the larger of the plan's and the site's own floor.
-    """
+class Cohort:
+    """Who takes part, and the fewest that must stay (the larger of the plan's and the site's own floor)."""
 
     roster: Roster
-    threshold: int
     minimum_cohort: int
 
     def __post_init__(self) -> None:
-        n = len(self.roster.sites)
-        least = 2 * n // 3 + 1
-        if n < 3 or self.minimum_cohort < 3:
-            raise ConfigError(f"masked aggregation needs at least 3 sites and a minimum cohort of 3, found {n} sites")
-        if not least <= self.threshold <= n or self.minimum_cohort > n:
+        if not 1 <= self.minimum_cohort <= len(self.roster.sites):
             raise ConfigError(
-                f"{n} sites need a threshold from {least} to {n} and a minimum cohort of at most {n}; "
-                f"found {self.threshold} and {self.minimum_cohort}"
+                f"expected a minimum cohort from 1 to the {len(self.roster.sites)} sites, found {self.minimum_cohort}"
             )
 
     @property
     def floor(self) -> int:
         """The fewest members any accepted set may have."""
+        return self.minimum_cohort
+
+
+@dataclass(frozen=True)
+class Group(Cohort):
+    """A cohort that aggregates under masks.
+
+    ``threshold`` is Shamir's t, at least floor(2N/3) + 1 (Bonawitz et al. 2017, section 6: two survivor sets of t
+    confirmed sites would share an honest site, and a site confirms one set only).
+    """
+
+    threshold: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        n = len(self.roster.sites)
+        least = 2 * n // 3 + 1
+        if n < 3 or self.minimum_cohort < 3:
+            raise ConfigError(f"masked aggregation needs at least 3 sites and a minimum cohort of 3, found {n} sites")
+        if not least <= self.threshold <= n:
+            raise ConfigError(f"{n} sites need a threshold from {least} to {n}, found {self.threshold}")
+
+    @property
+    def floor(self) -> int:
+        """The larger of threshold and minimum cohort."""
         return max(self.threshold, self.minimum_cohort)

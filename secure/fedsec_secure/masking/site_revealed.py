@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedsec_secure.codec import Reader, Sign, Writer, open_packet, seal
 from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
+from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.checks import open_request
 from fedsec_secure.masking.messages import Revealed, ShareKind, decode_packets
 from fedsec_secure.masking.parameters import Group, SumParameters
@@ -44,9 +46,9 @@ class SiteRevealed:
         }
         return cls(confirmed), seal("unmask", me, masked.bound, Revealed(shares).encode(), sign)
 
-    def check_sum(self, heads: dict[str, bytes], total: Words, parameters: SumParameters) -> Decoded:
+    def check_sum(self, heads: Mapping[SiteId, bytes], total: Words, parameters: SumParameters) -> Decoded:
         """`verdict`: the sum is over the confirmed survivors, has the right size and lies in the possible range."""
-        if heads != dict(self.confirmed.survivors):
+        if dict(heads) != dict(self.confirmed.survivors):
             raise PeerViolationError("the verdict is about another survivor set than the confirmed one")
         survivors = len(heads)
         return decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)

@@ -1,0 +1,265 @@
+"""The round driver: a generator over exchanges, without clock, network or randomness.
+
+Training comes first, so that whoever drops out in the long part costs nothing. An attempt that falls below the floor
+before `confirm` is tried again, with the sites' stored updates and fresh keys; from `confirm` on a round is never
+retried, because a site confirms one survivor set only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedsec.coordinator.exchange import Exchange, Outcome
+from fedsec.plan.model import Plan
+from fedsec.spool import Upload, UploadWords
+from fedsec.training.adapter import AdapterState
+from fedsec.training.strategies import apply_update, shared_names
+from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_roster, sum_parameters, verdict_context
+from fedsec_secure.codec import Sign, open_packet, seal
+from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
+from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
+from fedsec_secure.masking.checks import verify_statements
+from fedsec_secure.masking.coordinator_collect import (
+    Confirmed,
+    Masked,
+    Refused,
+    Shared,
+    Stated,
+    UploadFacts,
+    require,
+    sift,
+    verify_upload,
+)
+from fedsec_secure.masking.coordinator_unmask import Unmasked
+from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
+from fedsec_secure.masking.vector import decode_sum, sum_words
+from fedsec_secure.numeric.lanes import Words
+
+MAX_ATTEMPTS = 3
+Steps = Generator[Exchange, Outcome, "RoundResult"]
+Report = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A round that enough sites attested."""
+
+    round: int
+    adapter: AdapterState
+    verdicts: Mapping[SiteId, bytes]
+    survivors: tuple[SiteId, ...]
+    total_weight: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Everything about a run that does not change from round to round."""
+
+    plan: Plan
+    run: str
+    sign: Sign = field(repr=False)
+    report: Report = lambda event: None
+
+    @property
+    def roster(self) -> Roster:
+        """The pinned keys."""
+        return core_roster(self.plan)
+
+    def group(self) -> Group:
+        """Who aggregates under masks, with the plan's floors."""
+        return Group(self.roster, self.plan.secure.minimum_cohort, self.plan.secure.threshold)
+
+    def cohort(self) -> Cohort:
+        """Who takes part, with the plan's floors: the group where there are masks."""
+        return self.group() if self.plan.secure.mode == "mask" else Cohort(self.roster, self.plan.secure.minimum_cohort)
+
+    def parameters(self, adapter: AdapterState) -> SumParameters:
+        """The bounds of this run's sums."""
+        names = shared_names(self.plan.lora.strategy, adapter)
+        return sum_parameters(self.plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
+
+    def round(self, index: int, adapter: AdapterState, verdicts: Mapping[SiteId, bytes]) -> Steps:
+        """One round from ``adapter``; AbortError when no attempt gets through."""
+        for attempt in range(MAX_ATTEMPTS):
+            this = _Attempt(self, index, attempt, adapter, verdicts)
+            try:
+                ready = yield from (this.masked() if self.plan.secure.mode == "mask" else this.plain())
+            except AbortError as e:
+                self.report({"event": "attempt-aborted", "round": index, "attempt": attempt, "reason": str(e)})
+                if attempt == MAX_ATTEMPTS - 1:
+                    raise
+                continue
+            return (yield from this.finish(ready))
+        raise AssertionError("unreachable")
+
+    def baselines(self) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
+        """Ask every site for its single-site baseline's scores on the plan's public tests; JSON a site."""
+        context = baseline_context(self.plan.digest(), self.run, self.roster.digest())
+        request = seal("baseline-request", COORDINATOR, context, b"", self.sign)
+        outcome = yield Exchange(
+            "baseline", self.plan.rounds, 0, dict.fromkeys(self.roster.ids, request), self.plan.deadline_seconds, 1
+        )
+
+        def accept(site: SiteId, packet: bytes) -> bytes:
+            verify = self.roster.verifier(site)
+            return bytes(open_packet(packet, kind="baseline", sender=site, context=context, verify=verify))
+
+        scores, refused = sift(outcome.small(), accept)
+        self.report({"event": "baselines", "refused": refused, "lost": dict(outcome.lost)})
+        return scores
+
+
+@dataclass(frozen=True)
+class _Uploaded:
+    """Every survivor's upload is spooled and verified. ``masked`` is None where the plan aggregates in the open."""
+
+    heads: Mapping[SiteId, bytes]
+    files: Mapping[SiteId, Path]
+    masked: Masked | None
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """An exact sum over known survivors, and the sites that can judge it."""
+
+    heads: Mapping[SiteId, bytes]
+    total: Words
+    context: bytes
+    witnesses: tuple[SiteId, ...]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    driver: Driver
+    index: int
+    attempt: int
+    adapter: AdapterState
+    verdicts: Mapping[SiteId, bytes]
+
+    @property
+    def context(self) -> bytes:
+        plan, roster = self.driver.plan.digest(), self.driver.roster.digest()
+        return RoundContext(plan, self.driver.run, self.index, self.attempt, roster, self.adapter.digest()).digest()
+
+    def ask(self, name: str, requests: Mapping[SiteId, bytes]) -> Generator[Exchange, Outcome, Outcome]:
+        deadline, quorum = self.driver.plan.deadline_seconds, self.driver.cohort().floor
+        outcome = yield Exchange(name, self.index, self.attempt, requests, deadline, quorum)
+        self.note("lost", name, outcome.lost)
+        return outcome
+
+    def note(self, event: str, name: str, sites: Mapping[SiteId, str]) -> None:
+        if sites:
+            self.driver.report({"event": event, "round": self.index, "exchange": name, "sites": dict(sites)})
+
+    def train(self) -> Generator[Exchange, Outcome, Outcome]:
+        body = TrainRequest(self.driver.run, self.index, self.attempt, self.adapter.to_bytes(), self.verdicts).encode()
+        request = seal("train-request", COORDINATOR, self.context, body, self.driver.sign)
+        return (yield from self.ask("train", dict.fromkeys(self.driver.roster.ids, request)))
+
+    def masked(self) -> Generator[Exchange, Outcome, _Uploaded]:
+        """`train`, `share`, `mask`: may be tried again as another attempt."""
+        driver, group = self.driver, self.driver.group()
+        trained = yield from self.train()
+        parameters = driver.parameters(self.adapter)
+        stated, refused = Stated.collect(group, parameters, self.context, driver.sign, trained.small())
+        self.note("refused", "train", refused)
+        dealt = yield from self.ask("share", stated.share_requests())
+        shared, refused = Shared.gather(stated, dealt.small())
+        self.note("refused", "share", refused)
+        outcome = yield from self.ask("mask", shared.mask_requests())
+        facts, broken = _measure(outcome)
+        state, refused = Masked.gather(shared, facts)
+        self.note("refused", "mask", refused | broken)
+        return _Uploaded(state.heads, outcome.uploads(), state)
+
+    def plain(self) -> Generator[Exchange, Outcome, _Uploaded]:
+        """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
+        trained = yield from self.train()
+        cohort, words = self.driver.cohort(), self.driver.parameters(self.adapter).words
+        stated, refused = sift(
+            trained.small(), lambda site, packet: verify_statements({site: packet}, self.context, cohort)
+        )
+        self.note("refused", "train", refused)
+        require(len(stated), cohort, "the statements")
+        request = seal("plain-request", COORDINATOR, self.context, b"", self.driver.sign)
+        outcome = yield from self.ask("plain", dict.fromkeys(stated, request))
+        facts, broken = _measure(outcome)
+
+        def accept(site: SiteId, head: bytes) -> bytes:
+            verify_upload(site, facts[site], "plain", self.context, cohort, words)
+            return head
+
+        heads, refused = sift({s: f.head for s, f in facts.items()}, accept)
+        self.note("refused", "plain", refused | broken)
+        require(len(heads), cohort, "the uploads")
+        return _Uploaded(heads, outcome.uploads(), None)
+
+    def summed(self, uploaded: _Uploaded) -> Generator[Exchange, Outcome, _Summed]:
+        """`confirm` and `unmask` where there are masks; then the sum."""
+        state = uploaded.masked
+        if state is None:
+            words = self.driver.parameters(self.adapter).words
+            with _open(uploaded) as sources:
+                total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
+            return _Summed(uploaded.heads, total, self.context, tuple(uploaded.heads))
+        signed = yield from self.ask("confirm", state.confirm_requests())
+        confirmed, refused = Confirmed.gather(state, signed.small())
+        self.note("refused", "confirm", refused)
+        revealed = yield from self.ask("unmask", confirmed.unmask_requests())
+        unmasked, refused = Unmasked.gather(confirmed, revealed.small())
+        self.note("refused", "unmask", refused)
+        with _open(uploaded) as sources:
+            total = unmasked.total(sources)
+        return _Summed(state.heads, total, state.shared.bound, tuple(sorted(revealed.small())))
+
+    def finish(self, uploaded: _Uploaded) -> Steps:
+        """Sum, decode, and let the sites judge: the new adapter counts once the floor has signed its digest."""
+        summed = yield from self.summed(uploaded)
+        parameters, survivors = self.driver.parameters(self.adapter), len(summed.heads)
+        decoded = decode_sum(parameters, summed.total, survivors, None if parameters.hidden_weight else survivors)
+        new = apply_update(self.driver.plan.lora.strategy, self.adapter, decoded.mean)
+        body = VerdictRequest(summed.heads, summed.total.view("u1").data).encode()
+        request = seal("verdict-request", COORDINATOR, summed.context, body, self.driver.sign)
+        outcome = yield from self.ask("verdict", dict.fromkeys(summed.witnesses, request))
+        verdicts, refused = self._judge(outcome, new.digest())
+        self.note("refused", "verdict", refused)
+        require(len(verdicts), self.driver.cohort(), "the verdict")
+        return RoundResult(self.index, new, verdicts, tuple(summed.heads), decoded.total_weight)
+
+    def _judge(self, outcome: Outcome, digest: bytes) -> tuple[dict[SiteId, bytes], Refused]:
+        driver = self.driver
+        context = verdict_context(driver.plan.digest(), driver.run, self.index, driver.roster.digest())
+
+        def accept(site: SiteId, packet: bytes) -> bytes:
+            verify = driver.roster.verifier(site)
+            body = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
+            if bytes(body) != digest:
+                raise PeerViolationError(f"{site} computed another adapter from the same sum")
+            return packet
+
+        return sift(outcome.small(), accept)
+
+
+def _measure(outcome: Outcome) -> tuple[dict[SiteId, UploadFacts], Refused]:
+    facts: dict[SiteId, UploadFacts] = {}
+    broken: Refused = {}
+    for site, path in outcome.uploads().items():
+        try:
+            facts[site] = Upload(path).facts()
+        except CodecError as e:
+            broken[site] = str(e)
+    return facts, broken
+
+
+@contextmanager
+def _open(uploaded: _Uploaded) -> Iterator[dict[SiteId, UploadWords]]:
+    with ExitStack() as stack:
+        sources = {s: Upload(uploaded.files[s]).words() for s in uploaded.heads}
+        for source in sources.values():
+            stack.callback(source.close)
+        yield sources

@@ -1,0 +1,65 @@
+"""What a driver and an engine say to each other: one exchange out, one outcome back, and nothing more.
+
+The driver is a generator that yields an :class:`Exchange` and is sent an :class:`Outcome`; a :class:`Transport` turns
+one into the other. An engine needs to know nothing else, and is trusted with delivery only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedsec_secure.identity.roster import SiteId
+
+Reply = bytes | Path
+"""Small replies are bytes; uploads are files in the run's spool."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request to each of some sites.
+
+    Attributes:
+        name: `train`, `share`, `mask`, `plain`, `confirm`, `unmask`, `verdict` or `baseline`.
+        round: from 0. attempt: from 0 within the round.
+        requests: what goes to each site; bytes are shared where the request is the same for all.
+        deadline: seconds after which missing replies count as lost.
+        quorum: replies below which the driver will abort: an engine may stop waiting early, never has to.
+    """
+
+    name: str
+    round: int
+    attempt: int
+    requests: Mapping[SiteId, bytes]
+    deadline: float
+    quorum: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every asked site is in exactly one of the two: it replied, or it is lost with a reason for people to read."""
+
+    replies: Mapping[SiteId, Reply]
+    lost: Mapping[SiteId, str]
+
+    def small(self) -> dict[SiteId, bytes]:
+        """The replies that are bytes."""
+        return {s: r for s, r in self.replies.items() if isinstance(r, bytes)}
+
+    def uploads(self) -> dict[SiteId, Path]:
+        """The replies that are spooled files."""
+        return {s: r for s, r in self.replies.items() if isinstance(r, Path)}
+
+
+class Transport(Protocol):
+    """Delivers exchanges. Implemented by the engines."""
+
+    def sites(self) -> tuple[SiteId, ...]:
+        """The sites that can be reached now."""
+        ...
+
+    def exchange(self, exchange: Exchange, spool: Path) -> Outcome:
+        """Deliver and wait. Uploads are written into ``spool``, whole and durable."""
+        ...

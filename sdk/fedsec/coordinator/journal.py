@@ -1,0 +1,140 @@
+"""The coordinator's journal: every outcome, on disk before the driver sees it. Replaying it rebuilds a killed run.
+
+Small replies stand in the database, uploads in the spool folder beside it by hash; both are deleted when their round is
+final, and the round's adapter and verdicts take their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsec.coordinator.exchange import Exchange, Outcome, Reply
+from fedsec.spool import private_folder, read_chunks
+from fedsec_secure.errors import ConfigError, VerificationError
+from fedsec_secure.identity.roster import SiteId
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (plan BLOB NOT NULL, run TEXT NOT NULL, roster BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (
+  sequence INTEGER PRIMARY KEY, round INTEGER NOT NULL, name TEXT NOT NULL, requests BLOB NOT NULL, lost TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (
+  sequence INTEGER NOT NULL, site TEXT NOT NULL, body BLOB, file TEXT, sha256 BLOB NOT NULL,
+  PRIMARY KEY (sequence, site));
+CREATE TABLE IF NOT EXISTS finals (
+  round INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, adapter BLOB NOT NULL, verdicts BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Final:
+    """A round that is over: the new global adapter and the verdicts that attest it."""
+
+    round: int
+    sequence: int
+    adapter: bytes
+    verdicts: bytes
+
+
+class Journal:
+    """One run's journal. ``folder`` is the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.spool = private_folder(folder / "spool")
+        self._db = sqlite3.connect(folder / "journal.sqlite", isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Fold the write-ahead log in and close."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    def bind(self, plan: bytes, run: str, roster: bytes) -> None:
+        """Bind an empty journal to this run, or check that it is this run's."""
+        row = self._db.execute("SELECT plan, run, roster FROM run").fetchone()
+        if row is None:
+            self._db.execute("INSERT INTO run VALUES (?, ?, ?)", (plan, run, roster))
+        elif (row[0], row[1], row[2]) != (plan, run, roster):
+            raise ConfigError(f"the journal here belongs to run {row[1]!r} of another plan, run or roster")
+
+    def last_final(self) -> Final | None:
+        """The newest finished round."""
+        row = self._db.execute("SELECT * FROM finals ORDER BY round DESC LIMIT 1").fetchone()
+        return None if row is None else Final(*row)
+
+    def look_up(self, sequence: int, exchange: Exchange) -> Outcome | None:
+        """The journalled outcome of this exchange, or None. Another exchange at its place is an error, not a guess."""
+        row = self._db.execute("SELECT name, requests, lost FROM outcomes WHERE sequence = ?", (sequence,)).fetchone()
+        if row is None:
+            return None
+        if row[0] != exchange.name or row[1] != _requests_digest(exchange):
+            raise VerificationError(
+                f"the journal has {row[0]!r} at place {sequence}, the run now asks {exchange.name!r} or asks it "
+                "differently: another software version, plan or key wrote this journal"
+            )
+        replies: dict[SiteId, Reply] = {}
+        query = "SELECT site, body, file, sha256 FROM replies WHERE sequence = ? ORDER BY site"
+        for site, body, file, sha256 in self._db.execute(query, (sequence,)):
+            replies[SiteId(site)] = self._checked(site, body, file, sha256)
+        return Outcome(replies, {SiteId(s): why for s, why in json.loads(row[2]).items()})
+
+    def _checked(self, site: str, body: bytes | None, file: str | None, sha256: bytes) -> Reply:
+        path = self.spool / file if file is not None else None
+        if path is not None and not path.is_file():
+            raise VerificationError(f"the upload of {site} is gone from {self.spool}")
+        if _digest(body if path is None else path) != sha256:
+            raise VerificationError(f"the reply of {site} in the journal was altered after it was written")
+        return body if path is None else path  # type: ignore[return-value]
+
+    def append(self, sequence: int, exchange: Exchange, outcome: Outcome) -> None:
+        """Write an outcome, all or nothing."""
+        rows = [_reply_row(sequence, s, r) for s, r in outcome.replies.items()]
+        self._db.execute("BEGIN IMMEDIATE")
+        lost = json.dumps(dict(outcome.lost), sort_keys=True)
+        digest = _requests_digest(exchange)
+        self._db.execute(
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", (sequence, exchange.round, exchange.name, digest, lost)
+        )
+        self._db.executemany("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+
+    def finish_round(self, final: Final) -> None:
+        """Keep the round's adapter and verdicts; drop its replies, its uploads and the adapter before it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?)", tuple(vars(final).values()))
+        self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (final.round,))
+        self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (final.sequence,))
+        self._db.execute("COMMIT")
+        for path in self.spool.iterdir():
+            path.unlink()
+
+    def progress(self) -> Mapping[str, int]:
+        """Counts for `fedsec status`."""
+        rounds = self._db.execute("SELECT COUNT(*) FROM finals").fetchone()[0]
+        outcomes = self._db.execute("SELECT COUNT(*) FROM outcomes").fetchone()[0]
+        return {"rounds_finished": int(rounds), "exchanges": int(outcomes)}
+
+
+def _digest(reply: Reply | None) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in [reply or b""] if not isinstance(reply, Path) else read_chunks(reply):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _reply_row(sequence: int, site: SiteId, reply: Reply) -> tuple[int, str, bytes | None, str | None, bytes]:
+    inline = reply if isinstance(reply, bytes) else None
+    return sequence, site, inline, reply.name if isinstance(reply, Path) else None, _digest(reply)
+
+
+def _requests_digest(exchange: Exchange) -> bytes:
+    digest = hashlib.sha256(exchange.name.encode())
+    for site in sorted(exchange.requests):
+        digest.update(site.encode() + b"\0" + hashlib.sha256(exchange.requests[site]).digest())
+    return digest.digest()

@@ -1,0 +1,94 @@
+"""Drives a run over a transport: every outcome into the journal before the driver sees it, and from there on resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fedsec.coordinator.driver import Driver, RoundResult
+from fedsec.coordinator.exchange import Exchange, Outcome, Transport
+from fedsec.coordinator.journal import Final, Journal
+from fedsec.training.adapter import AdapterState
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.masking.messages import decode_packets, encode_packets
+
+Report = Callable[[dict[str, object]], None]
+R = TypeVar("R")
+
+
+@dataclass
+class Runner:
+    """One run: its driver, journal and transport. Exchanges are numbered over the whole run."""
+
+    driver: Driver
+    journal: Journal
+    transport: Transport
+    report: Report
+    sequence: int = 0
+
+    def rounds(self, initial: AdapterState) -> AdapterState:
+        """All rounds that are not final yet; the last adapter. AbortError where one cannot be had."""
+        driver, adapter, start = self.driver, initial, 0
+        verdicts: dict[SiteId, bytes] = {}
+        final = self.journal.last_final()
+        if final is not None:
+            adapter = AdapterState.from_bytes(final.adapter, initial.shapes)
+            verdicts = decode_packets(final.verdicts, "journalled verdicts")
+            start, self.sequence = final.round + 1, final.sequence
+        for index in range(start, driver.plan.rounds):
+            began = time.monotonic()
+            result: RoundResult = self._drive(driver.round(index, adapter, verdicts))
+            adapter, verdicts = result.adapter, dict(result.verdicts)
+            self.journal.finish_round(Final(index, self.sequence, adapter.to_bytes(), encode_packets(verdicts)))
+            self.report(
+                {
+                    "event": "round",
+                    "round": index,
+                    "survivors": list(result.survivors),
+                    "adapter": adapter.digest().hex(),
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+            )
+        return adapter
+
+    def baselines(self) -> dict[SiteId, bytes]:
+        """The sites' own single-site scores, as JSON a site."""
+        return self._drive(self.driver.baselines())
+
+    def _drive(self, steps: Generator[Exchange, Outcome, R]) -> R:
+        outcome: Outcome | None = None
+        while True:
+            try:
+                exchange = next(steps) if outcome is None else steps.send(outcome)
+            except StopIteration as done:
+                value: R = done.value
+                return value
+            outcome = self._exchange(exchange)
+
+    def _exchange(self, exchange: Exchange) -> Outcome:
+        stored = self.journal.look_up(self.sequence, exchange)
+        if stored is None:
+            self.report({"event": "asking", "round": exchange.round, "exchange": exchange.name})
+            began = time.monotonic()
+            stored = self.transport.exchange(exchange, self.journal.spool)
+            seconds = round(time.monotonic() - began, 3)
+            self.journal.append(self.sequence, exchange, stored)
+            self.report(_measured(exchange, stored, seconds))
+        self.sequence += 1
+        return stored
+
+
+def _measured(exchange: Exchange, outcome: Outcome, seconds: float) -> dict[str, object]:
+    up = {s: len(r) if isinstance(r, bytes) else r.stat().st_size for s, r in outcome.replies.items()}
+    return {
+        "event": "exchange",
+        "round": exchange.round,
+        "attempt": exchange.attempt,
+        "exchange": exchange.name,
+        "seconds": seconds,
+        "bytes_down": {s: len(r) for s, r in exchange.requests.items()},
+        "bytes_up": up,
+        "lost": dict(outcome.lost),
+    }

@@ -1,0 +1,326 @@
+"""The site agent: answers the coordinator's exchanges, and decides for itself what it answers.
+
+``handle(name, body)`` is the whole interface. Order of every handler: the officer's approval still holds; answered
+before?; the signature; strict parsing; the context; the work; the record, durably; then the reply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedsec.plan.model import Plan
+from fedsec.site.record_upload import write_upload
+from fedsec.site.store import Place, SiteStore
+from fedsec.training.adapter import AdapterState
+from fedsec.training.strategies import apply_update, local_update, shared_names
+from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_roster, sum_parameters, verdict_context
+from fedsec_secure.codec import Header, head_length, open_packet, seal, sha256
+from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
+from fedsec_secure.masking.checks import check_members, open_request
+from fedsec_secure.masking.keys import rounding_key
+from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
+from fedsec_secure.masking.site_confirmed import SiteConfirmed
+from fedsec_secure.masking.site_masked import Contribution, SiteMasked
+from fedsec_secure.masking.site_revealed import SiteRevealed
+from fedsec_secure.masking.site_shared import SiteShared
+from fedsec_secure.masking.site_stated import SiteStated
+from fedsec_secure.masking.vector import Encoder, decode_sum
+from fedsec_secure.numeric.lanes import Words
+from fedsec_secure.secrets import SecretBytes
+
+_RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+Reply = bytes | Path
+
+
+class SiteWork(Protocol):
+    """What happens to the notes. Only updates' encodings and, where allowed, public scores ever leave."""
+
+    def initial_adapter(self) -> AdapterState:
+        """The adapter that the plan fixes for round 0."""
+        ...
+
+    def train(self, adapter: AdapterState, round_index: int, checkpoint: Path) -> AdapterState:
+        """Local training of one round."""
+        ...
+
+    def weight(self) -> int:
+        """The site's weight under the plan's rule, within its bounds."""
+        ...
+
+    def single_scores(self, first: AdapterState, checkpoint: Callable[[int], Path]) -> bytes:
+        """Go on alone from this site's own round-0 adapter; scores on the plan's public tests as JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    """Who this site is, and what its officer lets it do.
+
+    Attributes:
+        authorise: raises where the approval or the policy does not hold (any more); called before every answer.
+        minimum_cohort: the policy's own floor; the larger of it and the plan's counts.
+        max_runs: run ids that one plan may have here.
+        rounding_secret: keys the rounding coins; the same for the same site key.
+    """
+
+    me: SiteId
+    key: SigningKey
+    authorise: Callable[[], None]
+    minimum_cohort: int
+    max_runs: int
+    rounding_secret: SecretBytes = field(repr=False)
+
+
+class SiteAgent:
+    """One site of one plan."""
+
+    def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
+        identity.authorise()
+        self._id = identity
+        self._plan = plan
+        self._plan_digest = plan.digest()
+        self._store = store
+        self._work = work
+        self._roster: Roster = core_roster(plan)
+        if self._roster.sites.get(identity.me) != identity.key.public:
+            raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
+        floor = max(plan.secure.minimum_cohort, identity.minimum_cohort)
+        masked = plan.secure.mode == "mask"
+        self._cohort = Group(self._roster, floor, plan.secure.threshold) if masked else Cohort(self._roster, floor)
+        self._handlers: Mapping[str, Callable[[bytes], Reply]] = (
+            {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
+            | {"unmask": self._unmask, "verdict": self._verdict, "baseline": self._baseline}
+            if masked
+            else {"train": self._train, "plain": self._plain, "verdict": self._verdict, "baseline": self._baseline}
+        )
+
+    def handle(self, name: str, body: bytes) -> Reply:
+        """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
+        self._id.authorise()
+        handler = self._handlers.get(name)
+        if handler is None:
+            raise PeerViolationError(f"expected one of {', '.join(self._handlers)}, found exchange {name!r}")
+        stored = self._store.answered(name, body)
+        return stored if stored is not None else handler(body)
+
+    # ---- train
+
+    def _train(self, body: bytes) -> Reply:
+        packet = open_packet(
+            body,
+            kind="train-request",
+            sender=COORDINATOR,
+            context=None,
+            verify=self._roster.verifier(COORDINATOR),
+        )
+        request = TrainRequest.decode(packet)
+        adapter = AdapterState.from_bytes(request.adapter, self._work.initial_adapter().shapes)
+        place = Place(request.run, request.round, request.attempt)
+        context = self._context(place, adapter.digest())
+        if _claimed_context(body) != context:
+            raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
+        if not _RUN_ID.match(place.run) or place.round >= self._plan.rounds:
+            raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
+        self._store.open_run(place.run, self._plan_digest, self._id.max_runs)
+        if place.round < self._store.newest_round(place.run):
+            raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
+        self._store.claim(place, "train")
+        self._check_provenance(place, adapter, request.verdicts)
+        self._store.start_round(place.run, place.round, adapter.digest(), request.adapter)
+        update_sha256 = self._ensure_update(place, adapter)
+        state = SiteStated.begin(self._id.me, context, update_sha256, self._id.key.sign)
+        self._store.save(place, "train", context, body, state.record(), state.statement)
+        return state.statement
+
+    def _context(self, place: Place, adapter: bytes) -> bytes:
+        return RoundContext(
+            self._plan_digest, place.run, place.round, place.attempt, self._roster.digest(), adapter
+        ).digest()
+
+    def _check_provenance(self, place: Place, adapter: AdapterState, verdicts: Mapping[SiteId, bytes]) -> None:
+        """The adapter is the plan's first, the one this site verified itself, or, where this site was away, the one
+        that at least the floor's number of sites verified. Never just the coordinator's word.
+        """
+        if place.round == 0:
+            if adapter != self._work.initial_adapter():
+                raise PeerViolationError("round 0 does not start from the adapter that the plan fixes")
+            return
+        own = self._store.result(place.run, place.round - 1)
+        if own is not None:
+            if own != adapter.digest():
+                raise PeerViolationError(f"round {place.round} does not start from the sum that this site verified")
+            return
+        context = verdict_context(self._plan_digest, place.run, place.round - 1, self._roster.digest())
+        for site, packet in verdicts.items():
+            verify = self._roster.verifier(site)
+            signed = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
+            if bytes(signed) != adapter.digest():
+                raise PeerViolationError(f"{site} attests another adapter for round {place.round}")
+        if len(verdicts) < self._cohort.floor:
+            raise AbortError(
+                f"this site was away in round {place.round - 1}, and {len(verdicts)} of the {self._cohort.floor} "
+                "verdicts that it needs came with the adapter"
+            )
+
+    def _ensure_update(self, place: Place, adapter: AdapterState) -> bytes:
+        """Train once a round; every attempt sends the same update."""
+        stored = self._store.update(place.run, place.round)
+        if stored is not None:
+            return stored[1]
+        checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
+        trained = self._work.train(adapter, place.round, checkpoint)
+        update = local_update(self._plan.lora.strategy, adapter, trained)
+        if not np.isfinite(update).all():
+            raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
+        self._store.save_update(place.run, place.round, update, self._work.weight())
+        checkpoint.unlink(missing_ok=True)
+        saved = self._store.update(place.run, place.round)
+        assert saved is not None
+        return saved[1]
+
+    # ---- the masked exchanges
+
+    def _share(self, body: bytes) -> Reply:
+        place, record = self._continue("train", body)
+        stated = SiteStated.restore(record)
+        self._store.claim(place, "share")
+        state, reply = SiteShared.enter(stated, body, self._group(), self._id.key.sign)
+        self._store.save(place, "share", stated.context, body, state.record(), reply)
+        return reply
+
+    def _mask(self, body: bytes) -> Reply:
+        place, record = self._continue("share", body)
+        shared = SiteShared.restore(record)
+        self._store.claim(place, "mask")
+        parameters, contribution = self._contribution(place)
+        path = self._store.upload_path(shared.stated.context)
+        with write_upload(path, "masked", self._id.me, parameters.words) as upload:
+            state, upload.head = SiteMasked.enter(
+                shared, body, self._group(), parameters, contribution, self._id.key.sign, upload.write
+            )
+        self._store.save(place, "mask", state.bound, body, state.record(), path)
+        return path
+
+    def _confirm(self, body: bytes) -> Reply:
+        place, record = self._continue("mask", body)
+        masked = SiteMasked.restore(record)
+        self._store.claim(place, "confirm")
+        state, reply = SiteConfirmed.enter(masked, body, self._group(), self._id.key.sign)
+        self._store.save(place, "confirm", masked.bound, body, state.record(), reply)
+        return reply
+
+    def _unmask(self, body: bytes) -> Reply:
+        place, record = self._continue("confirm", body)
+        confirmed = SiteConfirmed.restore(record)
+        self._store.claim(place, "unmask")
+        state, reply = SiteRevealed.enter(confirmed, body, self._group(), self._id.key.sign)
+        bound = confirmed.masked.bound
+        self._store.save(place, "unmask", bound, body, state.record(), reply)
+        return reply
+
+    # ---- without protection, where plan and policy both say so
+
+    def _plain(self, body: bytes) -> Reply:
+        place, record = self._continue("train", body)
+        stated = SiteStated.restore(record)
+        open_request("plain", body, stated.context, self._cohort)
+        self._store.claim(place, "plain")
+        parameters, contribution = self._contribution(place)
+        path = self._store.upload_path(stated.context)
+        source = Encoder(parameters, contribution.update, contribution.weight, contribution.coins)
+        with write_upload(path, "plain", self._id.me, parameters.words) as upload:
+            upload.copy_from(source, stated.context, self._id.key.sign)
+        self._store.save(place, "plain", stated.context, body, stated.record(), path)
+        return path
+
+    # ---- verdict
+
+    def _verdict(self, body: bytes) -> Reply:
+        masked = self._plan.secure.mode == "mask"
+        place, record = self._continue("unmask" if masked else "plain", body)
+        context = _claimed_context(body)
+        request = VerdictRequest.decode(open_request("verdict", body, context, self._cohort))
+        adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
+        parameters = self._parameters(adapter)
+        check_members(request.heads, self._id.me, self._cohort, "the verdict")
+        total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
+        survivors = len(request.heads)
+        if masked:
+            decoded = SiteRevealed.restore(record).check_sum(request.heads, total, parameters)
+        else:
+            decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
+        new = apply_update(self._plan.lora.strategy, adapter, decoded.mean)
+        signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
+        reply = seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
+        self._store.claim(place, "verdict")
+        self._store.save(place, "verdict", context, body, None, reply)
+        self._store.finish_round(place, new.digest())
+        return reply
+
+    # ---- the single-site baseline
+
+    def _baseline(self, body: bytes) -> Reply:
+        if "single" not in self._plan.evaluation.baselines:
+            raise PeerViolationError("the plan asks for no single-site baseline")
+        claimed = _claimed_context(body)
+        run = self._store.run_of(self._plan_digest, lambda r: self._baseline_context(r) == claimed)
+        open_request("baseline", body, claimed, self._cohort)
+        stored = self._store.baseline(run)
+        if stored is not None:
+            return stored
+        first = self._store.update(run, 0)
+        if first is None:
+            raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
+        initial = self._work.initial_adapter()
+        own = apply_update(self._plan.lora.strategy, initial, first[0])
+        scores = self._work.single_scores(own, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
+        reply = seal("baseline", self._id.me, claimed, scores, self._id.key.sign)
+        self._store.save_baseline(run, reply)
+        return reply
+
+    def _baseline_context(self, run: str) -> bytes:
+        return baseline_context(self._plan_digest, run, self._roster.digest())
+
+    # ---- helpers
+
+    def _group(self) -> Group:
+        if not isinstance(self._cohort, Group):
+            raise LocalMisuseError("this plan aggregates without masks")
+        return self._cohort
+
+    def _continue(self, stage: str, body: bytes) -> tuple[Place, bytes]:
+        """The stage that this message continues from. The context is only a key to look up; whoever uses the record
+        checks the message's signature over it next.
+        """
+        found = self._store.find(_claimed_context(body), stage)
+        if found is None:
+            raise PeerViolationError(f"this site knows no {stage} that the message could continue from")
+        return found
+
+    def _parameters(self, adapter: AdapterState) -> SumParameters:
+        names = shared_names(self._plan.lora.strategy, adapter)
+        return sum_parameters(self._plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
+
+    def _contribution(self, place: Place) -> tuple[SumParameters, Contribution]:
+        stored = self._store.update(place.run, place.round)
+        if stored is None:
+            raise LocalMisuseError("there is no update to send")
+        update, digest, weight = stored
+        adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
+        number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
+        coins = rounding_key(self._id.rounding_secret, self._plan_digest, sha256(place.run.encode()), number, digest)
+        return self._parameters(adapter), Contribution(update, weight, coins)
+
+
+def _claimed_context(body: bytes) -> bytes:
+    """The context that a packet claims, before its signature is checked: for looking up, never for deciding."""
+    end = head_length(body)
+    return Header.decode(body[6 : end - 64]).context

@@ -1,0 +1,223 @@
+"""The site's write-ahead record: every answer and the secrets that the next one needs, durable before it is sent.
+
+One answer per exchange, for ever: the same request gets the stored bytes again, another request for it is refused. A
+new attempt needs fresh keys and comes only while no survivor set of the round was confirmed. One process at a time holds
+the folder (mode 0700). It has the secrets of the round in progress in it; the verdict deletes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedsec.spool import private_folder, write_durably
+from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
+from fedsec_secure.numeric.lanes import Floats
+
+STAGES = ("train", "share", "mask", "confirm", "unmask", "plain", "verdict")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+  run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, result BLOB,
+  PRIMARY KEY (run, round));
+CREATE TABLE IF NOT EXISTS stages (
+  run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, stage TEXT NOT NULL, context BLOB NOT NULL,
+  request BLOB NOT NULL, record BLOB, reply BLOB, file TEXT, PRIMARY KEY (run, round, attempt, stage));
+CREATE INDEX IF NOT EXISTS by_context ON stages (context);
+CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE stage = 'confirm';
+CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which attempt of which round of which run."""
+
+    run: str
+    round: int
+    attempt: int
+
+
+class SiteStore:
+    """The record of one site, in its state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = private_folder(folder)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise ConfigError(f"another process holds {folder}: one site runs once") from None
+        path = folder / "record.sqlite"
+        path.touch(mode=0o600)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA secure_delete=ON")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the record and let go of the folder."""
+        self._db.close()
+        os.close(self._lock)
+
+    # ---- runs and rounds
+
+    def open_run(self, run: str, plan: bytes, most: int) -> None:
+        """Bind a run id to its plan; at most ``most`` run ids a plan, because each is one more release."""
+        row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
+        if row is None:
+            known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]
+            if known >= most:
+                raise PeerViolationError(f"the policy allows {most} runs of one plan here, and {known} were started")
+            self._db.execute("INSERT INTO runs VALUES (?, ?)", (run, plan))
+        elif row[0] != plan:
+            raise PeerViolationError(f"run {run!r} was started here under another plan")
+
+    def run_of(self, plan: bytes, matches: Callable[[str], bool]) -> str:
+        """The run of this plan that ``matches``."""
+        for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall():
+            if matches(run):
+                return str(run)
+        raise PeerViolationError("no run of this plan that was started here is meant")
+
+    def result(self, run: str, round_index: int) -> bytes | None:
+        """Digest of the adapter that this site verified at the end of a round, if it was there."""
+        row = self._db.execute("SELECT result FROM rounds WHERE run = ? AND round = ?", (run, round_index)).fetchone()
+        return None if row is None else row[0]
+
+    def newest_round(self, run: str) -> int:
+        """The newest round that was started here; -1 before the first."""
+        row = self._db.execute("SELECT MAX(round) FROM rounds WHERE run = ?", (run,)).fetchone()
+        return -1 if row[0] is None else int(row[0])
+
+    def start_round(self, run: str, round_index: int, digest: bytes, adapter: bytes) -> None:
+        """Bind a round to the one adapter that it is trained from, and keep that adapter for the verdict."""
+        query = "SELECT adapter FROM rounds WHERE run = ? AND round = ?"
+        row = self._db.execute(query, (run, round_index)).fetchone()
+        if row is not None and row[0] != digest:
+            raise PeerViolationError(f"round {round_index} was started here from another adapter")
+        if row is None:
+            write_durably(self._path(run, round_index, "global"), [adapter])
+            sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
+            self._db.execute(sql, (run, round_index, digest))
+
+    def adapter(self, run: str, round_index: int) -> bytes:
+        """The adapter that the round started from."""
+        return self._path(run, round_index, "global").read_bytes()
+
+    def save_update(self, run: str, round_index: int, update: Floats, weight: int) -> None:
+        """Keep the unweighted update (float32[d]) and the weight: every attempt of the round sends this one."""
+        write_durably(self._path(run, round_index, "update"), [update.astype("<f4").data.cast("B")])
+        digest = hashlib.sha256(update.astype("<f4").data.cast("B")).digest()
+        sql = "UPDATE rounds SET update_sha256 = ?, weight = ? WHERE run = ? AND round = ? AND update_sha256 IS NULL"
+        if self._db.execute(sql, (digest, weight, run, round_index)).rowcount != 1:
+            raise LocalMisuseError(f"round {round_index} already has an update")
+
+    def update(self, run: str, round_index: int) -> tuple[Floats, bytes, int] | None:
+        """(update, its SHA-256, weight), or None before training is done. The file is checked against the record."""
+        query = "SELECT update_sha256, weight FROM rounds WHERE run = ? AND round = ?"
+        row = self._db.execute(query, (run, round_index)).fetchone()
+        if row is None or row[0] is None:
+            return None
+        path = self._path(run, round_index, "update")
+        update = np.fromfile(path, dtype="<f4") if path.is_file() else np.empty(0, "<f4")
+        if hashlib.sha256(update.data.cast("B")).digest() != row[0]:
+            raise VerificationError(f"{path} is not the update that was recorded: this site sits the run out")
+        return update, row[0], int(row[1])
+
+    # ---- stages
+
+    def find(self, context: bytes, stage: str) -> tuple[Place, bytes] | None:
+        """Place and record of the stage that a later message of this context continues from."""
+        query = "SELECT run, round, attempt, record FROM stages WHERE context = ? AND stage = ?"
+        row = self._db.execute(query, (context, stage)).fetchone()
+        return None if row is None or row[3] is None else (Place(row[0], row[1], row[2]), row[3])
+
+    def answered(self, stage: str, request: bytes) -> bytes | Path | None:
+        """The stored reply where this very request was answered before."""
+        query = "SELECT request, reply, file FROM stages WHERE request = ? AND stage = ?"
+        row = self._db.execute(query, (hashlib.sha256(request).digest(), stage)).fetchone()
+        if row is None:
+            return None
+        if row[2] is None:
+            return bytes(row[1])
+        path = self.folder / str(row[2])
+        if not path.is_file():
+            raise PeerViolationError(f"the upload was deleted here when its round ended: {stage} is not answered again")
+        return path
+
+    def claim(self, place: Place, stage: str) -> None:
+        """May this stage be answered now? Never twice, never for an older attempt, no attempt after `confirm`."""
+        rows = self._db.execute(
+            "SELECT attempt, stage FROM stages WHERE run = ? AND round = ?", (place.run, place.round)
+        ).fetchall()
+        if (place.attempt, stage) in rows:
+            raise PeerViolationError(f"{stage} of round {place.round}, attempt {place.attempt} was answered before")
+        if any(attempt > place.attempt for attempt, _ in rows):
+            raise PeerViolationError(f"round {place.round} has moved on from attempt {place.attempt}")
+        if any(s == "confirm" and attempt != place.attempt for attempt, s in rows):
+            raise PeerViolationError(f"a survivor set of round {place.round} is confirmed: no other attempt of it")
+        if self.result(place.run, place.round) is not None:
+            raise PeerViolationError(f"round {place.round} is over here")
+
+    def save(  # one row, many columns
+        self,
+        place: Place,
+        stage: str,
+        context: bytes,
+        request: bytes,
+        record: bytes | None,
+        reply: bytes | Path,
+    ) -> None:
+        """Record an answer, durably, before it is sent. ``context``: what later messages name."""
+        file = reply.relative_to(self.folder).as_posix() if isinstance(reply, Path) else None
+        inline = reply if isinstance(reply, bytes) else None
+        digest = hashlib.sha256(request).digest()
+        row = (place.run, place.round, place.attempt, stage, context, digest, record, inline, file)
+        try:
+            self._db.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            raise PeerViolationError(f"{stage} of round {place.round} was answered before") from None
+
+    def finish_round(self, place: Place, result: bytes) -> None:
+        """After the verdict: keep the result's digest, delete the round's secrets, uploads and global adapter."""
+        self._db.execute("BEGIN IMMEDIATE")
+        where = "WHERE run = ? AND round = ?"
+        self._db.execute(f"UPDATE rounds SET result = ? {where}", (result, place.run, place.round))  # noqa: S608
+        self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
+        self._db.execute("COMMIT")
+        for path in (*self.folder.glob("*.upload"), self._path(place.run, place.round, "global")):
+            path.unlink(missing_ok=True)
+        if place.round > 0:  # the first update is where a single-site baseline goes on from
+            self._path(place.run, place.round, "update").unlink(missing_ok=True)
+
+    def upload_path(self, context: bytes) -> Path:
+        """Where the masked upload of an attempt goes."""
+        return self.folder / f"{context.hex()[:32]}.upload"
+
+    def checkpoint_path(self, run: str, name: str) -> Path:
+        """Where local training keeps its checkpoint."""
+        return self.folder / f"{run}-{name}.checkpoint"
+
+    # ---- the single-site baseline
+
+    def baseline(self, run: str) -> bytes | None:
+        """The signed scores, once they were computed."""
+        row = self._db.execute("SELECT reply FROM baselines WHERE run = ?", (run,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def save_baseline(self, run: str, reply: bytes) -> None:
+        """Keep them: asked again, the site sends the same."""
+        self._db.execute("INSERT INTO baselines VALUES (?, ?)", (run, reply))
+
+    def _path(self, run: str, round_index: int, what: str) -> Path:
+        return self.folder / f"{run}-{round_index:04d}.{what}"

@@ -1,0 +1,85 @@
+"""The messages around the masked core: what starts a round, what ends it, and the request for a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedsec.plan.model import Plan
+from fedsec_secure.codec import DIGEST_BYTES, Buffer, Reader, Writer, sha256
+from fedsec_secure.identity.keys import PublicKey
+from fedsec_secure.identity.roster import Roster, SiteId
+from fedsec_secure.masking.messages import encode_packets, read_packets
+from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.numeric.lanes import FixedPoint, Lanes
+
+_MAX_ADAPTER = (1 << 32) - 1
+
+
+def core_roster(plan: Plan) -> Roster:
+    """The plan's roster as the core's type: parsed keys, checked to be distinct."""
+    sites = {SiteId(name): PublicKey.from_hex(site.key) for name, site in plan.roster.sites.items()}
+    return Roster(PublicKey.from_hex(plan.roster.coordinator), sites)
+
+
+def sum_parameters(plan: Plan, length: int) -> SumParameters:
+    """The bounds of this plan's sum over updates of ``length`` coordinates."""
+    fixed = FixedPoint.choose(Lanes.named(plan.secure.ring), len(plan.roster.sites), plan.secure.clip)
+    hidden = plan.weighting.rule == "size"
+    return SumParameters(fixed, length, plan.weighting.count_max if hidden else 1, hidden)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """`train`: which round this is, the global adapter, and the verdicts that attest it (none before round 1)."""
+
+    run: str
+    round: int
+    attempt: int
+    adapter: bytes
+    verdicts: Mapping[SiteId, bytes]
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        out = Writer().text(self.run).uint(self.round, 4).uint(self.attempt, 2).blob(self.adapter)
+        return out.done() + encode_packets(self.verdicts)
+
+    @classmethod
+    def decode(cls, data: Buffer) -> TrainRequest:
+        """Strict inverse."""
+        r = Reader(data, "train request")
+        run, number, attempt = r.text(most=64), r.uint(4), r.uint(2)
+        adapter = r.blob(most=_MAX_ADAPTER)
+        verdicts = read_packets(r, "train request")
+        r.done()
+        return cls(run, number, attempt, adapter, verdicts)
+
+
+@dataclass(frozen=True)
+class VerdictRequest:
+    """`verdict`: the survivors' signed upload heads, and the sum as little-endian words."""
+
+    heads: Mapping[SiteId, bytes]
+    words: Buffer
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        return encode_packets(self.heads) + bytes(self.words)
+
+    @classmethod
+    def decode(cls, data: Buffer) -> VerdictRequest:
+        """Strict inverse; the words are a view into ``data``."""
+        r = Reader(data, "verdict request")
+        heads = read_packets(r, "verdict request")
+        return cls(heads, r.rest())
+
+
+def verdict_context(plan: bytes, run: str, round_index: int, roster: bytes) -> bytes:
+    """What a site's verdict binds. Without the attempt and the sets, so that a site that was away can check it."""
+    out = Writer().text("fedsec verdict v1").fixed(plan, DIGEST_BYTES).text(run).uint(round_index, 4)
+    return sha256(out.fixed(roster, DIGEST_BYTES).done())
+
+
+def baseline_context(plan: bytes, run: str, roster: bytes) -> bytes:
+    """What the request for a single-site baseline, and its reply, bind."""
+    return sha256(Writer().text("fedsec baseline v1").fixed(plan, DIGEST_BYTES).text(run).fixed(roster, 32).done())
