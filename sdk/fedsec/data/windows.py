@@ -22,29 +22,10 @@ _STOP = re.compile(r"[.!?][\"'’”)\]]*\s+(?=[\"'‘“(\[]*(?P<next>\S))")
 _NEWLINE = re.compile(r"[ \t]*(?:\r\n|\r|\n)\s*(?P<next>\S)")
 _LAST_WORD = re.compile(r"[^\s(\[]+$")
 
-_ABBREVIATIONS = frozenset(
-    (
-        "dr",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
-        "st",
-        "vs",
-        "e.g",
-        "i.e",
-        "fig",
-        "figs",
-        "approx",
-        "al",
-        "cf",
-        "i.v",
-        "i.m",
-        "s.c",
-    )
-    + ("p.o", "ref", "refs", "ca", "resp", "eq", "incl")
+_ABBREVIATION = re.compile(
+    r"dr|mr|mrs|ms|prof|st|vs|e\.g|i\.e|figs?|approx|al|cf|i\.v|i\.m|s\.c|p\.o|refs?|ca|resp|eq|incl", re.IGNORECASE
 )
-_BEFORE_A_NUMBER = frozenset(("no", "nos", "vol", "p", "pp", "ch"))
+_BEFORE_A_NUMBER = re.compile(r"nos?|vol|pp?|ch", re.IGNORECASE)
 
 Span = tuple[int, int]
 
@@ -146,10 +127,10 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if text[match.start()] != ".":
         return True
     word = _LAST_WORD.search(text, max(0, match.start() - 20), match.start())
-    last = word.group().lower() if word else ""
-    if last in _ABBREVIATIONS:
+    last = word.group() if word else ""
+    if _ABBREVIATION.fullmatch(last):
         return False
-    return not (last in _BEFORE_A_NUMBER and following.isdigit())
+    return not (_BEFORE_A_NUMBER.fullmatch(last) and following.isdigit())
 
 
 def _line_break_ends(match: re.Match[str]) -> bool:
