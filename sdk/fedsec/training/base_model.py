@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedsec.plan.model import LoraSpec, ModelSpec
 from fedsec_secure.errors import ConfigError, VerificationError
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from fedsec.training.dropout import DropoutSeed
+
 TINY_RANDOM = "tiny-random"
 SMOLLM2 = "smollm2-135m"
+
+
+def _dropout_seed() -> DropoutSeed:
+    from fedsec.training.dropout import DropoutSeed
+
+    return DropoutSeed()
 
 
 @dataclass
@@ -29,6 +37,7 @@ class LoraSlot:
     spec: LoraSpec | None = None
     model: PeftModel | None = None
     plain_head: bool | None = None
+    dropout: DropoutSeed = field(default_factory=_dropout_seed)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,20 @@ def load_base(spec: ModelSpec, *, check_digest: bool = True) -> BaseModel:
     model.requires_grad_(False)
     model.eval()
     return BaseModel(model, tokenizer, digest, name, spec.quantisation)
+
+
+def preferred_dtype() -> Literal["float32", "bfloat16"]:
+    """What trains faster on this machine: bfloat16 where the processor multiplies it natively, else float32.
+
+    Without AMX or AVX512-BF16 a CPU emulates bfloat16 at a quarter of float32's speed. It is a matter of the plan, not
+    of each site: the weights' digest depends on it.
+    """
+    import torch
+
+    native = torch.cuda.is_available() or any(
+        bool(getattr(torch.cpu, probe, bool)()) for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return "bfloat16" if native else "float32"
 
 
 def _load_unquantised(base: str, dtype: torch.dtype) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:

@@ -218,13 +218,12 @@ class _Round:
         import torch
 
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(devices=_cuda_devices()):
-            torch.manual_seed(int.from_bytes(derive(self.seed, "dropout", self.step)[:8], "big") >> 1)
-            loss = record_losses(self.base, batch).token_mean()
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise AbortError(self._diverged("loss"))
-            torch.autograd.backward(loss)
+        self.base.lora.dropout.value = derive(self.seed, "dropout", self.step)
+        loss = record_losses(self.base, batch).token_mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise AbortError(self._diverged("loss"))
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.spec.gradient_clip)
         if not math.isfinite(float(norm)):
             raise AbortError(self._diverged("gradient"))
@@ -271,9 +270,3 @@ def schedule_factor(step: int, total: int, spec: TrainingSpec) -> float:
     if spec.schedule == "constant":
         return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def _cuda_devices() -> list[int]:
-    import torch
-
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from fedsec.training.base_model import BaseModel
+    from fedsec.training.dropout import DropoutSeed
 
 _ADAPTER = "default"
 
@@ -68,6 +69,7 @@ def attach_lora(base: BaseModel, lora: LoraSpec) -> PeftModel:
     )
     with torch.random.fork_rng(devices=[]):  # peft draws an initial A, which set_adapter_state replaces
         model = peft.get_peft_model(base.model, config)
+    _replace_dropout(model, lora.dropout, slot.dropout)
     slot.spec, slot.model = shape, model
     return model
 
@@ -139,6 +141,15 @@ def _linear_layers(base: BaseModel) -> dict[str, tuple[int, int]]:
         if isinstance(inner, torch.nn.Linear) and inner is not head:
             layers[path] = (int(inner.in_features), int(inner.out_features))
     return layers
+
+
+def _replace_dropout(model: PeftModel, probability: float, seed: DropoutSeed) -> None:
+    from fedsec.training.dropout import SeededDropout
+
+    for path, module in model.named_modules():
+        layers = getattr(module, "lora_dropout", None)
+        if layers is not None and _ADAPTER in layers:
+            layers[_ADAPTER] = SeededDropout(probability, path, seed)
 
 
 def _require_targets(base: BaseModel, lora: LoraSpec) -> None:
