@@ -129,7 +129,8 @@ class SiteAgent:
             raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
         if not _RUN_ID.match(place.run) or place.round >= self._plan.rounds:
             raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
-        self._store.open_run(place.run, self._plan_digest, self._id.max_runs)
+        cohort = frozenset(key.hex for key in self._roster.sites.values())
+        self._store.open_run(place.run, self._plan_digest, cohort, self._id.max_runs)
         if place.round < self._store.newest_round(place.run):
             raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
         self._store.claim(place, "train")

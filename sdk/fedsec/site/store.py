@@ -23,7 +23,7 @@ from fedsec_secure.numeric.lanes import Floats
 
 STAGES = ("train", "share", "mask", "confirm", "unmask", "plain", "verdict")
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
   run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, result BLOB,
   PRIMARY KEY (run, round));
@@ -71,16 +71,21 @@ class SiteStore:
 
     # ---- runs and rounds
 
-    def open_run(self, run: str, plan: bytes, most: int) -> None:
-        """Bind a run id to its plan; at most ``most`` run ids a plan, because each is one more release."""
+    def open_run(self, run: str, plan: bytes, cohort: frozenset[str], most: int) -> None:
+        """Bind a run id to its plan and roster (site keys, hex); at most ``most`` run ids a plan: each is one more release."""
         row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
         if row is None:
             known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]
             if known >= most:
                 raise PeerViolationError(f"the policy allows {most} runs of one plan here, and {known} were started")
-            self._db.execute("INSERT INTO runs VALUES (?, ?)", (run, plan))
+            self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, plan, " ".join(sorted(cohort))))
         elif row[0] != plan:
             raise PeerViolationError(f"run {run!r} was started here under another plan")
+
+    def cohorts(self) -> list[frozenset[str]]:
+        """The site keys (hex) of every roster that this site took part with."""
+        rows = self._db.execute("SELECT cohort FROM runs").fetchall()
+        return [frozenset(row[0].split()) for row in rows]
 
     def run_of(self, plan: bytes, matches: Callable[[str], bool]) -> str:
         """The run of this plan that ``matches``."""

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.pkcs8 import decode_private_key, encode_private_key
+from fedsec_secure.secrets import SecretBytes, derive
 
 SIGNATURE_BYTES = 64
 _KEY_BYTES = 32
@@ -101,6 +102,10 @@ class SigningKey:
     def sign(self, data: bytes) -> bytes:
         """The 64-byte Ed25519 signature over ``data``."""
         return self._key.sign(data)
+
+    def derive_secret(self, label: str) -> SecretBytes:
+        """A 32-byte secret that whoever holds this key can make again: HKDF(private key; label), one use a label."""
+        return derive(SecretBytes(self._key.private_bytes_raw()), label)
 
     def save(self, path: Path, passphrase: bytes | None = None) -> None:
         """Write the key as PKCS#8 PEM, mode 0600; with a passphrase encrypted (scrypt, AES-256-CBC).

@@ -1,0 +1,66 @@
+"""The Typer application, and how errors end it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+
+import typer
+
+from fedsec.cli.output import show_error
+from fedsec_secure.errors import ConfigError, FedsecError
+
+app = typer.Typer(
+    name="fedsec",
+    help="Federated fine-tuning of clinical language models: no site's notes, update or counts leave it readable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_COMMANDS = ("demo", "run", "resume", "status", "evaluate", "predict")
+_GROUPS = ("keys", "plan", "site")
+
+
+def _register() -> None:
+    for name in _COMMANDS:
+        module = importlib.import_module(f"fedsec.cli.{name}")
+        app.command(name)(getattr(module, name))
+    for name in _GROUPS:
+        module = importlib.import_module(f"fedsec.cli.{name}")
+        app.add_typer(module.app, name=name)
+    doctor = importlib.import_module("fedsec.cli.doctor")
+    app.command("doctor")(doctor.doctor)
+
+
+def quieten_libraries() -> None:
+    """Model libraries talk on standard error by default; what matters of it reaches the user as our own errors."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Idle OpenMP threads would spin and take the cores from whoever works (several times slower on shared machines).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse, run and exit."""
+    quieten_libraries()
+    _register()
+    try:
+        app(arguments, standalone_mode=True)
+    except ConfigError as e:
+        show_error(e)
+        sys.exit(2)
+    except FedsecError as e:
+        show_error(e)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`"))
+        sys.exit(1)

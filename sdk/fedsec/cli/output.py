@@ -1,0 +1,29 @@
+"""What every command shares: the console, `--json`, `--quiet`, and how an error looks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def show_error(error: BaseException) -> None:
+    """The kind of error and its message, on standard error."""
+    title = type(error).__name__
+    err.print(Panel(Text(str(error) or title), title=title, title_align="left", border_style="red", expand=False))

@@ -1,0 +1,207 @@
+"""A whole study: the sites of a working set in one process, their rounds, and the systems that they are compared with."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedsec.coordinator.driver import Driver
+from fedsec.coordinator.journal import Journal
+from fedsec.coordinator.runner import Runner
+from fedsec.data.schema import Example
+from fedsec.engines.embedded import EmbeddedTransport
+from fedsec.evaluation.scores import Scores
+from fedsec.plan.approval import verify_approval
+from fedsec.plan.model import Plan
+from fedsec.plan.policy import Policy
+from fedsec.plan.sitefile import Site, load_sites
+from fedsec.plan.toml import read_toml
+from fedsec.site.agent import SiteAgent, SiteIdentity
+from fedsec.site.store import SiteStore
+from fedsec.site.work import LocalWork, TestSet, score_test
+from fedsec.study.corpora import load_public_tests, load_training
+from fedsec.study.folder import RunFolder
+from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
+from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
+from fedsec.training.base_model import BaseModel, load_base
+from fedsec.training.loop import StepInfo, train_round
+from fedsec.wire import core_roster
+from fedsec_secure.codec import sha256
+from fedsec_secure.errors import ConfigError, VerificationError
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
+
+Progress = Callable[[dict[str, object]], None]
+COORDINATOR_KEY = Path("coordinator") / "coordinator.key"
+
+
+@dataclass
+class Study:
+    """One run folder with everything that acts in it. Use :func:`open_study`."""
+
+    folder: RunFolder
+    base: BaseModel
+    sites: dict[str, Site]
+    training: dict[str, list[Example]] = field(repr=False)
+    tests: Sequence[TestSet] = field(repr=False)
+    progress: Progress = lambda event: None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the run."""
+        return self.folder.plan
+
+    def report(self, event: dict[str, object]) -> None:
+        """To the run's metrics and to whoever watches."""
+        if event["event"] != "asking":
+            self.folder.note(event)
+        self.progress(event)
+
+    def run(self) -> None:
+        """All that is left to do: rounds, adapter, baselines, scores. Safe to call again after a kill."""
+        with ExitStack() as stack:
+            agents = {SiteId(n): self._agent(n, stack) for n in self.plan.roster.sites if n in self.sites}
+            journal = Journal(self.folder.path)
+            stack.callback(journal.close)
+            roster = core_roster(self.plan)
+            journal.bind(self.plan.digest(), self.folder.run, roster.digest())
+            key = SigningKey.load(self.folder.sites / COORDINATOR_KEY)
+            if key.public != roster.coordinator:
+                raise ConfigError(f"{self.folder.sites / COORDINATOR_KEY} is not the key of the plan's coordinator")
+            driver = Driver(self.plan, self.folder.run, key.sign, self.report)
+            runner = Runner(driver, journal, EmbeddedTransport(agents), self.report)
+            adapter = runner.rounds(initial_adapter(self.base, self.plan.lora, self.plan.seed))
+            adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
+            self._score(adapter, runner)
+        self.report({"event": "finished"})
+
+    def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
+        site = self.sites[name]
+        store = SiteStore(site.state_path)
+        stack.callback(store.close)
+        policy = read_toml(site.policy_path, Policy)
+
+        def authorise() -> None:
+            authorise_site(site, self.plan, policy, store)
+
+        key = SigningKey.load(site.key_path)
+        identity = SiteIdentity(
+            me=SiteId(name),
+            key=key,
+            authorise=authorise,
+            minimum_cohort=policy.minimum_cohort,
+            max_runs=policy.max_runs,
+            rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
+        )
+        work = LocalWork(name, self.plan, self.base, self.training[name], self.tests, self.progress)
+        return SiteAgent(identity, self.plan, store, work)
+
+    # ---- scores
+
+    def _score(self, adapter: AdapterState, runner: Runner) -> None:
+        if not self.tests:
+            return
+        asked = self.plan.evaluation.baselines
+        self._score_once(FEDERATED, adapter)
+        if "single" in asked:
+            results = self.folder.results()
+            for site, data in runner.baselines().items():
+                results.scores[f"{SINGLE}{site}"] = parse_baseline(data, self.tests)
+            self.folder.save_results(results)
+        if "zero-shot" in asked:
+            self._score_once(ZERO_SHOT, None)
+        if "central" in asked and CENTRAL not in self.folder.results().scores:
+            self._score_once(CENTRAL, self._central())
+
+    def _score_once(self, system: str, adapter: AdapterState | None) -> None:
+        """Score a system unless its scores are on disk."""
+        for test in self.tests:
+            results = self.folder.results()
+            done = results.scores.setdefault(system, {})
+            if test.spec.name in done:
+                continue
+            done[test.spec.name] = score_test(self.base, adapter, self.plan, test, None, self._on_batch(system, test))
+            self.folder.save_results(results)
+
+    def _on_batch(self, system: str, test: TestSet) -> Callable[[int], None]:
+        return lambda done: self.progress(
+            {"event": "score", "site": system, "test": test.spec.name, "step": done, "steps": len(test.examples)}
+        )
+
+    def _central(self) -> AdapterState:
+        """All sites' notes pooled, with as many steps a round as all sites took together. A comparison that only a
+        plan and every policy that name it allow.
+        """
+        pooled = [example for name in sorted(self.training) for example in self.training[name]]
+        spec = self.plan.training
+        if spec.examples_per_round is not None:
+            spec = spec.model_copy(update={"examples_per_round": spec.examples_per_round * len(self.training)})
+        adapter = initial_adapter(self.base, self.plan.lora, self.plan.seed)
+        for index in range(self.plan.rounds):
+            done = self.folder.path / f"central-{index}"
+            if done.is_dir():
+                adapter = load_peft(done)
+                continue
+            path = self.folder.path / f"central-{index}.checkpoint"
+
+            def on_step(step: StepInfo, index: int = index) -> None:
+                self.progress(
+                    {"event": "central", "site": "pooled notes", "round": index, "step": step.step, "steps": step.steps}
+                )
+
+            adapter = train_round(
+                self.base,
+                adapter,
+                pooled,
+                spec,
+                self.plan.lora,
+                round_index=index,
+                rounds=self.plan.rounds,
+                seed_material=sha256(b"fedsec/central/v1\0", self.plan.digest()),
+                checkpoint=path,
+                on_step=on_step,
+            ).adapter
+            adapter.save_peft(done, self.plan.model, self.plan.lora)
+            path.unlink(missing_ok=True)
+        return adapter
+
+
+def authorise_site(site: Site, plan: Plan, policy: Policy, store: SiteStore) -> None:
+    """The officer's approval of this plan under this policy holds now; raises otherwise. Read anew every time, so that
+    taking the file away stops the site before its next answer.
+    """
+    try:
+        approval = site.approval_path.read_bytes()
+    except OSError:
+        raise VerificationError(f"site {site.name} has no approval at {site.approval_path}: nothing runs") from None
+    now = datetime.datetime.now(datetime.UTC)
+    verify_approval(approval, plan, policy, site.name, site.officer, now, store.cohorts())
+
+
+def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:
+    """A site's signed scores, strictly: known test sets only."""
+    import json
+
+    from pydantic import ValidationError
+
+    known = {t.spec.name for t in tests}
+    try:
+        raw = json.loads(data)
+        return {name: Scores.model_validate(raw[name]) for name in sorted(raw) if name in known}
+    except (ValueError, TypeError, ValidationError) as e:
+        raise VerificationError(f"a baseline's scores do not parse: {type(e).__name__}") from None
+
+
+def open_study(folder: RunFolder, progress: Progress) -> Study:
+    """Load the base model (digest checked), the sites' notes and the public test sets of a run."""
+    plan = folder.plan
+    progress({"event": "loading", "what": f"base model {plan.model.base}"})
+    base = load_base(plan.model)
+    sites = load_sites(folder.sites)
+    progress({"event": "loading", "what": "notes"})
+    tests = load_public_tests(plan, folder.sites)
+    training = {name: load_training(sites[name], plan) for name in plan.roster.sites if name in sites}
+    return Study(folder, base, sites, training, tests, progress)

@@ -1,0 +1,78 @@
+"""The run folder: `plan.json approvals/ journal.sqlite adapter/ metrics.jsonl results.json`, and what resume needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsec.plan.document import load_plan
+from fedsec.plan.model import Plan
+from fedsec.spool import write_durably
+from fedsec.study.results import Results
+from fedsec_secure.errors import ConfigError
+
+_RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk. ``sites`` is the folder of the working set (keys, notes, state)."""
+
+    path: Path
+    run: str
+    sites: Path
+    plan: Plan
+
+    @classmethod
+    def create(cls, path: Path, run: str, sites: Path, plan: Plan, approvals: dict[str, bytes]) -> RunFolder:
+        """Make the folder; it must not hold a run yet."""
+        if path.exists() and any(path.iterdir()):
+            raise ConfigError(f"{path} is not empty; choose another --out, or go on with `fedsec resume {path}`")
+        (path / "approvals").mkdir(parents=True, exist_ok=True)
+        write_durably(path / "plan.json", [plan.canonical()])
+        for site, approval in approvals.items():
+            write_durably(path / "approvals" / f"{site}.json", [approval])
+        about = {"run": run, "sites": os.path.relpath(sites.resolve(), path.resolve())}
+        write_durably(path / _RUN_FILE, [json.dumps(about, indent=1).encode()])  # last: now it is a run
+        return cls(path, run, sites, plan)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder."""
+        try:
+            about = json.loads((path / _RUN_FILE).read_bytes())
+            run, sites = str(about["run"]), path / str(about["sites"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path} is no run folder: expected {_RUN_FILE} as `fedsec run` writes it") from None
+        return cls(path, run, sites, load_plan(path / "plan.json"))
+
+    @property
+    def adapter(self) -> Path:
+        """A plain PEFT folder."""
+        return self.path / "adapter"
+
+    def note(self, event: dict[str, object]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(event, sort_keys=True) + "\n")
+
+    def events(self) -> list[dict[str, object]]:
+        """Every line of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+
+    def save_results(self, results: Results) -> None:
+        """Replace ``results.json``."""
+        write_durably(self.path / "results.json", [results.model_dump_json(indent=1).encode()])
+
+    def results(self) -> Results:
+        """The scores so far; empty before the first."""
+        try:
+            return Results.model_validate_json((self.path / "results.json").read_bytes())
+        except FileNotFoundError:
+            return Results()
