@@ -7,23 +7,35 @@ every message of a run binds. A *draft* has no roster yet; a *plan* has one. Unk
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Annotated, Final, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import PublicKey
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
-PLAN_FORMAT = 1
+PLAN_FORMAT: Final = 1
+MASKED_COHORT_FLOOR = 3
+"""With two sites in a sum, each subtracts its own update and holds the other's."""
 
 
 class Strict(BaseModel):
-    """Base of every signed document: frozen, no unknown fields, no silent conversions, no NaN."""
+    """Base of every signed document: frozen, no unknown fields, no silent conversions, no NaN.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    A field's docstring is also its comment in a TOML file and its line on the officer's page.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelSpec(Strict):
@@ -80,6 +92,9 @@ class DpSpec(Strict):
     mode: Literal["none", "local", "distributed"] = "none"
     unit: Literal["record", "patient"] = "patient"
     target_epsilon: float | None = Field(None, gt=0)
+    """What one unit may be charged over the whole study; only with a mode other than none."""
+    target_delta: float | None = Field(None, gt=0, lt=1)
+    """The δ beside it."""
 
 
 class SecureSpec(Strict):
@@ -87,11 +102,18 @@ class SecureSpec(Strict):
 
     mode: Literal["mask", "he-mask", "he", "none"] = "mask"
     minimum_cohort: int = Field(3, ge=1, le=1000)
+    """No round ends with fewer sites in its sum; at least 3 wherever masks protect."""
     threshold: int = Field(3, ge=1, le=1000)
+    """How many sites together can open a mask: at least two thirds of the roster and one more, floor(2N/3) + 1."""
     clip: float = Field(0.5, gt=0, le=1e6)
     """Every coordinate of an update is clipped to [-clip, clip] before it is encoded."""
     ring: Literal["2x32", "3x21", "4x16"] = "3x21"
     """Lanes a 64-bit word carries x bits a lane."""
+
+    @property
+    def quorum(self) -> int:
+        """The fewest sites that any accepted sum holds: max(threshold, minimum_cohort); without masks no threshold."""
+        return self.minimum_cohort if self.mode == "none" else max(self.threshold, self.minimum_cohort)
 
 
 class WeightingSpec(Strict):
@@ -108,7 +130,14 @@ class PublicTest(Strict):
     """A test set on which per-site scores may be shown, because it holds no site's private notes."""
 
     name: SiteName
-    sha256: Sha256Hex
+    sha256: Sha256Hex | None = None
+    """Digest of the annotated documents; a compiled plan must have it."""
+    entity_types: tuple[LabelName, ...] = Field(min_length=1)
+    """The labels that its prompts ask for."""
+    relation_types: tuple[LabelName, ...] | None = None
+    """The relations that its prompts ask for; left out: none are annotated."""
+    limit: int | None = Field(None, ge=1)
+    """Use at most so many examples, drawn by the plan's seed."""
 
 
 class EvaluationSpec(Strict):
@@ -134,6 +163,63 @@ class Roster(Strict):
 
     coordinator: PublicKeyHex
     sites: dict[SiteName, RosterSite] = Field(min_length=1, max_length=1000)
+    """By name, always in the order of the names."""
+
+    @field_validator("sites")
+    @classmethod
+    def _in_order(cls, sites: dict[str, RosterSite]) -> dict[str, RosterSite]:
+        return dict(sorted(sites.items()))
+
+    @model_validator(mode="after")
+    def _everyone_has_a_key_of_their_own(self) -> Roster:
+        owners: dict[str, str] = {}
+        for owner, key in self.keys():
+            try:
+                PublicKey.from_hex(key)
+            except ConfigError as e:
+                raise ValueError(f"{owner}: {e}") from e
+            if key in owners:
+                raise ValueError(f"{owners[key]} and {owner} have the same key; every role of every site has its own")
+            owners[key] = owner
+        return self
+
+    def keys(self) -> Iterable[tuple[str, str]]:
+        """Every (owner, public key), owners written as fields of the plan."""
+        yield "roster.coordinator", self.coordinator
+        for name, site in self.sites.items():
+            yield f"roster.sites.{name}.key", site.key
+            yield f"roster.sites.{name}.officer", site.officer
+
+
+def _no_repeats(field: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{field} names {value} twice")
+        seen.add(value)
+
+
+def _check_weights(weighting: WeightingSpec, quorum: int) -> None:
+    """No site can outweigh the cap, whatever hidden count it claims within the plan's bounds."""
+    low, high = weighting.count_min, weighting.count_max
+    if low > high:
+        raise ValueError(f"weighting.count_min {low} is above count_max {high}")
+    cap = Fraction(str(weighting.cap))
+    if weighting.rule != "size":
+        low = high = 1
+    share = Fraction(high, high + (quorum - 1) * low)
+    if share <= cap:
+        return
+    if weighting.rule != "size" or cap * quorum < 1:
+        raise ValueError(
+            f"weighting.cap is {weighting.cap}; of {quorum} equal sites each weighs {1 / quorum:.3g}, so no round "
+            "could hold the cap: raise it, or secure.minimum_cohort"
+        )
+    most = int(cap * (quorum - 1) * low / (1 - cap))
+    raise ValueError(
+        f"weighting: a site that claims {high} beside {quorum - 1} that claim {low} would weigh {float(share):.3g}, "
+        f"above cap {weighting.cap}; nobody can check a hidden count, so with count_min {low} set count_max <= {most}"
+    )
 
 
 class Draft(Strict):
@@ -154,6 +240,30 @@ class Draft(Strict):
     deadline_seconds: int = Field(3600, ge=1, le=7 * 86_400)
     """How long the coordinator waits for the replies of one exchange."""
 
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Draft:
+        _no_repeats("task.entity_types", self.task.entity_types)
+        _no_repeats("task.relation_types", self.task.relation_types)
+        _no_repeats("lora.targets", self.lora.targets)
+        _no_repeats("evaluation.baselines", self.evaluation.baselines)
+        _no_repeats("evaluation.public_tests", [t.name for t in self.evaluation.public_tests])
+        if not self.lora.targets:
+            raise ValueError("lora.targets is empty; name at least one linear layer, for instance q_proj")
+        if (self.task.kind == "entities") != (not self.task.relation_types):
+            raise ValueError(
+                f'task.kind is "{self.task.kind}" with {len(self.task.relation_types)} relation types; '
+                '"entities" goes without, "relations" and "both" need at least one'
+            )
+        if self.dp.mode == "none" and (self.dp.target_epsilon is not None or self.dp.target_delta is not None):
+            raise ValueError('dp.mode is "none" but a target is set: nothing would hold it; drop it or choose a mode')
+        if self.secure.mode != "none" and self.secure.minimum_cohort < MASKED_COHORT_FLOOR:
+            raise ValueError(
+                f"secure.minimum_cohort is {self.secure.minimum_cohort}; a masked sum of fewer than "
+                f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
+            )
+        _check_weights(self.weighting, self.secure.quorum)
+        return self
+
 
 class Plan(Draft):
     """A draft with its roster: complete, and the only thing that can be approved and run."""
@@ -164,6 +274,22 @@ class Plan(Draft):
     def _weights_are_pinned(self) -> Plan:
         if self.model.weights_sha256 is None:
             raise ValueError("model.weights_sha256 is missing: a plan pins the base model's weights")
+        return self
+
+    @model_validator(mode="after")
+    def _cohort_fits_the_roster(self) -> Plan:
+        n, secure = len(self.roster.sites), self.secure
+        if secure.quorum > n:
+            raise ValueError(
+                f"secure.minimum_cohort {secure.minimum_cohort} and threshold {secure.threshold} need {secure.quorum} "
+                f"sites in every round; the roster has {n}"
+            )
+        floor = 2 * n // 3 + 1
+        if secure.mode != "none" and secure.threshold < floor:
+            raise ValueError(
+                f"secure.threshold is {secure.threshold}; {n} sites need at least {floor} (more than two thirds), or a "
+                f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"
+            )
         return self
 
     def canonical(self) -> bytes:

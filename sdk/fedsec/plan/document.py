@@ -1,0 +1,78 @@
+"""Signed documents as files: canonical JSON (RFC 8785), read back only in exactly that form."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import TypeVar
+
+import rfc8785
+from pydantic import ValidationError
+
+from fedsec.plan.model import Draft, Plan, Roster, Strict
+from fedsec.plan.toml import validate
+from fedsec_secure.errors import CodecError, ConfigError
+
+MAX_DOCUMENT_BYTES = 1 << 20
+
+M = TypeVar("M", bound=Strict)
+
+
+def canonical(document: Strict) -> bytes:
+    """RFC 8785 bytes of the document: one document, one text."""
+    return rfc8785.dumps(document.model_dump(mode="json"))
+
+
+def digest(document: Strict) -> bytes:
+    """SHA-256 of the canonical bytes, 32 bytes."""
+    return hashlib.sha256(canonical(document)).digest()
+
+
+def parse_canonical(data: bytes, kind: type[M], source: str) -> M:
+    """Read canonical JSON; CodecError for another type, an unknown field, or any other text of the same document.
+
+    Comparing with the canonical form also refuses duplicate keys, which JSON parsers resolve differently.
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise CodecError(f"{source} has {len(data)} bytes; at most {MAX_DOCUMENT_BYTES} are read")
+    try:
+        document = kind.model_validate_json(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise CodecError(f"{source} is no {kind.__name__}: {where}: {first['msg']}") from e
+    if canonical(document) != data:
+        raise CodecError(f"{source} is not canonical JSON (RFC 8785); read it as `fedsec` wrote it, unedited")
+    return document
+
+
+def compile_plan(draft: Draft, roster: Roster) -> Plan:
+    """Add the roster and check the whole; ConfigError says which fields do not fit which."""
+    value = {**draft.model_dump(mode="json"), "roster": roster.model_dump(mode="json")}
+    return validate(value, Plan, f"plan {draft.name}")
+
+
+def load_plan(path: Path) -> Plan:
+    """A compiled plan (``plan.json``); ConfigError when there is none, CodecError when it was edited."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ConfigError(f"cannot read the plan {path}: {e.strerror}") from e
+    return parse_canonical(data, Plan, str(path))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace ``path`` as a whole (mode 0600), so that a reader sees the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

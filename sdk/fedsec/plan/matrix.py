@@ -1,0 +1,107 @@
+"""What goes with what: one table over secure mode, weight rule, LoRA strategy and DP mode.
+
+A combination is supported when every entry that speaks of it says so. Nothing is supported by silence: a value that
+the table does not know is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from types import MappingProxyType
+from typing import Final, NamedTuple, get_args
+
+from fedsec.plan.model import DpSpec, Draft, LoraSpec, SecureSpec, WeightingSpec
+from fedsec_secure.errors import ConfigError
+
+
+class Combination(NamedTuple):
+    """One cell: what a plan asks for."""
+
+    mode: str
+    rule: str
+    strategy: str
+    dp: str
+
+
+_NOT_BUILT = "is not built in this version"
+
+SINGLE: Final[Mapping[tuple[str, str], str | None]] = MappingProxyType(
+    {
+        ("secure.mode", "mask"): None,
+        ("secure.mode", "none"): None,
+        ("secure.mode", "he-mask"): f"homomorphic encryption around the masks {_NOT_BUILT}; use mask",
+        ("secure.mode", "he"): f"homomorphic encryption under a key that the sites share {_NOT_BUILT}; use mask",
+        ("weighting.rule", "uniform"): None,
+        ("weighting.rule", "size"): None,
+        ("weighting.rule", "influence"): f"weighting by influence {_NOT_BUILT}; use uniform or size",
+        ("weighting.rule", "group-influence"): f"weighting by group influence {_NOT_BUILT}; use uniform or size",
+        ("lora.strategy", "fedit"): None,
+        ("lora.strategy", "ffa"): None,
+        ("dp.mode", "none"): None,
+        ("dp.mode", "local"): f"DP-SGD at the sites {_NOT_BUILT}; without it a finished adapter may reveal notes",
+        ("dp.mode", "distributed"): f"distributed noise {_NOT_BUILT}; without it a finished adapter may reveal notes",
+    }
+)
+"""A value by itself: None when it is supported, else the reason why not."""
+
+PAIRS: Final[Mapping[tuple[tuple[str, str], tuple[str, str]], str]] = MappingProxyType(
+    {
+        (("secure.mode", "he-mask"), ("weighting.rule", "group-influence")): (
+            "the coordinator scores group sums, and with he-mask it never holds one"
+        ),
+        (("secure.mode", "none"), ("dp.mode", "distributed")): (
+            "the noise of one site is a share that protects only inside a masked sum"
+        ),
+        (("weighting.rule", "size"), ("dp.mode", "distributed")): (
+            "distributed noise is calibrated for uniform weights and a fixed denominator"
+        ),
+        (("weighting.rule", "influence"), ("dp.mode", "distributed")): (
+            "distributed noise is calibrated for uniform weights and a fixed denominator"
+        ),
+        (("weighting.rule", "group-influence"), ("dp.mode", "distributed")): (
+            "distributed noise is calibrated for uniform weights and a fixed denominator"
+        ),
+    }
+)
+"""Pairs that contradict each other for good, with the reason."""
+
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "secure.mode": get_args(SecureSpec.model_fields["mode"].annotation),
+        "weighting.rule": get_args(WeightingSpec.model_fields["rule"].annotation),
+        "lora.strategy": get_args(LoraSpec.model_fields["strategy"].annotation),
+        "dp.mode": get_args(DpSpec.model_fields["mode"].annotation),
+    }
+)
+
+
+def all_combinations() -> list[Combination]:
+    """Every cell of the table."""
+    return [Combination(*cell) for cell in product(*FIELDS.values())]
+
+
+def combination_of(draft: Draft) -> Combination:
+    """The cell that a draft or plan asks for."""
+    return Combination(draft.secure.mode, draft.weighting.rule, draft.lora.strategy, draft.dp.mode)
+
+
+def refusals(cell: Combination) -> list[str]:
+    """Why a combination is refused, one sentence a reason; empty when it is supported."""
+    values = list(zip(FIELDS, cell, strict=True))
+    reasons = []
+    for field, value in values:
+        reason = SINGLE.get((field, value), f"this version does not know {value}")
+        if reason is not None:
+            reasons.append(f'{field} = "{value}": {reason}')
+    for (first, second), reason in PAIRS.items():
+        if first in values and second in values:
+            reasons.append(f'{first[0]} = "{first[1]}" with {second[0]} = "{second[1]}": {reason}')
+    return reasons
+
+
+def verify_supported(draft: Draft) -> None:
+    """ConfigError with every reason, unless this version can run what the draft asks for."""
+    reasons = refusals(combination_of(draft))
+    if reasons:
+        raise ConfigError(f"plan {draft.name} asks for what this version refuses:\n" + "\n".join(reasons))

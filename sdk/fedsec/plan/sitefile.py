@@ -1,0 +1,157 @@
+"""``site.toml``: one hospital's own settings. It stays at the site and no message can change it.
+
+Paths are relative to the file. The officer's public key is pinned here: a plan runs only with an approval under it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from fedsec.plan.model import LabelName, PublicKeyHex, SiteName, Strict
+from fedsec.plan.toml import read_toml
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import PublicKey
+
+RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+DataFormat = Literal["jsonl", "pubtator", "brat", "phee", "e3c", "corpus"]
+
+
+class DataSection(Strict):
+    """Where notes are and what this site annotated in them."""
+
+    format: DataFormat = "jsonl"
+    """``corpus`` reads a corpus by name from the folder that FEDSEC_DATA names."""
+    path: RelativePath | None = None
+    """A file or folder of that format; left out with format corpus."""
+    corpus: SiteName | None = None
+    """The corpus's name, with format corpus only."""
+    split: Literal["train", "dev", "test"] | None = None
+    """Which part of a corpus, with format corpus only."""
+    label_map: RelativePath | None = None
+    """TOML file that renames the corpus's labels to the plan's."""
+    entity_types: tuple[LabelName, ...] | None = None
+    """The plan's entity types that this site annotates; left out: all of them."""
+    relation_types: tuple[LabelName, ...] | None = None
+    """The plan's relation types that this site annotates; left out: its notes carry no relation labels."""
+    limit: int | None = Field(None, ge=1)
+    """Use at most so many examples."""
+
+    @model_validator(mode="after")
+    def _source_is_named_once(self) -> DataSection:
+        if self.format == "corpus":
+            if self.corpus is None or self.path is not None:
+                raise ValueError('format "corpus" takes the field corpus (for instance "bc5cdr") and no path')
+        elif self.path is None or self.corpus is not None or self.split is not None:
+            raise ValueError(f'format "{self.format}" takes the field path, and neither corpus nor split')
+        for name, values in (("entity_types", self.entity_types), ("relation_types", self.relation_types)):
+            if values is not None and len(set(values)) != len(values):
+                raise ValueError(f"{name} names a type twice")
+        if self.entity_types == ():
+            raise ValueError("entity_types is empty: a site that annotates nothing has nothing to train on")
+        return self
+
+
+class SiteTemplate(Strict):
+    """A site file before its officer's key is known, as the examples hold it."""
+
+    name: SiteName
+    """The site's name in the plan."""
+    key: RelativePath = "site.key"
+    """The site's own signing key (mode 0600)."""
+    state: RelativePath = "state"
+    """Folder for what this site must remember: write-ahead record, checkpoints."""
+    policy: RelativePath = "policy.toml"
+    """What this site's officer allows."""
+    approval: RelativePath = "approval.json"
+    """The officer's signed approval of one plan under that policy."""
+    officer: PublicKeyHex | None = None
+    """The officer's public key: only approvals under it count."""
+    data: DataSection
+    """The notes to train on."""
+    test: DataSection | None = None
+    """Held-out notes, scored inside the site."""
+
+
+class SiteFile(SiteTemplate):
+    """A complete ``site.toml``."""
+
+    officer: PublicKeyHex
+    """The officer's public key: only approvals under it count."""
+
+    @model_validator(mode="after")
+    def _officer_is_a_key(self) -> SiteFile:
+        try:
+            PublicKey.from_hex(self.officer)
+        except ConfigError as e:
+            raise ValueError(f"officer: {e}") from e
+        return self
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site file with the folder that its paths are relative to."""
+
+    file: SiteFile
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The site's name in the plan."""
+        return self.file.name
+
+    @property
+    def officer(self) -> PublicKey:
+        """The pinned officer key."""
+        return PublicKey.from_hex(self.file.officer)
+
+    @property
+    def key_path(self) -> Path:
+        """The site's signing key."""
+        return self.resolve(self.file.key)
+
+    @property
+    def state_path(self) -> Path:
+        """The state folder."""
+        return self.resolve(self.file.state)
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy, TOML."""
+        return self.resolve(self.file.policy)
+
+    @property
+    def approval_path(self) -> Path:
+        """The approval, a signed envelope."""
+        return self.resolve(self.file.approval)
+
+    def resolve(self, path: str) -> Path:
+        """A path of the site file (for instance ``site.file.data.path``) as one that can be opened."""
+        return self.folder / Path(path).expanduser()
+
+
+def load_site(path: Path) -> Site:
+    """Read one ``site.toml``; ConfigError with file and field."""
+    return Site(read_toml(path, SiteFile), path.resolve().parent)
+
+
+def load_sites(folder: Path) -> dict[str, Site]:
+    """Every ``FOLDER/*/site.toml`` and ``FOLDER/*.toml`` by site name, sorted; ConfigError for none or for doubles."""
+    sites: dict[str, Site] = {}
+    for path in site_paths(folder):
+        site = load_site(path)
+        if site.name in sites:
+            raise ConfigError(f"{folder}: two files call their site {site.name}; expected one each")
+        sites[site.name] = site
+    return dict(sorted(sites.items()))
+
+
+def site_paths(folder: Path) -> list[Path]:
+    """The site files of a folder, sorted by path; ConfigError when there is none."""
+    paths = sorted([*folder.glob("*/site.toml"), *folder.glob("*.toml")])
+    if not paths:
+        raise ConfigError(f"no site file in {folder}; expected {folder}/NAME/site.toml or {folder}/NAME.toml")
+    return paths
