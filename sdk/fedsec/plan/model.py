@@ -172,6 +172,8 @@ class Roster(Strict):
 
     @model_validator(mode="after")
     def _everyone_has_a_key_of_their_own(self) -> Roster:
+        if "coordinator" in self.sites:
+            raise ValueError("roster.sites: no site can be called coordinator; messages carry that name")
         owners: dict[str, str] = {}
         for owner, key in self.keys():
             try:
@@ -271,9 +273,12 @@ class Plan(Draft):
     roster: Roster
 
     @model_validator(mode="after")
-    def _weights_are_pinned(self) -> Plan:
+    def _artefacts_are_pinned(self) -> Plan:
         if self.model.weights_sha256 is None:
             raise ValueError("model.weights_sha256 is missing: a plan pins the base model's weights")
+        for test in self.evaluation.public_tests:
+            if test.sha256 is None:
+                raise ValueError(f"evaluation.public_tests: {test.name} has no sha256: a plan pins its test sets")
         return self
 
     @model_validator(mode="after")
