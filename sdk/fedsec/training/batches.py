@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+_WORD = re.compile(r"\S+")
 _POOL_BATCHES = 8
 """Batches are cut from pools of so many, sorted by length: less padding, while the order stays random overall."""
 
@@ -63,7 +65,7 @@ class Batch:
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> Encoded:
     """Tokenise prompt + answer + end-of-sequence into at most ``max_tokens`` tokens.
 
-    What is too long loses characters from the end of the note's text inside the prompt; the instruction around it and
+    What is too long loses words from the end of the note's text inside the prompt; the instruction around it and
     the answer stay whole. ConfigError where even an empty text does not fit.
     """
     prompt = _ids(tokenizer, example.prompt)
@@ -145,7 +147,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, example: Example, budget: int) -> list[int]:
-    """The prompt with the longest prefix of the note's text that fits ``budget`` tokens."""
+    """The prompt with as many words of the note's text, from its start, as fit ``budget`` tokens."""
     text = flat(example.text)
     head, found, tail = example.prompt.partition(text)
     if not found or not text:
@@ -153,11 +155,12 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, example: Example, budget: int
             f"example {example.example_id}: longer than training.max_tokens, and its prompt does not quote its text, "
             "so there is nothing that may be cut; raise training.max_tokens"
         )
-    low, high = -1, len(text)  # text[:low] fits (once low >= 0), text[:high] does not
+    ends = [0, *(word.end() for word in _WORD.finditer(text))]
+    low, high = -1, len(ends)  # the text up to ends[low] fits (once low >= 0), up to ends[high] it does not
     best: list[int] = []
     while high - low > 1:
         middle = (low + high) // 2
-        ids = _ids(tokenizer, head + text[:middle].rstrip() + tail)
+        ids = _ids(tokenizer, head + text[: ends[middle]] + tail)
         if len(ids) <= budget:
             low, best = middle, ids
         else:

@@ -246,13 +246,13 @@ class _TrainingMode:
         for name, parameter in lora_parameters(self.model).items():
             parameter.requires_grad_(name in self.trained)
         if self.gradient_checkpointing:
-            self.base.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.base.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
 
     def __exit__(self, *_: object) -> None:
         self.model.eval()
         if self.gradient_checkpointing:
-            self.base.model.gradient_checkpointing_disable()
+            self.base.model.activation_checkpointing_disable()
         for parameter in lora_parameters(self.model).values():
             parameter.requires_grad_(False)
             parameter.grad = None
