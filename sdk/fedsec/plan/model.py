@@ -175,7 +175,7 @@ class Roster(Strict):
         if "coordinator" in self.sites:
             raise ValueError("roster.sites: no site can be called coordinator; messages carry that name")
         owners: dict[str, str] = {}
-        for owner, key in self.keys():
+        for owner, key in self.everyone():
             try:
                 PublicKey.from_hex(key)
             except ConfigError as e:
@@ -185,7 +185,7 @@ class Roster(Strict):
             owners[key] = owner
         return self
 
-    def keys(self) -> Iterable[tuple[str, str]]:
+    def everyone(self) -> Iterable[tuple[str, str]]:
         """Every (owner, public key), owners written as fields of the plan."""
         yield "roster.coordinator", self.coordinator
         for name, site in self.sites.items():

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from fedsec.plan.document import canonical, digest
 from fedsec.plan.matrix import combination_of, refusals
-from fedsec.plan.model import LabelName, Plan, Sha256Hex, Strict
+from fedsec.plan.model import Draft, LabelName, Plan, Sha256Hex, Strict
 from fedsec_secure.errors import LocalMisuseError
 
 POLICY_FORMAT: Final = 1
@@ -173,7 +173,7 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
     )
 
 
-def worst_effective_cohort(plan: Plan) -> Fraction:
+def worst_effective_cohort(plan: Draft) -> Fraction:
     """The smallest (Σw)²/Σw² that any accepted sum can have under the plan's weight rule.
 
     The ratio is quasi-concave in the weights, so its least value lies where each is at one of its bounds; and one more

@@ -1,0 +1,227 @@
+"""`fedsec plan`: write a draft, read it in plain words, compile it with a roster, approve it."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fedsec.cli.output import Json, Quiet, err, out, print_json
+from fedsec.plan.document import compile_plan, load_plan, write_private
+from fedsec.plan.explain import Statement, explain
+from fedsec.plan.matrix import verify_supported
+from fedsec.plan.model import Draft, ModelSpec, Plan, Roster, SecureSpec, TaskSpec
+from fedsec.plan.policy import Policy, Violation, check_plan
+from fedsec.plan.toml import override, read_toml, validate, write_toml
+from fedsec_secure.errors import ConfigError
+
+app = typer.Typer(help="Study plans: write, show, check, compile, approve.", no_args_is_help=True)
+
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the draft; repeatable.")]
+_STYLES = {"fact": "green", "risk": "yellow", "refused": "bold red"}
+
+
+@app.callback()
+def _plan() -> None:
+    """Study plans: write, show, check, compile, approve."""
+
+
+@app.command("new")
+def new(
+    path: Annotated[Path, typer.Argument(help="The TOML file to write; never overwritten.")],
+    sites: Annotated[int, typer.Option(min=1, help="How many sites will take part: sets the threshold.")],
+    entity: Annotated[list[str], typer.Option(help="An entity type to extract; repeatable.")],
+    relation: Annotated[list[str] | None, typer.Option(help="A relation type to extract; repeatable.")] = None,
+    name: Annotated[str, typer.Option(help="The study's name, [a-z0-9-].")] = "study",
+    base: Annotated[str, typer.Option(help="Base model: a name, a folder, a GGUF file, or an id.")] = "smollm2-135m",
+    preset: Annotated[str, typer.Option(help="Training settings: paper or demo.")] = "paper",
+    assignments: Assignments = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented draft that holds together, ready to be edited."""
+    from fedsec.training.presets import PRESETS
+
+    if path.exists():
+        raise ConfigError(f"{path} exists and is not overwritten; choose another name")
+    if preset not in PRESETS:
+        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; found {preset}")
+    lora, training = PRESETS[preset]
+    kind = "both" if relation else "entities"
+    task = validate({"kind": kind, "entity_types": entity, "relation_types": relation or []}, TaskSpec, "task")
+    masked = sites >= 3
+    secure = SecureSpec(threshold=2 * sites // 3 + 1) if masked else SecureSpec(mode="none", minimum_cohort=sites)
+    fields = {"model": ModelSpec(base=base), "lora": lora, "training": training, "task": task, "secure": secure}
+    value = {"name": name, **{k: v.model_dump(mode="json") for k, v in fields.items()}}
+    if not masked:
+        value["weighting"] = {"cap": 1.0}
+    draft = override(validate(value, Draft, str(path)), assignments or ())
+    heading = f"Draft of the study {draft.name}: edit, then `fedsec plan check {path.name}`."
+    path.write_text(write_toml(draft, heading), encoding="utf-8")
+    if not quiet:
+        out.print(f"wrote {path}; next: edit it, then fedsec plan check {path}", markup=False, soft_wrap=True)
+        if not masked:
+            err.print("Fewer than three sites: masks could not hide anything, so secure.mode is none.", style="yellow")
+
+
+@app.command("show")
+def show(
+    path: Annotated[Path, typer.Argument(help="A draft (TOML) or a compiled plan (JSON).")],
+    assignments: Assignments = None,
+    json: Json = False,
+) -> None:
+    """The page that an officer reads: every field of the plan, its digest and its roster."""
+    draft = read_plan(path, assignments)
+    if json:
+        value = draft.model_dump(mode="json")
+        print_json({"plan": value, "sha256": draft.digest().hex() if isinstance(draft, Plan) else None})
+        return
+    table = Table(title=f"plan {draft.name}", title_justify="left")
+    table.add_column("field")
+    table.add_column("value", overflow="fold")
+    for field, text in _flat(draft.model_dump(mode="json", exclude={"roster"})):
+        table.add_row(field, text)
+    out.print(table)
+    if isinstance(draft, Plan):
+        _show_roster(draft)
+    else:
+        out.print("A draft: no roster, so nobody can approve it yet.")
+
+
+@app.command("check")
+def check(
+    path: Annotated[Path, typer.Argument(help="A draft (TOML) or a compiled plan (JSON).")],
+    policy: Annotated[Path | None, typer.Option(help="A site's policy: list what the plan goes beyond.")] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="How many sites, where the plan is a draft.")] = None,
+    coordinates: Annotated[int | None, typer.Option(min=1, help="Adapter coordinates: shows bytes a round.")] = None,
+    assignments: Assignments = None,
+    json: Json = False,
+) -> None:
+    """Say in plain words what the plan risks, and whether it can run. Exit 1 when it cannot, or a policy refuses it."""
+    draft = read_plan(path, assignments)
+    statements = explain(draft, sites, coordinates)
+    violations = _violations(draft, policy)
+    refused = bool(violations) or any(s.level == "refused" for s in statements)
+    if json:
+        broken = [asdict(v) for v in violations]
+        print_json({"ok": not refused, "statements": [asdict(s) for s in statements], "violations": broken})
+    else:
+        _show_statements(draft, statements, sites)
+        for violation in violations:
+            out.print(Text(str(violation), style="bold red"))
+        if policy is not None and not violations:
+            out.print(f"The policy {policy} allows this plan.", style="green", markup=False)
+    if refused:
+        raise typer.Exit(1)
+
+
+@app.command("compile")
+def compile_(
+    path: Annotated[Path, typer.Argument(help="A draft (TOML).")],
+    roster: Annotated[Path, typer.Option(help="TOML: coordinator, and [sites.NAME] with key and officer, in hex.")],
+    output: Annotated[Path, typer.Option("--out", help="The plan.json to write; never overwritten.")],
+    sites: Annotated[Path, typer.Option(help="Folder whose public/ holds the public test sets.")] = Path(),
+    assignments: Assignments = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pin the base model's weights and the public tests, add the roster: the document that officers approve."""
+    from fedsec.study.prepare import pin
+
+    if output.exists():
+        raise ConfigError(f"{output} exists and is not overwritten; choose another name")
+    draft = override(read_toml(path, Draft), assignments or ())
+    verify_supported(draft)
+    pinned = read_toml(roster, Roster)
+    plan = compile_plan(pin(draft, sites), pinned)
+    write_private(output, plan.canonical())
+    if not quiet:
+        out.print(f"wrote {output}\nplan sha256 {plan.digest().hex()}", markup=False, soft_wrap=True)
+
+
+@app.command("approve")
+def approve(
+    path: Annotated[Path, typer.Argument(help="The compiled plan (JSON).")],
+    policy: Annotated[Path, typer.Option(help="The site's policy (TOML).")],
+    key: Annotated[Path, typer.Option(help="The officer's key.")],
+    site: Annotated[str, typer.Option(help="The site's name in the plan's roster.")],
+    output: Annotated[Path, typer.Option("--out", help="The approval to write.")],
+    days: Annotated[int, typer.Option(min=1, max=3660, help="Valid for so many days, not beyond the policy.")] = 30,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sign an approval of this plan under this policy for one site; refused where the policy does not allow it."""
+    from fedsec.cli.keys import open_key
+    from fedsec.plan.approval import approve as sign
+
+    if output.exists():
+        raise ConfigError(f"{output} exists and is not overwritten; move the old approval away")
+    plan, allowed = load_plan(path), read_toml(policy, Policy)
+    now = datetime.datetime.now(datetime.UTC)
+    expires = min(now.replace(microsecond=0) + datetime.timedelta(days=days), allowed.expires)
+    write_private(output, sign(plan, allowed, site, open_key(key), expires, now))
+    if json:
+        digests = {"plan_sha256": plan.digest().hex(), "policy_sha256": allowed.digest().hex()}
+        print_json({"approval": str(output), "site": site, "expires": expires.isoformat(), **digests})
+    elif not quiet:
+        text = f"{site} may run plan {plan.name} ({plan.digest().hex()[:12]}…) until {expires:%Y-%m-%d %H:%M} UTC"
+        out.print(f"{text}\nwrote {output}", markup=False, soft_wrap=True)
+
+
+def read_plan(path: Path, assignments: list[str] | None) -> Draft:
+    """A draft from TOML or a plan from canonical JSON, by the file's ending."""
+    if path.suffix == ".toml":
+        return override(read_toml(path, Draft), assignments or ())
+    if assignments:
+        raise ConfigError(f"--set changes a draft; {path} is compiled, and what is approved does not change")
+    return load_plan(path)
+
+
+def _violations(draft: Draft, policy: Path | None) -> list[Violation]:
+    if policy is None:
+        return []
+    if not isinstance(draft, Plan):
+        raise ConfigError("a policy is checked against a compiled plan (plan.json); a draft pins no keys or weights")
+    return check_plan(read_toml(policy, Policy), draft, datetime.datetime.now(datetime.UTC))
+
+
+def _show_statements(draft: Draft, statements: list[Statement], sites: int | None) -> None:
+    table = Table(title=f"plan {draft.name}", title_justify="left", show_lines=True)
+    for column in ("", "about"):
+        table.add_column(column)
+    table.add_column("what it means", overflow="fold")
+    for s in statements:
+        table.add_row(Text(s.level, style=_STYLES[s.level]), s.topic, Text(s.text))
+    out.print(table)
+    if sites is None and not isinstance(draft, Plan):
+        out.print("A draft: give --sites N to see who could conspire, who may drop out, and how coarse the sum is.")
+
+
+def _show_roster(plan: Plan) -> None:
+    from fedsec_secure.identity.keys import PublicKey
+
+    table = Table(title="roster (fingerprints)", title_justify="left")
+    table.add_column("who")
+    table.add_column("fingerprint", overflow="fold")
+    for owner, key in plan.roster.everyone():
+        table.add_row(owner.removeprefix("roster."), PublicKey.from_hex(key).fingerprint())
+    out.print(table)
+    out.print(f"sha256 {plan.digest().hex()}", soft_wrap=True)
+
+
+def _flat(value: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            rows += _flat(inner, f"{prefix}{name}.")
+        elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            for i, item in enumerate(inner):
+                rows += _flat(item, f"{prefix}{name}[{i}].")
+        elif isinstance(inner, list):
+            rows.append((prefix + name, ", ".join(str(i) for i in inner) or "none"))
+        else:
+            rows.append((prefix + name, "not set" if inner is None else str(inner)))
+    return rows

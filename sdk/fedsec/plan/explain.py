@@ -1,0 +1,223 @@
+"""What a plan means, in plain words: for the officer who has to say yes or no.
+
+Each sentence follows from the plan's own numbers. What a mode does not protect is said beside what it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fedsec.plan.matrix import combination_of, refusals
+from fedsec.plan.model import Draft, Plan
+from fedsec.plan.policy import worst_effective_cohort
+from fedsec_secure.codec import SIGNATURE_BYTES
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.numeric.lanes import FixedPoint, Lanes
+
+Level = Literal["fact", "risk", "refused"]
+
+_WORDS: Final = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+_ORDINALS: Final = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing to know. ``risk`` asks for a decision; ``refused`` cannot run."""
+
+    level: Level
+    topic: str
+    text: str
+
+
+def explain(draft: Draft, sites: int | None = None, coordinates: int | None = None) -> list[Statement]:
+    """Everything worth knowing about a draft or plan before signing it.
+
+    Args:
+        draft: the draft, or the compiled plan.
+        sites: how many sites take part; a compiled plan knows it itself.
+        coordinates: how many adapter coordinates travel (d), for the size of an upload.
+    """
+    if isinstance(draft, Plan):
+        sites = len(draft.roster.sites)
+    statements = [Statement("refused", "supported", reason) for reason in refusals(combination_of(draft))]
+    for part in (_protection, _collusion, _weights, _privacy, _encoding, _baselines):
+        statements += part(draft, sites)
+    if coordinates is not None and sites is not None:
+        statements += _bytes(draft, sites, coordinates)
+    return statements
+
+
+def count_in_words(n: int, capital: bool = False) -> str:
+    """``five`` for 5; digits above ten."""
+    word = _WORDS[n] if 0 <= n < len(_WORDS) else str(n)
+    return word.capitalize() if capital else word
+
+
+def _ordinal(n: int) -> str:
+    return _ORDINALS[n] if n < len(_ORDINALS) else f"{n}th"
+
+
+def _protection(draft: Draft, sites: int | None) -> list[Statement]:
+    """Who learns what under the plan's secure mode."""
+    if draft.secure.mode == "none":
+        return [
+            Statement(
+                "risk",
+                "protection",
+                "secure.mode is none: the coordinator sees every site's update in the clear, and can reconstruct parts "
+                "of notes from it. For baselines only; each site's policy must allow it by name.",
+            )
+        ]
+    if draft.secure.mode != "mask":
+        return []
+    return [
+        Statement(
+            "fact",
+            "protection",
+            "Masks hide each site's update from the coordinator and from the other sites; everyone in the run sees the "
+            "sum. No site's notes leave it.",
+        ),
+        Statement(
+            "risk",
+            "protection",
+            "The finished adapter is a function of everyone's notes and is not protected by masks: who holds it can "
+            "test whether a note was in the training" + (", within dp's bound." if draft.dp.mode != "none" else "."),
+        ),
+    ]
+
+
+def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
+    """How many must conspire, and how many may fail."""
+    if draft.secure.mode != "mask" or sites is None:
+        return []
+    quorum, threshold = draft.secure.quorum, draft.secure.threshold
+    number = count_in_words
+    if sites < quorum:
+        return [Statement("refused", "sites", f"{number(sites, True)} sites, but every round needs {quorum}.")]
+    if threshold < 2 * sites // 3 + 1:
+        least = 2 * sites // 3 + 1
+        return [
+            Statement(
+                "refused",
+                "sites",
+                f"{number(sites, True)} sites need a threshold of {least} or more, found {threshold}.",
+            )
+        ]
+    needed = min(threshold, sites - 1)
+    victim = f"the {_ordinal(sites)}'s update" if needed == sites - 1 else "the update of any of the rest"
+    spare = sites - quorum
+    drop = "none may drop out" if spare == 0 else f"{number(spare)} may drop out, {number(spare + 1)} may not"
+    together = f"the coordinator together with {number(needed)} of them learns {victim}"
+    opened = f"{number(sites, True)} sites, threshold {threshold}: {together}; {drop}."
+    statements = [Statement("risk", "collusion", opened)]
+    if spare:
+        subtracted = (
+            f"In a round from which {number(spare)} dropped out, the {number(quorum - 1)} other survivors learn the "
+            "last one's update by subtracting their own from the sum; a lying coordinator can bring such a round about."
+        )
+        statements.append(Statement("risk", "collusion", subtracted))
+    bound = min(threshold, quorum - 1) - 1
+    hidden = (
+        f"A site's update stays hidden while at most {number(bound)} other sites conspire, even with the coordinator."
+    )
+    return [*statements, Statement("fact", "collusion", hidden)]
+
+
+def _weights(draft: Draft, sites: int | None) -> list[Statement]:
+    """Who counts how much, and what can be lied about."""
+    weighting, quorum = draft.weighting, draft.secure.quorum
+    if weighting.rule == "uniform":
+        return [Statement("fact", "weights", f"All sites weigh the same: 1/{quorum} of a round at most.")]
+    if weighting.rule != "size":
+        return []
+    low, high = weighting.count_min, weighting.count_max
+    share = high / (high + (quorum - 1) * low)
+    seen = "which nobody learns" if draft.secure.mode == "mask" else "which the coordinator learns"
+    effective = float(worst_effective_cohort(draft))
+    return [
+        Statement(
+            "fact",
+            "weights",
+            f"Sites weigh by their number of examples, {seen}; counts are clipped to {low} to {high}.",
+        ),
+        Statement(
+            "risk",
+            "weights",
+            f"Nobody can check a hidden count: a site that claims {high} weighs up to {share:.0%} of a round of "
+            f"{quorum} (cap {weighting.cap:.0%}), which is then as good as {effective:.2f} equal sites.",
+        ),
+    ]
+
+
+def _privacy(draft: Draft, sites: int | None) -> list[Statement]:
+    if draft.dp.mode == "none":
+        return [
+            Statement(
+                "risk",
+                "privacy",
+                "No differential privacy: nothing bounds what the adapter remembers of a single patient "
+                f"(rank {draft.lora.rank}, {draft.rounds} rounds).",
+            )
+        ]
+    target = f"epsilon {draft.dp.target_epsilon} and delta {draft.dp.target_delta} per {draft.dp.unit}"
+    return [Statement("fact", "privacy", f"Differential privacy ({draft.dp.mode}) up to {target}.")]
+
+
+def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
+    """How coarse the sum is."""
+    if draft.secure.mode != "mask" or sites is None:
+        return []
+    try:
+        fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
+    except ConfigError as e:
+        return [Statement("refused", "encoding", str(e))]
+    text = (
+        f"Coordinates are clipped to {draft.secure.clip:g} and rounded at random to steps of {fixed.step:.3g} "
+        f"({fixed.lanes.bits}-bit lanes, {sites} sites): the mean is off by at most about {fixed.step:.3g}"
+    )
+    if draft.weighting.rule == "size":
+        ratio = draft.weighting.count_max / draft.weighting.count_min
+        text += f" times count_max over the mean count, so {ratio * fixed.step:.3g} at worst"
+    return [Statement("fact", "encoding", text + ", and a larger change of one round is cut off.")]
+
+
+def _baselines(draft: Draft, sites: int | None) -> list[Statement]:
+    """Comparisons cost privacy too."""
+    texts: dict[str, tuple[Level, str]] = {
+        "single": (
+            "risk",
+            "Baseline single: each site's own adapter is scored on the public tests and the scores are published.",
+        ),
+        "central": (
+            "risk",
+            "Baseline central: the notes of all sites are pooled in one place. Only for notes that may be pooled.",
+        ),
+    }
+    return [Statement(texts[b][0], "baselines", texts[b][1]) for b in draft.evaluation.baselines if b in texts]
+
+
+def _bytes(draft: Draft, sites: int, coordinates: int) -> list[Statement]:
+    """What one site sends and receives in a round, apart from a few kilobytes of keys and shares."""
+    down = 4 * coordinates
+    if draft.secure.mode == "none":
+        up = down
+    else:
+        try:
+            fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
+        except ConfigError:
+            return []
+        weight_max = draft.weighting.count_max if draft.weighting.rule == "size" else 1
+        up = 8 * SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size").words
+    shown = (
+        f"{coordinates:,} coordinates: a site sends {_size(up + SIGNATURE_BYTES)} and receives {_size(down)} a round"
+    )
+    return [Statement("fact", "bytes", f"{shown}, and a few kilobytes of keys and shares.")]
+
+
+def _size(count: int) -> str:
+    if count < 10_000:
+        return f"{count:,} bytes"
+    return f"{count / 1e6:,.2f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
