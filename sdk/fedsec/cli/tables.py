@@ -16,11 +16,6 @@ _COLUMNS: tuple[tuple[Kind, Match], ...] = (
 )
 
 
-def _cell(value: float | None, best: bool = False) -> str:
-    text = "–" if value is None else f"{value:.3f}"
-    return f"[bold green]{text}[/bold green]" if best else text
-
-
 def _ordered(results: Results) -> list[str]:
     order = [ZERO_SHOT, *results.singles(), FEDERATED, CENTRAL]
     return [s for s in order if s in results.scores]
@@ -30,52 +25,64 @@ def _title(system: str) -> str:
     return f"{system.removeprefix(SINGLE)} alone" if system.startswith(SINGLE) else system
 
 
-def overall_table(results: Results) -> Table:
-    """Every system: mean of micro F1 over the test sets, entities and relations, strict and lenient."""
-    table = Table(title="F1 over all test sets (mean of each set's micro F1)", title_justify="left")
-    table.add_column("trained by")
-    for kind, match in _COLUMNS:
-        table.add_column(f"{kind}\n{match}", justify="right")
+def comparison_table(results: Results, kind: Kind) -> Table:
+    """Every system by test set and over all of them (mean of each set's micro F1): strict / lenient F1 of one kind."""
     systems = _ordered(results)
-    best = {c: max((results.macro(s, *c) or 0.0 for s in systems), default=0.0) for c in _COLUMNS}
-    for system in systems:
-        values = [(results.macro(system, *c), c) for c in _COLUMNS]
-        table.add_row(_title(system), *(_cell(v, v is not None and 0 < v == best[c]) for v, c in values))
-    return table
-
-
-def site_table(results: Results, kind: Kind, match: Match) -> Table:
-    """Every system by test set, one kind and one way of matching."""
-    systems = _ordered(results)
-    tests = sorted({name for s in systems for name in results.scores[s]})
-    table = Table(title=f"{kind}, {match} F1 by test set", title_justify="left")
+    tests = sorted({name for s in systems for name, v in results.scores[s].items() if v.f1(kind, "strict") is not None})
+    table = Table(title=f"{kind.capitalize()}: F1, strict / lenient, by test set", title_justify="left")
     table.add_column("trained by")
-    for name in tests:
+    for name in (*tests, "all"):
         table.add_column(name, justify="right")
-
-    def value(system: str, test: str) -> float | None:
-        scores: Scores | None = results.scores[system].get(test)
-        return None if scores is None else scores.f1(kind, match)
-
-    best = {t: max((value(s, t) or 0.0 for s in systems), default=0.0) for t in tests}
+    best = {name: max((_f1(results, s, name, kind, "strict") or 0.0 for s in systems), default=0.0) for name in tests}
+    best["all"] = max((_f1(results, s, "all", kind, "strict") or 0.0 for s in systems), default=0.0)
     for system in systems:
-        cells = [(value(system, t), t) for t in tests]
-        table.add_row(_title(system), *(_cell(v, v is not None and 0 < v == best[t]) for v, t in cells))
+        table.add_row(_title(system), *(_pair(results, system, name, kind, best[name]) for name in (*tests, "all")))
     return table
+
+
+def _f1(results: Results, system: str, test: str, kind: Kind, match: Match) -> float | None:
+    if test == "all":
+        return results.macro(system, kind, match)
+    scores = results.scores[system].get(test)
+    return None if scores is None else scores.f1(kind, match)
+
+
+def _pair(results: Results, system: str, test: str, kind: Kind, best: float) -> str:
+    strict, lenient = _f1(results, system, test, kind, "strict"), _f1(results, system, test, kind, "lenient")
+    if strict is None or lenient is None:
+        return "–"
+    text = f"{strict:.2f} / {lenient:.2f}"
+    return f"[bold green]{text}[/bold green]" if strict == best > 0 else text
 
 
 def show_results(console: Console, results: Results) -> None:
     """The tables, and what may be said about federated against the best single site."""
-    console.print(overall_table(results))
-    for kind, match in _COLUMNS:
-        if any(results.macro(s, kind, match) is not None for s in results.scores):
-            console.print(site_table(results, kind, match))
+    kinds: tuple[Kind, ...] = ("entities", "relations")
+    for kind in kinds:
+        if any(results.macro(s, kind, "strict") is not None for s in results.scores):
+            console.print(comparison_table(results, kind))
     gain = results.gain()
     if gain is not None:
         best, interval = gain
         verdict = "outside" if interval.excludes_zero else "NOT outside"
         console.print(
-            f"federated − {_title(best)} (entities, strict): {interval.difference:+.3f}, paired bootstrap 95 % interval "
-            f"[{interval.low:+.3f}, {interval.high:+.3f}], which is {verdict} chance of the test examples",
+            f"Entities, strict, all test sets: federated minus {_title(best)} (the best single site) is "
+            f"{interval.difference:+.3f},\npaired bootstrap 95 % interval [{interval.low:+.3f}, {interval.high:+.3f}]: "
+            f"{verdict} what the choice of test sentences explains.",
             markup=False,
         )
+
+
+def score_table(title: str, scores: Scores) -> Table:
+    """One system on one test set: precision, recall and F1."""
+    table = Table(title=title, title_justify="left")
+    for name in ("", "match", "precision", "recall", "F1", "gold", "predicted"):
+        table.add_column(name, justify="left" if name in ("", "match") else "right")
+    for kind, match in _COLUMNS:
+        of_kind = getattr(scores, kind)
+        if of_kind is None:
+            continue
+        micro = getattr(of_kind, match).micro
+        figures = (f"{micro.precision:.3f}", f"{micro.recall:.3f}", f"{micro.f1:.3f}")
+        table.add_row(kind, match, *figures, str(micro.gold), str(micro.predicted))
+    return table

@@ -1,8 +1,8 @@
 """The site's write-ahead record: every answer and the secrets that the next one needs, durable before it is sent.
 
 One answer per exchange, for ever: the same request gets the stored bytes again, another request for it is refused. A
-new attempt needs fresh keys and comes only while no survivor set of the round was confirmed. One process at a time holds
-the folder (mode 0700). It has the secrets of the round in progress in it; the verdict deletes them.
+new attempt needs fresh keys and comes only while no survivor set of the round was confirmed. One process at a time
+holds the folder (mode 0700). It has the secrets of the round in progress in it; the verdict deletes them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SiteStore:
     # ---- runs and rounds
 
     def open_run(self, run: str, plan: bytes, cohort: frozenset[str], most: int) -> None:
-        """Bind a run id to its plan and roster (site keys, hex); at most ``most`` run ids a plan: each is one more release."""
+        """Bind a run id to its plan and roster (site keys, hex). At most ``most`` run ids a plan."""
         row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
         if row is None:
             known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]

@@ -1,12 +1,15 @@
-"""A whole study: the sites of a working set in one process, their rounds, and the systems that they are compared with."""
+"""A whole study: a working set's sites in one process, their rounds, and the systems to compare with."""
 
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.journal import Journal
@@ -183,10 +186,6 @@ def authorise_site(site: Site, plan: Plan, policy: Policy, store: SiteStore) -> 
 
 def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:
     """A site's signed scores, strictly: known test sets only."""
-    import json
-
-    from pydantic import ValidationError
-
     known = {t.spec.name for t in tests}
     try:
         raw = json.loads(data)

@@ -1,0 +1,38 @@
+"""`fedsec predict`: entities and relations in notes, from a finished adapter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsec.cli.output import Quiet, err
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    notes: Annotated[Path, typer.Option("--in", help="JSON lines with text, document_id and patient_id.")],
+    output: Annotated[Path | None, typer.Option("--out", help="Where to write; standard output if left out.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines."""
+    from rich.progress import Progress
+
+    from fedsec.data.readers.jsonl import read_jsonl
+    from fedsec.spool import write_durably
+    from fedsec.study.use import Finished
+
+    documents = read_jsonl(notes).documents
+    finished = Finished.load(run)
+    with Progress(console=err, transient=True, disable=quiet) as progress:
+        task = progress.add_task("reading notes", total=None)
+        lines = [
+            document.model_dump_json() + "\n"
+            for document in finished.predict(documents, lambda n, of: progress.update(task, completed=n, total=of))
+        ]
+    if output is None:
+        sys.stdout.writelines(lines)
+    else:
+        write_durably(output, (line.encode() for line in lines))

@@ -1,0 +1,62 @@
+"""`fedsec run`: a study in the embedded engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsec.cli.output import Json, Quiet, err, out, print_json
+
+
+def run(
+    plan: Annotated[Path, typer.Argument(help="plan.json that the officers approved, or with --init a draft in TOML.")],
+    sites: Annotated[Path, typer.Option(help="Folder of sites: NAME/site.toml, and public/NAME.toml test sets.")],
+    output: Annotated[Path, typer.Option("--out", help="The run folder, new or empty.")],
+    init: Annotated[
+        bool, typer.Option("--init", help="Make what is missing (keys, policies, approvals) into OUT-sites/.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the draft, before it is signed; repeatable.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run, [a-z0-9-]; made up if left out.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study: all its rounds, then the baselines and scores that the plan asks for."""
+    from fedsec.study.prepare import prepare_run, working_set
+
+    folder = prepare_run(plan, sites, output, init=init, assignments=assignments or (), run=run_id)
+    if init and not quiet:
+        err.print(f"made keys, policies and approvals in {working_set(output)} (mode 0700)", style="dim")
+    finish_study(folder.path, json=json, quiet=quiet)
+
+
+def finish_study(path: Path, *, json: bool, quiet: bool) -> None:
+    """Do all that is left of a run, and show its results."""
+    from fedsec.cli.progress import StudyProgress
+    from fedsec.cli.tables import show_results
+    from fedsec.study.federation import open_study
+    from fedsec.study.folder import RunFolder
+
+    folder = RunFolder.open(path)
+    if quiet or json:
+        open_study(folder, lambda event: None).run()
+    else:
+        with StudyProgress(err, folder.plan.rounds) as progress:
+            open_study(folder, progress).run()
+    results = folder.results()
+    if json:
+        macro = {
+            system: {f"{k}_{m}": results.macro(system, k, m) for k in ("entities", "relations") for m in MATCHES}
+            for system in results.scores
+        }
+        print_json({"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "macro_f1": macro})
+    elif not quiet:
+        if results.scores:
+            show_results(out, results)
+        out.print(f"run folder: {path}\nadapter:    {folder.adapter} (plain PEFT)", markup=False)
+
+
+MATCHES = ("strict", "lenient")

@@ -1,0 +1,76 @@
+"""From a working set's files to examples: each site's training notes, and the plan's public test sets."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fedsec.data.schema import Document, Example
+from fedsec.data.sitedata import load_site_documents
+from fedsec.data.templates import make_examples
+from fedsec.plan.model import Draft, PublicTest, Strict
+from fedsec.plan.sitefile import DataSection, Site
+from fedsec.plan.toml import read_toml
+from fedsec.site.work import TestSet
+from fedsec_secure.errors import ConfigError, VerificationError
+
+PUBLIC = "public"
+
+
+class PublicFile(Strict):
+    """``public/NAME.toml``: where a public test set's documents are."""
+
+    data: DataSection
+    """The annotated documents; its labels and limit stand in the plan."""
+
+
+def documents_digest(documents: Iterable[Document]) -> str:
+    """SHA-256 (hex) over the documents in order, as JSON lines: what a plan pins of a test set."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.model_dump_json().encode() + b"\n")
+    return digest.hexdigest()
+
+
+def load_training(site: Site, draft: Draft) -> list[Example]:
+    """A site's training examples, with the labels that it annotates, at most its limit of them."""
+    section = site.file.data
+    documents = load_site_documents(section, site.folder)
+    entity_types = section.entity_types or draft.task.entity_types
+    examples = make_examples(documents, draft.task, entity_types, section.relation_types)
+    return choose(examples, section.limit, f"{draft.seed}/train/{site.name}")
+
+
+def load_public_documents(test: PublicTest, sites: Path) -> list[Document]:
+    """The documents of one public test set of the working set ``sites``."""
+    path = sites / PUBLIC / f"{test.name}.toml"
+    return load_site_documents(read_toml(path, PublicFile).data, path.parent)
+
+
+def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
+    """Every public test set of the plan, its digest checked."""
+    tests = []
+    for spec in draft.evaluation.public_tests:
+        documents = load_public_documents(spec, sites)
+        if documents_digest(documents) != spec.sha256:
+            raise VerificationError(f"public test set {spec.name} is not the one that the plan pins")
+        tests.append(TestSet(spec, public_examples(spec, documents, draft)))
+    return tests
+
+
+def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:
+    """The test set's examples, asked for its own labels."""
+    examples = make_examples(documents, draft.task, spec.entity_types, spec.relation_types)
+    if not examples:
+        raise ConfigError(f"public test set {spec.name}: expected at least one example, found none")
+    return choose(examples, spec.limit, f"{draft.seed}/test/{spec.name}")
+
+
+def choose(examples: list[Example], limit: int | None, seed: str) -> list[Example]:
+    """At most ``limit`` examples, drawn without replacement by the seed, in their old order."""
+    if limit is None or limit >= len(examples):
+        return examples
+    drawn = random.Random(seed).sample(range(len(examples)), limit)  # noqa: S311 - which public or local examples, no secret
+    return [examples[i] for i in sorted(drawn)]

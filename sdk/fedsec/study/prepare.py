@@ -1,0 +1,124 @@
+"""From a plan file and a folder of sites to a run folder: pin what must be pinned, make what is missing."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsec.plan.document import load_plan
+from fedsec.plan.init import complete_working_set
+from fedsec.plan.matrix import verify_supported
+from fedsec.plan.model import Draft, Plan
+from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites, site_paths
+from fedsec.plan.toml import override, read_toml, write_toml
+from fedsec.spool import private_folder
+from fedsec.study.corpora import PUBLIC, PublicFile, documents_digest, load_public_documents
+from fedsec.study.folder import RunFolder
+from fedsec.training.base_model import load_base
+from fedsec_secure.errors import ConfigError
+
+
+def new_run_id(name: str) -> str:
+    """``NAME-`` and eight random hex digits."""
+    return f"{name}-{secrets.token_hex(4)}"
+
+
+def require_new(out: Path) -> None:
+    """ConfigError where a run is there already."""
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; choose another --out, or go on with `fedsec resume {out}`")
+
+
+def approvals_of(plan: Plan, sites: Path) -> dict[str, bytes]:
+    """The approvals that stand at the sites of a plan, for the run folder."""
+    paths = {name: site.approval_path for name, site in load_sites(sites).items() if name in plan.roster.sites}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+
+
+def working_set(out: Path) -> Path:
+    """Where the keys, notes and states of a run that was initialised here stand: ``OUT-sites``."""
+    return out.with_name(out.name + "-sites")
+
+
+def read_draft(path: Path, assignments: Sequence[str] = ()) -> Draft:
+    """A draft from TOML, with ``--set`` applied, in a combination that this version supports."""
+    draft = override(read_toml(path, Draft), assignments)
+    verify_supported(draft)
+    return draft
+
+
+def pin(draft: Draft, sites: Path) -> Draft:
+    """Fill in the digests that a plan must have: base model weights, public test sets."""
+    weights = draft.model.weights_sha256 or load_base(draft.model).weights_sha256
+    tests = tuple(
+        t if t.sha256 else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites))})
+        for t in draft.evaluation.public_tests
+    )
+    return draft.model_copy(
+        update={
+            "model": draft.model.model_copy(update={"weights_sha256": weights}),
+            "evaluation": draft.evaluation.model_copy(update={"public_tests": tests}),
+        }
+    )
+
+
+def initialise(draft: Draft, templates: Path, target: Path, now: datetime.datetime) -> Plan:
+    """Make the working set ``target`` (mode 0700) from site templates: keys, policies, approvals by generated officers,
+    and the compiled plan. Nothing that exists is overwritten.
+    """
+    private_folder(target)
+    folders: dict[str, Path] = {}
+    for path in site_paths(templates):
+        template = read_toml(path, SiteTemplate)
+        folder = private_folder(target / template.name)
+        folders[template.name] = folder
+        if not (folder / "site.toml").exists():
+            data = _anchored(template.data, path.parent)
+            test = None if template.test is None else _anchored(template.test, path.parent)
+            kept = SiteTemplate(name=template.name, data=data, test=test)
+            (folder / "site.toml").write_text(write_toml(kept, f"Site {template.name}"), encoding="utf-8")
+    if templates.resolve() != target.resolve():
+        _copy_public(templates / PUBLIC, target / PUBLIC)
+    return complete_working_set(pin(draft, target), folders, private_folder(target / "coordinator"), now)
+
+
+def _anchored(section: DataSection, base: Path) -> DataSection:
+    """Paths of a template are relative to it; in the working set they stand whole."""
+    changed = {
+        name: str((base / value).resolve())
+        for name in ("path", "label_map")
+        if (value := getattr(section, name)) is not None
+    }
+    return section.model_copy(update=changed)
+
+
+def _copy_public(source: Path, target: Path) -> None:
+    for path in sorted(source.glob("*.toml")) if source.is_dir() else ():
+        private_folder(target)
+        data = _anchored(read_toml(path, PublicFile).data, source)
+        if not (target / path.name).exists():
+            text = write_toml(PublicFile(data=data), f"Public test set {path.stem}")
+            (target / path.name).write_text(text, encoding="utf-8")
+
+
+def prepare_run(
+    plan_path: Path, sites: Path, out: Path, *, init: bool, assignments: Sequence[str] = (), run: str | None = None
+) -> RunFolder:
+    """A fresh run folder, or ConfigError with nothing left behind that a second try would trip over."""
+    require_new(out)
+    if init:
+        now = datetime.datetime.now(datetime.UTC)
+        sites, plan = working_set(out), initialise(read_draft(plan_path, assignments), sites, working_set(out), now)
+    elif assignments:
+        raise ConfigError("--set changes a plan, and an approved plan cannot change; use it with --init or a draft")
+    elif plan_path.suffix == ".toml":
+        raise ConfigError(
+            f"{plan_path} is a draft, and nobody has approved it; run it with --init (keys and approvals are made on "
+            "the spot), or give the compiled plan.json that the officers approved"
+        )
+    else:
+        plan = load_plan(plan_path)
+    verify_supported(plan)
+    return RunFolder.create(out, run or new_run_id(plan.name), sites, plan, approvals_of(plan, sites))

@@ -1,0 +1,36 @@
+"""Which examples `fedsec evaluate` scores: a public test set of the run, or a corpus under the plan's labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsec.data.sitedata import load_site_documents
+from fedsec.plan.model import Plan, PublicTest
+from fedsec.plan.sitefile import DataSection
+from fedsec.site.work import TestSet
+from fedsec.study.corpora import choose, load_public_tests, public_examples
+from fedsec.study.folder import RunFolder
+from fedsec_secure.errors import ConfigError
+
+
+def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | None, limit: int | None) -> TestSet:
+    """The run's public test set of that name, else the corpus; labels outside the plan's are not asked for."""
+    if name in {t.name for t in plan.evaluation.public_tests}:
+        tests = load_public_tests(plan, RunFolder.open(run).sites)
+        test = next(t for t in tests if t.spec.name == name)
+        return TestSet(test.spec, choose(list(test.examples), limit, f"{plan.seed}/evaluate/{name}"))
+    if split not in ("train", "dev", "test"):
+        raise ConfigError(f"--split: expected train, dev or test, found {split!r}")
+    mapped = None if label_map is None else str(label_map.resolve())
+    documents = load_site_documents(DataSection(format="corpus", corpus=name, split=split, label_map=mapped), Path())
+    present = {e.type for d in documents for e in d.entities}
+    linked = {r.type for d in documents for r in d.relations or ()}
+    entity_types = tuple(t for t in plan.task.entity_types if t in present)
+    relation_types = tuple(t for t in plan.task.relation_types if t in linked) or None
+    if not entity_types:
+        raise ConfigError(
+            f"corpus {name} has the labels {', '.join(sorted(present))}, the plan asks for "
+            f"{', '.join(plan.task.entity_types)}: give a --label-map"
+        )
+    spec = PublicTest(name=name, entity_types=entity_types, relation_types=relation_types, limit=limit)
+    return TestSet(spec, public_examples(spec, documents, plan))
