@@ -83,6 +83,11 @@ def split_sentences(text: str) -> list[Span]:
     return spans
 
 
+def sentence_spans(text: str, entities: Sequence[Entity]) -> list[Span]:
+    """Sentences of ``text``, neighbours merged where a mention crosses their boundary."""
+    return _merge_over_entities(split_sentences(text), entities)
+
+
 def make_windows(
     document: Document, kind: WindowKind = "sentence", passage_chars: int = PASSAGE_CHARS
 ) -> tuple[list[Window], WindowCounts]:
@@ -93,9 +98,8 @@ def make_windows(
         kind: ``sentence`` gives one window a sentence, ``passage`` packs whole sentences.
         passage_chars: longest passage in code points; a single longer sentence stays whole.
     """
-    sentences = split_sentences(document.text)
-    spans = _merge_over_entities(sentences, document.entities)
-    merged = len(sentences) - len(spans)
+    spans = sentence_spans(document.text, document.entities)
+    merged = len(split_sentences(document.text)) - len(spans)
     if kind == "passage":
         spans = _pack(spans, passage_chars)
     windows = [_window(document, index, span) for index, span in enumerate(spans)]
