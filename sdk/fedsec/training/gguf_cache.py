@@ -6,8 +6,10 @@ concurrent conversion never leaves half a model. What is loaded from it is still
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
@@ -70,8 +72,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     options = {"gguf_file": gguf.name, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"model {gguf}: transformers cannot read this GGUF file ({reason})") from error
