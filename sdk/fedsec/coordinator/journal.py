@@ -62,6 +62,7 @@ class Journal:
             self._db.execute("INSERT INTO run VALUES (?, ?, ?)", (plan, run, roster))
         elif (row[0], row[1], row[2]) != (plan, run, roster):
             raise ConfigError(f"the journal here belongs to run {row[1]!r} of another plan, run or roster")
+        self._sweep()
 
     def last_final(self) -> Final | None:
         """The newest finished round."""
@@ -111,8 +112,14 @@ class Journal:
         self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (final.round,))
         self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (final.sequence,))
         self._db.execute("COMMIT")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete spooled uploads that no journalled outcome of an open round names, a killed process's included."""
+        needed = {row[0] for row in self._db.execute("SELECT file FROM replies WHERE file IS NOT NULL").fetchall()}
         for path in self.spool.iterdir():
-            path.unlink()
+            if path.name not in needed:
+                path.unlink()
 
     def progress(self) -> Mapping[str, int]:
         """Counts for `fedsec status`."""

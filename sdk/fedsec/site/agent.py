@@ -262,8 +262,7 @@ class SiteAgent:
         signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
         reply = seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
         self._store.claim(place, "verdict")
-        self._store.save(place, "verdict", context, body, None, reply)
-        self._store.finish_round(place, new.digest())
+        self._store.finish_round(place, new.digest(), context, body, reply)
         return reply
 
     # ---- the single-site baseline

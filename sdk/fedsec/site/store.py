@@ -63,6 +63,7 @@ class SiteStore:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA secure_delete=ON")
         self._db.executescript(_SCHEMA)
+        self._sweep()
 
     def close(self) -> None:
         """Close the record and let go of the folder."""
@@ -112,8 +113,13 @@ class SiteStore:
             raise PeerViolationError(f"round {round_index} was started here from another adapter")
         if row is None:
             write_durably(self._path(run, round_index, "global"), [adapter])
+            self._db.execute("BEGIN IMMEDIATE")
             sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
             self._db.execute(sql, (run, round_index, digest))
+            sql = "UPDATE stages SET record = NULL WHERE run = ? AND round < ?"
+            self._db.execute(sql, (run, round_index))  # of a round whose verdict never came
+            self._db.execute("COMMIT")
+            self._sweep()
 
     def adapter(self, run: str, round_index: int) -> bytes:
         """The adapter that the round started from."""
@@ -193,17 +199,46 @@ class SiteStore:
         except sqlite3.IntegrityError:
             raise PeerViolationError(f"{stage} of round {place.round} was answered before") from None
 
-    def finish_round(self, place: Place, result: bytes) -> None:
-        """After the verdict: keep the result's digest, delete the round's secrets, uploads and global adapter."""
+    def finish_round(self, place: Place, result: bytes, context: bytes, request: bytes, reply: bytes) -> None:
+        """Record the verdict and the result's digest, and delete the round's secrets, uploads and global adapter.
+
+        One transaction: a site that is killed here has either not answered, or has nothing left to hide.
+        """
         self._db.execute("BEGIN IMMEDIATE")
-        where = "WHERE run = ? AND round = ?"
-        self._db.execute(f"UPDATE rounds SET result = ? {where}", (result, place.run, place.round))  # noqa: S608
-        self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
+        try:
+            self.save(place, "verdict", context, request, None, reply)
+            where = "WHERE run = ? AND round = ?"
+            self._db.execute(f"UPDATE rounds SET result = ? {where}", (result, place.run, place.round))  # noqa: S608
+            self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
         self._db.execute("COMMIT")
-        for path in (*self.folder.glob("*.upload"), self._path(place.run, place.round, "global")):
-            path.unlink(missing_ok=True)
-        if place.round > 0:  # the first update is where a single-site baseline goes on from
-            self._path(place.run, place.round, "update").unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what no later answer needs: files of rounds that are over, and what a killed process left half-made.
+
+        Runs when the folder is opened as well, for a process that was killed before it got here.
+        """
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # deleted secrets would stay readable in the log
+        rows = self._db.execute(
+            "SELECT run, round FROM rounds AS r WHERE result IS NOT NULL"
+            " OR round < (SELECT MAX(round) FROM rounds WHERE run = r.run)"
+        ).fetchall()
+        over = {(str(run), int(round_index)) for run, round_index in rows}
+        for run, round_index in over:
+            self._path(run, round_index, "global").unlink(missing_ok=True)
+            self.checkpoint_path(run, f"round-{round_index}").unlink(missing_ok=True)
+            if round_index > 0:  # the first update is where a single-site baseline goes on from
+                self._path(run, round_index, "update").unlink(missing_ok=True)
+        rows = self._db.execute("SELECT run, round, file FROM stages WHERE file IS NOT NULL").fetchall()
+        needed = {file for run, round_index, file in rows if (run, round_index) not in over}
+        for path in self.folder.glob("*.upload"):
+            if path.name not in needed:
+                path.unlink()
+        for path in (*self.folder.glob("*.part"), *self.folder.glob(".*.tmp")):
+            path.unlink()
 
     def upload_path(self, context: bytes) -> Path:
         """Where the masked upload of an attempt goes."""

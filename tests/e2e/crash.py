@@ -1,0 +1,198 @@
+"""A process that runs tiny federations in children of its own and kills them with SIGKILL at a chosen moment.
+
+A *moment* is the start or end of an exchange or of one site's answer, or the instant before a SQL statement, an fsync, a
+rename or an unlink of journal or store, or after an fsync. The sequence of moments is the same in every run of one plan, so a number or
+a label names one. SIGKILL leaves the page cache alone: this shows order and atomicity, not what a power cut loses.
+
+Run as ``python -m tests.e2e.crash KEYS`` it reads jobs as JSON lines and answers each with one. It imports no torch, so
+a forked child costs milliseconds and has no threads to lose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedsec.coordinator.exchange import Exchange, Outcome, Transport
+from fedsec.coordinator.journal import Journal
+from fedsec.site.store import SiteStore
+from tests.e2e.federation import Federation, Keys, make_plan
+
+RESULT = "result.json"
+
+
+class Moments:
+    """Counts moments and kills the process at one of them."""
+
+    def __init__(self, kill_at: int | str | None) -> None:
+        self.kill_at = kill_at
+        self.labels: list[str] = []
+        self._seen: dict[str, int] = {}
+
+    def pass_by(self, name: str) -> None:
+        count = self._seen[name] = self._seen.get(name, 0) + 1
+        label = f"{name} #{count}"
+        if self.kill_at in (label, len(self.labels)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.labels.append(label)
+
+
+class WatchedDatabase:
+    """Every statement is a moment."""
+
+    def __init__(self, db: sqlite3.Connection, who: str, moments: Moments) -> None:
+        self._db, self._who, self._moments = db, who, moments
+
+    def execute(self, sql: str, *args):
+        if not sql.startswith(("SELECT", "PRAGMA")):
+            self._moments.pass_by(f"{self._who} sql {sql.split(' VALUES')[0]}")
+        return self._db.execute(sql, *args)
+
+    def executemany(self, sql: str, *args):
+        self._moments.pass_by(f"{self._who} sql many {sql.split(' VALUES')[0]}")
+        return self._db.executemany(sql, *args)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class WatchedAgent:
+    """A site whose answers begin and end at moments."""
+
+    def __init__(self, site: str, agent, moments: Moments) -> None:
+        self._site, self._agent, self._moments = site, agent, moments
+
+    def handle(self, name: str, body: bytes):
+        self._moments.pass_by(f"{self._site} before {name}")
+        reply = self._agent.handle(name, body)
+        self._moments.pass_by(f"{self._site} after {name}")
+        return reply
+
+
+class WatchedTransport:
+    """Exchanges begin and end at moments. The end is before the journal knows of it."""
+
+    def __init__(self, transport: Transport, moments: Moments) -> None:
+        self._transport, self._moments = transport, moments
+
+    def sites(self):
+        return self._transport.sites()
+
+    def exchange(self, exchange: Exchange, spool: Path) -> Outcome:
+        self._moments.pass_by(f"before {exchange.name}")
+        outcome = self._transport.exchange(exchange, spool)
+        self._moments.pass_by(f"after {exchange.name}")
+        return outcome
+
+
+def watch_files(moments: Moments) -> None:
+    """fsync, rename and unlink become moments in this process."""
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def watched_fsync(handle: int) -> None:
+        moments.pass_by("before fsync")
+        fsync(handle)
+        moments.pass_by("after fsync")
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        moments.pass_by(f"rename to {target.suffix or 'spool'}")
+        return replace(self, target)
+
+    def watched_unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.exists():
+            moments.pass_by(f"unlink {self.suffix or 'spool'}")
+        unlink(self, missing_ok)
+
+    os.fsync, Path.replace, Path.unlink = watched_fsync, watched_replace, watched_unlink
+
+
+def run(job: Mapping, keys: Keys) -> None:
+    """One federation in this process; the result goes to the job's folder."""
+    moments, folder = Moments(job["kill_at"]), Path(job["folder"])
+    federation = Federation(
+        folder,
+        keys,
+        make_plan(keys, **job["plan"]),
+        wrap=lambda site, agent: WatchedAgent(site, agent, moments),
+        carry=lambda transport: WatchedTransport(transport, moments),
+    )
+    with federation:
+        for name, store in federation.stores.items():
+            store._db = WatchedDatabase(store._db, name, moments)
+        federation.journal._db = WatchedDatabase(federation.journal._db, "journal", moments)
+        watch_files(moments)
+        adapter = federation.run()
+        for agent in federation.agents.values():
+            assert agent is not None
+    result = {"adapter": adapter.digest().hex(), "moments": moments.labels, "left": what_is_left(folder)}
+    (folder / RESULT).write_text(json.dumps(result))
+
+
+def what_is_left(folder: Path) -> list[str]:
+    """Files that stay after a run, and the stages whose secrets were not deleted."""
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    secrets = []
+    for record in sorted(folder.glob("state/*/record.sqlite")):
+        with sqlite3.connect(record) as db:
+            rows = db.execute("SELECT round, stage FROM stages WHERE record IS NOT NULL").fetchall()
+        secrets += [f"secrets of {record.parent.name} round {r} {s}" for r, s in rows]
+    return sorted(f for f in files if not f.endswith(("-wal", "-shm"))) + secrets
+
+
+def in_child(job: Mapping, keys: Keys) -> dict:
+    """Fork, run, wait: {"signal": n} for a killed child, else its exit status and result."""
+    Path(job["folder"]).mkdir(parents=True, exist_ok=True)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run(job, keys)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return {"signal": os.WTERMSIG(status)}
+    result = Path(job["folder"]) / RESULT
+    return {"status": os.WEXITSTATUS(status)} | (json.loads(result.read_text()) if result.exists() else {})
+
+
+class CrashLab:
+    """The parent's end: starts the process and sends it jobs."""
+
+    def __init__(self, folder: Path, sites: int) -> None:
+        Keys.generate(sites).save(folder / "keys")
+        root = Path(__file__).resolve().parents[2]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.e2e.crash", str(folder / "keys")]
+        self._process = subprocess.Popen(
+            command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, folder: Path, kill_at: int | str | None = None, **plan) -> dict:
+        """Run (or resume) the federation of ``folder`` in a fresh child."""
+        job = json.dumps({"folder": str(folder), "kill_at": kill_at, "plan": plan})
+        self._process.stdin.write(job + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def main() -> None:
+    keys = Keys.load(Path(sys.argv[1]))
+    for line in sys.stdin:
+        print(json.dumps(in_child(json.loads(line), keys)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Tiny federated runs for the tests: real keys, journal, stores, agents and driver; only the learning is small.
+
+``ArithmeticWork`` stands in for training with seeded arithmetic and needs no torch, so that a process of its own starts
+in a second. ``tiny_work`` trains the two-layer ``tiny-random`` model on a few short sentences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fedsec.coordinator.driver import Driver
+from fedsec.coordinator.exchange import Transport
+from fedsec.coordinator.journal import Journal
+from fedsec.coordinator.runner import Runner
+from fedsec.engines.embedded import EmbeddedTransport, Handler
+from fedsec.plan.model import (
+    EvaluationSpec,
+    LoraSpec,
+    ModelSpec,
+    Plan,
+    Roster,
+    RosterSite,
+    SecureSpec,
+    TaskSpec,
+    TrainingSpec,
+    WeightingSpec,
+)
+from fedsec.site.agent import SiteAgent, SiteIdentity, SiteWork
+from fedsec.site.store import SiteStore
+from fedsec.training.adapter import AdapterState
+from fedsec.wire import core_roster
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
+
+TINY = ModelSpec(base="tiny-random", dtype="float32")
+TASK = TaskSpec(kind="entities", entity_types=("Drug", "Problem"))
+RUN = "run-1"
+
+
+def site_names(count: int) -> list[str]:
+    return [f"site-{chr(ord('a') + i)}" for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Everyone's signing keys. Officers approve nothing here: their keys only complete the roster."""
+
+    coordinator: SigningKey
+    sites: Mapping[str, SigningKey]
+    officers: Mapping[str, SigningKey]
+
+    @classmethod
+    def generate(cls, count: int) -> Keys:
+        names = site_names(count)
+        make = SigningKey.generate
+        return cls(make(), {n: make() for n in names}, {n: make() for n in names})
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.coordinator.save(folder / "coordinator")
+        for name in self.sites:
+            self.sites[name].save(folder / name)
+            self.officers[name].save(folder / f"{name}.officer")
+
+    @classmethod
+    def load(cls, folder: Path) -> Keys:
+        names = sorted(p.stem for p in folder.glob("*.officer"))
+        load = SigningKey.load
+        return cls(
+            load(folder / "coordinator"),
+            {n: load(folder / n) for n in names},
+            {n: load(folder / f"{n}.officer") for n in names},
+        )
+
+    def roster(self) -> Roster:
+        sites = {n: RosterSite(key=self.sites[n].public.hex, officer=self.officers[n].public.hex) for n in self.sites}
+        return Roster(coordinator=self.coordinator.public.hex, sites=sites)
+
+
+def make_plan(
+    keys: Keys,
+    *,
+    rounds: int = 2,
+    mode: str = "mask",
+    rule: str = "uniform",
+    strategy: str = "fedit",
+    ring: str = "3x21",
+    rank: int = 2,
+    weights_sha256: str = "0" * 64,
+    training: TrainingSpec | None = None,
+    evaluation: EvaluationSpec | None = None,
+) -> Plan:
+    """A plan over these keys with the smallest threshold that masks allow. Counts within 10 to 40."""
+    n = len(keys.sites)
+    bounds = {"count_min": 10, "count_max": 40, "cap": 0.75} if rule == "size" else {}
+    return Plan(
+        name="tiny",
+        rounds=rounds,
+        seed=7,
+        model=TINY.model_copy(update={"weights_sha256": weights_sha256}),
+        task=TASK,
+        lora=LoraSpec(strategy=strategy, rank=rank, dropout=0.05, targets=("q_proj", "v_proj")),
+        training=training or TrainingSpec(epochs=1, examples_per_round=4, learning_rate=1e-3, threads=1),
+        secure=SecureSpec(mode=mode, minimum_cohort=3, threshold=2 * n // 3 + 1, ring=ring),
+        weighting=WeightingSpec(rule=rule, **bounds),
+        evaluation=evaluation or EvaluationSpec(),
+        roster=keys.roster(),
+    )
+
+
+def _generator(*parts: bytes) -> np.random.Generator:
+    return np.random.default_rng(list(hashlib.sha256(b"\0".join(parts)).digest()))
+
+
+@dataclass
+class ArithmeticWork:
+    """A SiteWork whose update is a function of site, round and adapter. ``taste`` stands for the site's notes."""
+
+    name: str
+    plan: Plan
+    count: int = 20
+    taste: bytes = b""
+    spread: float = 0.05
+    trained: list[int] = field(default_factory=list)
+    hidden: int = 12
+
+    def initial_adapter(self) -> AdapterState:
+        rank, rng = self.plan.lora.rank, _generator(b"initial")
+        layers = [f"base_model.model.model.layers.{i}.self_attn.{t}" for i in range(2) for t in self.plan.lora.targets]
+        a = {f"{n}.lora_A.weight": rng.normal(0, 0.1, (rank, self.hidden)).astype(np.float32) for n in layers}
+        return AdapterState(a | {f"{n}.lora_B.weight": np.zeros((self.hidden, rank), np.float32) for n in layers})
+
+    def train(self, adapter: AdapterState, round_index: int, checkpoint: Path) -> AdapterState:
+        self.trained.append(round_index)
+        rng = _generator(self.name.encode(), self.taste, round_index.to_bytes(4, "big"), adapter.digest())
+        moved = {n for n in adapter if self.plan.lora.strategy == "fedit" or ".lora_B." in n}
+        noise = {n: rng.normal(0, self.spread, adapter[n].shape).astype(np.float32) for n in adapter}
+        return AdapterState({n: adapter[n] + noise[n] if n in moved else adapter[n] for n in adapter})
+
+    def weight(self) -> int:
+        return self.count if self.plan.weighting.rule == "size" else 1
+
+    def single_scores(self, first: AdapterState, checkpoint: Callable[[int], Path]) -> bytes:
+        return b'{"digest": "' + first.digest().hex().encode() + b'"}'
+
+
+@cache
+def tiny_base():
+    """The tiny-random model, loaded once a process."""
+    from fedsec.training.base_model import load_base
+
+    return load_base(TINY)
+
+
+def tiny_examples(name: str, count: int):
+    from fedsec.data.schema import Document, Entity
+    from fedsec.data.templates import make_examples
+
+    documents = []
+    for i in range(count):
+        text, drug = f"{name} {i}: took drug{i} for pain.", f"drug{i}"
+        at = text.index(drug)
+        entity = Entity(id="T1", type="Drug", start=at, end=at + len(drug), text=drug)
+        documents.append(Document(document_id=f"{name}{i}", patient_id=f"{name}{i}", text=text, entities=(entity,)))
+    return make_examples(documents, TASK, ("Drug", "Problem"), None)
+
+
+def tiny_work(name: str, plan: Plan, count: int = 6, progress=lambda event: None) -> SiteWork:
+    from fedsec.site.work import LocalWork
+
+    return LocalWork(name, plan, tiny_base(), tiny_examples(name, count), (), progress)
+
+
+@dataclass
+class Federation:
+    """One run folder with its sites. Opening it again over the same folder resumes.
+
+    ``work`` makes a site's SiteWork; ``wrap`` may put something between the engine and the agents, ``carry`` between
+    the driver and the engine.
+    """
+
+    folder: Path
+    keys: Keys
+    plan: Plan
+    work: Callable[[str, Plan], SiteWork] = ArithmeticWork
+    wrap: Callable[[SiteId, SiteAgent], Handler] = lambda site, agent: agent
+    carry: Callable[[Transport], Transport] = lambda transport: transport
+    events: list[dict[str, object]] = field(default_factory=list)
+    authorise: Callable[[], None] = lambda: None
+    max_runs: int = 2
+
+    def __enter__(self) -> Federation:
+        self._stack = ExitStack()
+        self.works = {n: self.work(n, self.plan) for n in self.keys.sites}
+        self.stores = {n: SiteStore(self.folder / "state" / n) for n in self.keys.sites}
+        for store in self.stores.values():
+            self._stack.callback(store.close)
+        self.agents = {SiteId(n): self._agent(n) for n in self.keys.sites}
+        run = self.folder / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(run)
+        self._stack.callback(self.journal.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _agent(self, name: str) -> SiteAgent:
+        key = self.keys.sites[name]
+        secret = key.derive_secret("fedsec v1 rounding secret")
+        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, secret)
+        return SiteAgent(identity, self.plan, self.stores[name], self.works[name])
+
+    def runner(self, run: str = RUN) -> Runner:
+        self.journal.bind(self.plan.digest(), run, core_roster(self.plan).digest())
+        transport = EmbeddedTransport({s: self.wrap(s, a) for s, a in self.agents.items()})
+        driver = Driver(self.plan, run, self.keys.coordinator.sign, self.events.append)
+        return Runner(driver, self.journal, self.carry(transport), self.events.append)
+
+    def initial(self) -> AdapterState:
+        return next(iter(self.works.values())).initial_adapter()
+
+    def run(self, run: str = RUN) -> AdapterState:
+        return self.runner(run).rounds(self.initial())
+
+
+def run_once(folder: Path, keys: Keys, plan: Plan, **options) -> AdapterState:
+    """A whole undisturbed (or resumed) run."""
+    with Federation(folder, keys, plan, **options) as federation:
+        return federation.run()

@@ -1,0 +1,128 @@
+"""Killed with SIGKILL at any moment and started again, a run ends with the adapter of an undisturbed one, bit for bit.
+
+Same plan, run id, site keys and survivors; every site and the coordinator die together, which is the embedded engine's
+worst case.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.crash import CrashLab
+
+SITES = 3
+MASKED = ("train", "share", "mask", "confirm", "unmask", "verdict")
+PLAIN = ("train", "plain", "verdict")
+
+
+@pytest.fixture(scope="module")
+def quick_folder(tmp_path_factory):
+    """In memory where the machine has it: SIGKILL spares the page cache anyway, and an fsync on a busy disk is slow."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path_factory.mktemp("crash")
+        return
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def runs(quick_folder):
+    folder = Path(tempfile.mkdtemp(dir=quick_folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = CrashLab(tmp_path_factory.mktemp("lab"), SITES)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab, quick_folder):
+    """Plan options -> the result of a run that nothing disturbs."""
+    results = {}
+
+    def of(**plan):
+        key = str(sorted(plan.items()))
+        if key not in results:
+            results[key] = lab.run(quick_folder / f"undisturbed-{len(results)}", **plan)
+            assert results[key]["status"] == 0
+        return results[key]
+
+    return of
+
+
+def kill_and_resume(lab, folder: Path, expected: dict, *kills, **plan) -> None:
+    for kill in kills:
+        killed = lab.run(folder, kill, **plan)
+        assert killed == {"signal": signal.SIGKILL}, f"the run was not killed at {kill!r}: {killed.get('status')}"
+    resumed = lab.run(folder, **plan)
+    assert resumed["status"] == 0, f"killed at {kills}, the run does not resume"
+    assert resumed["adapter"] == expected["adapter"], f"killed at {kills}, the run ends elsewhere"
+    assert resumed["left"] == expected["left"], f"killed at {kills}, the run leaves other files or secrets"
+
+
+def moments_of(exchange: str) -> list[str]:
+    """Before, inside (one site answered, the next is asked), after the last answer, before the journal's row."""
+    return [f"before {exchange}", f"site-a after {exchange}", f"site-c before {exchange}", f"after {exchange}"]
+
+
+@pytest.mark.parametrize("round_number", [1, 2])
+@pytest.mark.parametrize("exchange", MASKED)
+def test_killed_before_inside_and_after_every_exchange(lab, undisturbed, runs, exchange, round_number):
+    expected = undisturbed()
+    for index, moment in enumerate(moments_of(exchange)):
+        kill_and_resume(lab, runs / str(index), expected, f"{moment} #{round_number}")
+
+
+@pytest.mark.parametrize("exchange", PLAIN)
+def test_killed_at_the_exchanges_of_an_open_sum(lab, undisturbed, runs, exchange):
+    expected = undisturbed(mode="none", rule="size", strategy="ffa")
+    for index, moment in enumerate(moments_of(exchange)):
+        kill_and_resume(lab, runs / str(index), expected, f"{moment} #1", mode="none", rule="size", strategy="ffa")
+
+
+def test_killed_at_sampled_writes(lab, undisturbed, runs):
+    """Statements, fsyncs, renames and unlinks in journal and stores: every 13th here, all of them in the slow lane."""
+    expected = undisturbed()
+    for moment in range(5, len(expected["moments"]), 13):
+        kill_and_resume(lab, runs / str(moment), expected, moment)
+
+
+@pytest.mark.parametrize("what", ["sql INSERT INTO stages", "sql BEGIN IMMEDIATE", "sql COMMIT", "unlink .upload"])
+def test_killed_while_a_site_ends_a_round(lab, undisturbed, runs, what):
+    """Between the verdict's row, the deletion of the round's secrets and the removal of its files."""
+    expected = undisturbed()
+    labels = expected["moments"]
+    start = labels.index("site-b before verdict #1")
+    end = labels.index("site-b after verdict #1")
+    found = [i for i in range(start, end) if what in labels[i]]
+    assert found, f"no {what!r} between {start} and {end}"
+    for moment in found:
+        kill_and_resume(lab, runs / str(moment), expected, moment)
+
+
+@pytest.mark.slow
+def test_killed_at_every_moment_of_a_run(lab, undisturbed, runs):
+    expected = undisturbed()
+    for moment in range(len(expected["moments"])):
+        kill_and_resume(lab, runs / str(moment), expected, moment)
+
+
+def test_killed_again_and_again(lab, undisturbed, runs):
+    """Each life is killed after the moments that are left to it; the numbers are those of the life in question."""
+    expected = undisturbed(rule="size")
+    draw = random.Random(4)
+    for case in range(3):
+        kills = [draw.randrange(20, 60) for _ in range(4)]
+        kill_and_resume(lab, runs / str(case), expected, *kills, rule="size")
