@@ -139,7 +139,7 @@ def load_site(path: Path) -> Site:
 
 
 def load_sites(folder: Path) -> dict[str, Site]:
-    """Every ``FOLDER/*/site.toml`` and ``FOLDER/*.toml`` by site name, sorted; ConfigError for none or for doubles."""
+    """Every ``FOLDER/*/site.toml`` by site name, sorted; ConfigError for none or for doubles."""
     sites: dict[str, Site] = {}
     for path in site_paths(folder):
         site = load_site(path)
@@ -151,7 +151,7 @@ def load_sites(folder: Path) -> dict[str, Site]:
 
 def site_paths(folder: Path) -> list[Path]:
     """The site files of a folder, sorted by path; ConfigError when there is none."""
-    paths = sorted([*folder.glob("*/site.toml"), *folder.glob("*.toml")])
+    paths = sorted(folder.glob("*/site.toml"))
     if not paths:
-        raise ConfigError(f"no site file in {folder}; expected {folder}/NAME/site.toml or {folder}/NAME.toml")
+        raise ConfigError(f"no site file in {folder}; expected {folder}/NAME/site.toml")
     return paths

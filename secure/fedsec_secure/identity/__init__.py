@@ -1,1 +1,1 @@
-"""TBD."""
+"""Who signs: keys, envelopes that have one form only, and the roster."""

@@ -1,0 +1,96 @@
+"""The plain words: what they say follows from the plan's numbers."""
+
+import pytest
+
+from fedsec.plan.document import compile_plan
+from fedsec.plan.explain import explain
+from fedsec.plan.model import EvaluationSpec, Roster, SecureSpec, WeightingSpec
+from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.numeric.lanes import FixedPoint, Lanes
+
+
+def texts(draft, sites=None, coordinates=None, topic=None, level=None):
+    found = explain(draft, sites, coordinates)
+    return [s.text for s in found if topic in (None, s.topic) and level in (None, s.level)]
+
+
+def test_five_sites_threshold_four(world):
+    first, second, third = texts(world.plan(), topic="collusion")
+    assert first == (
+        "Five sites, threshold 4: the coordinator together with four of them learns the fifth's update; "
+        "one may drop out, two may not."
+    )
+    assert "the three other survivors learn" in second
+    assert "at most two other sites conspire" in third
+
+
+@pytest.mark.parametrize(
+    ("n", "t", "cohort", "drop", "hidden"),
+    [
+        (3, 3, 3, "none may drop out", "at most one other"),
+        (4, 3, 3, "one may drop out, two may not", "at most one other"),
+        (10, 7, 3, "three may drop out, four may not", "at most five other"),
+        (10, 7, 9, "one may drop out, two may not", "at most six other"),
+    ],
+)
+def test_dropouts_and_conspiracies(world, n, t, cohort, drop, hidden):
+    draft = world.draft.model_copy(update={"secure": SecureSpec(threshold=t, minimum_cohort=cohort)})
+    about = texts(draft, n, topic="collusion")
+    assert drop in about[0]
+    assert hidden in about[-1]
+
+
+def test_a_draft_that_cannot_protect_so_many_sites_is_refused(world):
+    assert texts(world.draft, 3, level="refused") == ["Three sites, but every round needs 4."]
+    assert "threshold of 5" in texts(world.draft, 7, level="refused")[0]
+    assert texts(world.draft, 5, level="refused") == []
+    assert texts(world.draft, topic="collusion") == []
+
+
+def test_mode_none_is_said_in_clear_words(world):
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="none")})
+    (text,) = texts(draft, 5, topic="protection", level="risk")
+    assert "sees every site's update in the clear" in text
+    assert texts(draft, 5, topic="collusion") == []
+    sized = draft.model_copy(update={"weighting": WeightingSpec(rule="size", count_min=1, count_max=1)})
+    assert "which the coordinator learns" in texts(sized, topic="weights")[0]
+
+
+def test_a_mode_that_is_not_built_claims_no_protection(world):
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="he-mask", threshold=4)})
+    assert texts(draft, 5, topic="protection") == []
+    assert "not built" in texts(draft, 5, level="refused")[0]
+
+
+def test_quantisation_step_is_the_encoders_own(world):
+    step = FixedPoint.choose(Lanes.named("3x21"), 5, 0.5).step
+    assert f"steps of {step:.3g} (21-bit lanes, 5 sites)" in texts(world.plan(), topic="encoding")[0]
+    wide = world.plan(secure=SecureSpec(threshold=4, clip=1000.0))
+    assert "clipped to 1000" in texts(wide, topic="encoding")[0]
+
+
+def test_weights_by_size_name_share_and_effective_cohort(world):
+    plan = world.plan(weighting=WeightingSpec(rule="size", count_min=100, count_max=300))
+    risk = texts(plan, topic="weights", level="risk")[0]
+    assert "a site that claims 300 weighs up to 50% of a round of 4" in risk
+    assert "as good as 3.00 equal sites" in risk
+
+
+def test_bytes_are_those_of_the_masked_vector(world):
+    d = 1_843_200
+    words = SumParameters(FixedPoint.choose(Lanes.named("3x21"), 5, 0.5), d, 1, False).words
+    (text,) = texts(world.plan(), coordinates=d, topic="bytes")
+    assert f"sends {(8 * words + 64) / 1e6:.2f} MB and receives {4 * d / 1e6:.2f} MB" in text
+    assert texts(world.plan(), topic="bytes") == []
+    assert "232 bytes" in texts(world.plan(), coordinates=63, topic="bytes")[0]
+
+
+def test_baselines_that_cost_privacy_are_risks(world):
+    plan = world.plan(evaluation=EvaluationSpec(baselines=("zero-shot", "single", "central")))
+    found = texts(plan, topic="baselines", level="risk")
+    assert [("published" in t, "pooled" in t) for t in found] == [(True, False), (False, True)]
+
+
+def test_a_compiled_plan_counts_its_own_roster(world):
+    smaller = Roster(coordinator=world.roster.coordinator, sites=dict(list(world.roster.sites.items())[:4]))
+    assert texts(compile_plan(world.draft, smaller), sites=99, topic="collusion")[0].startswith("Four sites")

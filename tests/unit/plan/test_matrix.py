@@ -1,0 +1,47 @@
+"""Every cell of what goes with what. The expectation is written out here on purpose, not taken from the table."""
+
+import pytest
+
+from fedsec.plan.matrix import FIELDS, Combination, all_combinations, combination_of, refusals, verify_supported
+from fedsec_secure.errors import ConfigError
+
+SUPPORTED = {
+    Combination(mode, rule, strategy, "none")
+    for mode in ("mask", "none")
+    for rule in ("uniform", "size")
+    for strategy in ("fedit", "ffa")
+}
+UNBUILT = {"he-mask", "he", "influence", "group-influence", "local", "distributed"}
+
+
+@pytest.mark.parametrize("cell", all_combinations(), ids="/".join)
+def test_cell(cell):
+    reasons = refusals(cell)
+    assert (reasons == []) == (cell in SUPPORTED)
+    for value in UNBUILT & set(cell):
+        assert any(f'"{value}"' in reason for reason in reasons)
+
+
+def test_the_table_spans_every_choice_that_a_plan_can_make():
+    assert len(all_combinations()) == 4 * 4 * 2 * 3
+    assert FIELDS["secure.mode"] == ("mask", "he-mask", "he", "none")
+    assert len(set(all_combinations())) == len(all_combinations())
+
+
+def test_a_value_that_the_table_does_not_know_is_refused():
+    assert refusals(Combination("mask", "uniform", "brand-new", "none"))
+
+
+def test_contradictions_are_named_beside_what_is_not_built():
+    reasons = refusals(Combination("none", "size", "fedit", "distributed"))
+    assert any("inside a masked sum" in r for r in reasons)
+    assert any("uniform weights" in r for r in reasons)
+
+
+def test_a_plan_is_looked_up_by_its_own_fields(world):
+    assert combination_of(world.draft) == Combination("mask", "uniform", "fedit", "none")
+    verify_supported(world.draft)
+    with pytest.raises(ConfigError, match="not built"):
+        verify_supported(
+            world.draft.model_copy(update={"secure": world.draft.secure.model_copy(update={"mode": "he"})})
+        )

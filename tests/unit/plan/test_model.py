@@ -1,0 +1,184 @@
+"""What a plan refuses by itself: cohorts, thresholds, weights and rosters that could not protect."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsec.plan.document import compile_plan, parse_canonical
+from fedsec.plan.model import (
+    Draft,
+    EvaluationSpec,
+    ModelSpec,
+    Plan,
+    PublicTest,
+    Roster,
+    RosterSite,
+    SecureSpec,
+    TaskSpec,
+    WeightingSpec,
+)
+from fedsec_secure.errors import CodecError, ConfigError
+from fedsec_secure.identity.keys import SigningKey
+
+
+def test_digest_is_of_the_canonical_bytes_and_survives_a_round_trip(world):
+    plan = world.plan()
+    again = parse_canonical(plan.canonical(), Plan, "plan.json")
+    assert again == plan
+    assert again.digest() == plan.digest()
+    assert len(plan.digest()) == 32
+    assert world.plan(rounds=3).digest() != plan.digest()
+
+
+def test_the_order_in_which_sites_are_written_changes_nothing(world):
+    roster = Roster(coordinator=world.roster.coordinator, sites=dict(reversed(world.roster.sites.items())))
+    assert list(roster.sites) == sorted(roster.sites)
+    assert compile_plan(world.draft, roster).digest() == world.plan().digest()
+
+
+@pytest.mark.parametrize("change", [b" ", b"\n"])
+def test_another_text_of_the_same_plan_is_refused(world, change):
+    with pytest.raises(CodecError, match="canonical"):
+        parse_canonical(world.plan().canonical() + change, Plan, "plan.json")
+
+
+def test_duplicate_and_unknown_fields_are_refused(world):
+    data = world.plan().canonical()
+    with pytest.raises(CodecError, match="canonical"):
+        parse_canonical(data.replace(b'"rounds":2', b'"rounds":9,"rounds":2'), Plan, "plan.json")
+    with pytest.raises(CodecError, match="bypass"):
+        parse_canonical(data.replace(b'"rounds":2', b'"bypass":1,"rounds":2'), Plan, "plan.json")
+    with pytest.raises(CodecError, match="rounds"):
+        parse_canonical(data.replace(b'"rounds":2', b'"rounds":"2"'), Plan, "plan.json")
+
+
+@given(st.binary(max_size=300))
+def test_junk_is_a_codec_error_and_nothing_else(data):
+    with pytest.raises(CodecError):
+        parse_canonical(data, Plan, "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("n", "threshold", "cohort", "fits"),
+    [
+        (3, 3, 3, True),
+        (3, 2, 3, False),
+        (4, 3, 3, True),
+        (5, 3, 3, False),
+        (5, 4, 3, True),
+        (5, 5, 3, True),
+        (6, 4, 3, False),
+        (6, 5, 3, True),
+        (5, 6, 3, False),
+        (5, 4, 6, False),
+        (5, 4, 2, False),
+        (2, 2, 2, False),
+    ],
+)
+def test_threshold_and_cohort_against_the_number_of_sites(world, n, threshold, cohort, fits):
+    def compiled():
+        members = {
+            f"s{i}": RosterSite(key=SigningKey.generate().public.hex, officer=SigningKey.generate().public.hex)
+            for i in range(n)
+        }
+        draft = Draft(**{**dict(world.draft), "secure": SecureSpec(threshold=threshold, minimum_cohort=cohort)})
+        return compile_plan(draft, Roster(coordinator=world.roster.coordinator, sites=members))
+
+    if fits:
+        assert compiled().secure.quorum == max(threshold, cohort)
+    else:
+        with pytest.raises((ConfigError, ValueError), match=r"threshold|cohort"):
+            compiled()
+
+
+def test_a_two_site_baseline_without_masks_is_a_plan(world):
+    members = dict(list(world.roster.sites.items())[:2])
+    changes = {"secure": SecureSpec(mode="none", minimum_cohort=2)}
+    plan = compile_plan(
+        world.draft.model_copy(update=changes), Roster(coordinator=world.roster.coordinator, sites=members)
+    )
+    assert plan.secure.quorum == 2
+
+
+@given(
+    low=st.integers(1, 1 << 24),
+    high=st.integers(1, 1 << 24),
+    quorum=st.integers(3, 40),
+    cap=st.integers(1, 100).map(lambda c: c / 100),
+)
+def test_size_bounds_hold_the_cap_exactly(low, high, quorum, cap):
+    weighting = WeightingSpec(rule="size", count_min=low, count_max=high, cap=cap)
+    holds = low <= high and Fraction(high, high + (quorum - 1) * low) <= Fraction(str(cap))
+    fields = {
+        "name": "x",
+        "model": ModelSpec(base="tiny-random"),
+        "task": TaskSpec(kind="entities", entity_types=("Drug",)),
+        "secure": SecureSpec(threshold=quorum, minimum_cohort=3),
+        "weighting": weighting,
+    }
+    if holds:
+        assert Draft(**fields).weighting == weighting
+    else:
+        with pytest.raises(ValueError, match=r"weigh|count_min"):
+            Draft(**fields)
+
+
+def test_the_bound_that_the_error_names_is_the_largest_that_passes(world):
+    def weighting(high):
+        return WeightingSpec(rule="size", count_min=10, count_max=high, cap=0.4)
+
+    with pytest.raises(ConfigError, match="set count_max <= 20"):
+        world.plan(weighting=weighting(1000))
+    world.plan(weighting=weighting(20))
+    with pytest.raises(ConfigError):
+        world.plan(weighting=weighting(21))
+
+
+def test_a_cap_that_equal_weights_break_is_refused(world):
+    with pytest.raises(ConfigError, match=r"raise it|raise"):
+        world.plan(weighting=WeightingSpec(rule="uniform", cap=0.2))
+
+
+@pytest.mark.parametrize("role", ["coordinator", "site", "officer"])
+def test_no_key_serves_two_roles(world, role):
+    sites = dict(world.roster.sites)
+    shared = sites["birch"].key
+    coordinator = shared if role == "coordinator" else world.roster.coordinator
+    if role != "coordinator":
+        field = "key" if role == "site" else "officer"
+        sites["ash"] = sites["ash"].model_copy(update={field: shared})
+    with pytest.raises(ValueError, match="same key"):
+        Roster(coordinator=coordinator, sites=sites)
+
+
+def test_a_key_of_small_order_never_enters_a_roster(world):
+    with pytest.raises(ValueError, match=r"roster\.coordinator.*small order"):
+        Roster(coordinator="01" + "00" * 31, sites=dict(world.roster.sites))
+
+
+def test_no_site_is_called_coordinator(world):
+    with pytest.raises(ValueError, match="coordinator"):
+        Roster(coordinator=world.roster.coordinator, sites={"coordinator": world.roster.sites["ash"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model": ModelSpec(base="tiny-random")}, "weights_sha256 is missing"),
+        ({"evaluation": EvaluationSpec(public_tests=(PublicTest(name="t", entity_types=("A",)),))}, "no sha256"),
+        ({"task": TaskSpec(kind="entities", entity_types=("A",), relation_types=("r",))}, "goes without"),
+        ({"task": TaskSpec(kind="relations", entity_types=("A",))}, "at least one"),
+        ({"task": TaskSpec(kind="entities", entity_types=("A", "A"))}, "names A twice"),
+        ({"evaluation": EvaluationSpec(baselines=("single", "single"))}, "names single twice"),
+    ],
+)
+def test_fields_that_contradict_each_other(world, changes, match):
+    with pytest.raises(ConfigError, match=match):
+        world.plan(**changes)
+
+
+def test_a_privacy_target_without_a_mode_that_holds_it_is_refused(world):
+    with pytest.raises(ConfigError, match="nothing would hold it"):
+        world.plan(dp=world.draft.dp.model_copy(update={"target_epsilon": 1.0}))

@@ -1,0 +1,163 @@
+"""The policy's numbered checks: each refuses its own kind of excess, and only that."""
+
+import datetime
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsec.plan.model import (
+    DpSpec,
+    EvaluationSpec,
+    LoraSpec,
+    ModelSpec,
+    SecureSpec,
+    WeightingSpec,
+)
+from fedsec.plan.policy import (
+    Policy,
+    PrivacyBudget,
+    check_plan,
+    check_run_count,
+    draft_policy,
+    worst_effective_cohort,
+)
+from fedsec_secure.errors import LocalMisuseError
+
+from .conftest import END, NOW
+
+SIZE = WeightingSpec(rule="size", count_min=100, count_max=250)
+DP = DpSpec(mode="local", unit="patient", target_epsilon=2.0, target_delta=1e-5)
+BUDGET = PrivacyBudget(unit="patient", max_epsilon=2.0, max_delta=1e-5)
+
+
+def numbers(policy, plan, now=NOW, history=()):
+    return [v.number for v in check_plan(policy, plan, now, history)]
+
+
+def test_the_tightest_policy_allows_its_plan(world):
+    for changes in ({}, {"weighting": SIZE}, {"evaluation": EvaluationSpec(baselines=("single", "central"))}):
+        plan = world.plan(**changes)
+        assert numbers(draft_policy(plan, END), plan) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"secure": SecureSpec(mode="none", threshold=4, minimum_cohort=4)}, [3]),
+        ({"secure": SecureSpec(mode="he", threshold=4)}, [1, 3]),
+        ({"weighting": SIZE}, [5, 7]),
+        ({"weighting": WeightingSpec(cap=0.6)}, [6]),
+        ({"model": ModelSpec(base="tiny-random", weights_sha256="cd" * 32)}, [8]),
+        ({"lora": LoraSpec(targets=("q_proj", "gate_proj"))}, [9]),
+        ({"lora": LoraSpec(rank=17)}, [10]),
+        ({"rounds": 3}, [11]),
+        ({"dp": DP}, [1, 12, 13]),
+        ({"evaluation": EvaluationSpec(baselines=("single",))}, [14]),
+    ],
+)
+def test_a_plan_beyond_the_tightest_policy_breaks_exactly_these_checks(world, changes, expected):
+    violations = check_plan(world.policy(), world.plan(**changes), NOW)
+    assert [v.number for v in violations] == expected
+    for v in violations:
+        assert v.expected
+        assert v.found
+        assert v.fix
+        assert f"policy check {v.number}: expected " in str(v)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rounds": 1},
+        {"lora": LoraSpec(rank=8)},
+        {"lora": LoraSpec(targets=("q_proj",))},
+        {"secure": SecureSpec(threshold=5)},
+        {"weighting": WeightingSpec(cap=0.3)},
+    ],
+)
+def test_a_tighter_plan_passes(world, changes):
+    assert numbers(world.policy(), world.plan(**changes)) == []
+
+
+def test_cohort_and_effective_cohort_are_floors(world):
+    assert numbers(world.policy(minimum_cohort=5), world.plan()) == [4]
+    assert numbers(world.policy(minimum_effective_cohort=4.001), world.plan()) == [7]
+
+
+def test_expiry_is_a_hard_end(world):
+    policy, second = world.policy(), datetime.timedelta(seconds=1)
+    assert numbers(policy, world.plan(), END - second) == []
+    assert numbers(policy, world.plan(), END) == [2]
+    with pytest.raises(LocalMisuseError):
+        check_plan(policy, world.plan(), datetime.datetime(2026, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("dp", "policy", "expected"),
+    [
+        (DP, {"dp_modes": ("local",), "budgets": (BUDGET,)}, []),
+        (DP, {"dp_modes": ("local",)}, [13]),
+        (DP, {"dp_modes": ("local",), "budgets": (BUDGET.model_copy(update={"max_epsilon": 1.9}),)}, [13]),
+        (DP, {"dp_modes": ("local",), "budgets": (BUDGET.model_copy(update={"max_delta": 1e-6}),)}, [13]),
+        (DP, {"dp_modes": ("local",), "budgets": (BUDGET.model_copy(update={"unit": "record"}),)}, [13]),
+        (DpSpec(mode="local"), {"dp_modes": ("local",), "budgets": (BUDGET,)}, [13]),
+        (DpSpec(), {"dp_modes": ("local",), "budgets": (BUDGET,)}, [12]),
+    ],
+)
+def test_privacy_demands(world, dp, policy, expected):
+    found = numbers(world.policy(**policy), world.plan(dp=dp))
+    assert [n for n in found if n != 1] == expected
+
+
+def test_rosters_that_differ_by_one_site_are_refused(world):
+    now = frozenset(s.key for s in world.roster.sites.values())
+    one_less, two_less = now - {min(now)}, now - set(sorted(now)[:2])
+    assert numbers(world.policy(), world.plan(), history=[now]) == []
+    assert numbers(world.policy(), world.plan(), history=[two_less]) == []
+    assert numbers(world.policy(), world.plan(), history=[now, one_less]) == [15]
+    assert numbers(world.policy(min_cohort_change=3), world.plan(), history=[two_less]) == [15]
+
+
+def test_runs_are_counted(world):
+    assert check_run_count(world.policy(max_runs=2), 1) is None
+    violation = check_run_count(world.policy(max_runs=2), 2)
+    assert violation is not None
+    assert violation.number == 16
+
+
+@given(
+    low=st.integers(1, 50), spread=st.integers(0, 200), quorum=st.integers(3, 5), more=st.integers(0, 2), data=st.data()
+)
+def test_no_counts_within_the_bounds_go_below_the_worst_effective_cohort(world, low, spread, quorum, more, data):
+    weighting = WeightingSpec(rule="size", count_min=low, count_max=low + spread, cap=1.0)
+    draft = world.draft.model_copy(update={"secure": SecureSpec(threshold=quorum), "weighting": weighting})
+    counts = data.draw(st.lists(st.integers(low, low + spread), min_size=quorum + more, max_size=quorum + more))
+    assert sum(counts) ** 2 >= worst_effective_cohort(draft) * sum(c * c for c in counts)
+
+
+def test_the_worst_effective_cohort_is_reached_at_the_corners(world):
+    draft = world.draft.model_copy(update={"weighting": SIZE})
+    corners = (sum(c) ** 2 / sum(x * x for x in c) for c in product((100, 250), repeat=4))
+    assert float(worst_effective_cohort(draft)) == pytest.approx(min(corners))
+    assert worst_effective_cohort(world.draft) == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modes": ()},
+        {"modes": ("mask", "mask")},
+        {"modes": ("plain",)},
+        {"unknown": 1},
+        {"budgets": (BUDGET, BUDGET)},
+        {"expires": datetime.datetime(2026, 6, 1)},
+        {"expires": datetime.datetime(2026, 6, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))},
+        {"expires": datetime.datetime(2026, 6, 1, 0, 0, 0, 1, tzinfo=datetime.UTC)},
+        {"minimum_effective_cohort": float("nan")},
+    ],
+)
+def test_a_policy_is_strict(world, changes):
+    with pytest.raises(ValueError):
+        Policy(**{**dict(world.policy()), **changes})
