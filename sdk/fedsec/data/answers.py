@@ -1,8 +1,9 @@
 """Reads what a model wrote, whatever it wrote: lines become mentions with offsets and links between them.
 
 The language is that of ``templates``. A mention string is *grounded* in the window: exactly first, then ignoring case;
-whole words before parts of words. A string that is written twice takes the next occurrence, so repeated mentions come
-back as they were. What cannot be used is counted by its reason, so that a score can charge it as a false positive.
+whole words before parts of words; onwards in the text before back. A string that is written twice takes the next
+occurrence, so repeated mentions come back as they were. What cannot be used is counted by its reason, so that a score
+can charge it as a false positive.
 """
 
 from __future__ import annotations
@@ -72,18 +73,25 @@ class _Reader:
     malformed: int = 0
 
     def entity(self, words: str, label: str) -> None:
-        found = list(_occurrences(self.window, words))
+        found = _occurrences(self.window, words)
         if not found:
             self.ungrounded_entities.append(Ungrounded(label, words))
             return
         taken = [(e.start, e.end) for e in self.entities if e.type == label]
-        free = [span for span in found if span not in taken]
+        free = [place for place in found if place[1:] not in taken]
         if not free:
             self.repeats += 1
             return
-        # A mention of the same type that holds this string ("pain" in "chest pain") is not its first choice.
-        apart = [s for s in free if all(s[1] <= t[0] or t[1] <= s[0] for t in taken)]
-        start, end = (apart or free)[0]
+        behind = self.entities[-1].start if self.entities else 0
+
+        def preference(place: tuple[int, int, int]) -> tuple[int, bool, bool, int]:
+            closeness, start, end = place
+            # A mention of the same type that holds this string ("pain" in "chest pain") is not its first choice; and
+            # answers go through the text from left to right.
+            inside = any(start < other_end and other_start < end for other_start, other_end in taken)
+            return closeness, inside, start < behind, start
+
+        _, start, end = min(free, key=preference)
         self.entities.append(ParsedEntity(label, start, end, self.window[start:end]))
 
     def relation(self, left: str, label: str, known: Sequence[ParsedEntity]) -> None:
@@ -162,16 +170,17 @@ def parse_answer(
     return reader.result()
 
 
-def _occurrences(window: str, words: str) -> Iterable[tuple[int, int]]:
-    """Spans of ``words`` in ``window``, best first: exact whole words, exact parts, then both ignoring case."""
-    seen: set[tuple[int, int]] = set()
-    for flags in (re.NOFLAG, re.IGNORECASE):
+def _occurrences(window: str, words: str) -> list[tuple[int, int, int]]:
+    """(closeness, start, end) of ``words`` in ``window``.
+
+    Closeness is 0 for an exact whole word, 1 for an exact part of one, 2 and 3 for the same ignoring case.
+    """
+    found: dict[tuple[int, int], int] = {}
+    for worse, flags in ((0, re.NOFLAG), (2, re.IGNORECASE)):
         # The look-ahead finds overlapping occurrences too.
-        spans = [m.span(1) for m in re.finditer(f"(?=({re.escape(words)}))", window, flags)]
-        for span in sorted(spans, key=lambda s: (not _whole_word(window, s), s)):
-            if span not in seen:
-                seen.add(span)
-                yield span
+        for match in re.finditer(f"(?=({re.escape(words)}))", window, flags):
+            found.setdefault(match.span(1), worse + (not _whole_word(window, match.span(1))))
+    return [(closeness, start, end) for (start, end), closeness in found.items()]
 
 
 def _whole_word(window: str, span: tuple[int, int]) -> bool:

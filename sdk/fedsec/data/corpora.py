@@ -140,14 +140,8 @@ def _related(path: Path) -> Reading:
     return read_pubtator(path, relations=True)
 
 
-def _part(reading: Reading, split: Split, split_of: Callable[[str], Split]) -> Reading:
-    """One part of a corpus that is read as a whole. What was left out is counted over the whole corpus."""
-    documents = [d for d in reading.documents if split_of(d.document_id) == split]
-    return Reading.of(documents, reading.report.left_out, reading.report.mended)
-
-
 def _maccrobat(folder: Path, split: Split) -> Reading:
-    return _part(read_brat(folder), split, hash_split)
+    return read_brat(folder, relations=True, select=lambda name: hash_split(name) == split)
 
 
 def _e3c(folder: Path, split: Split) -> Reading:
@@ -160,7 +154,7 @@ def _e3c(folder: Path, split: Split) -> Reading:
         train = frozenset(ast.literal_eval(f"({section['ids']},)"))
     except (ValueError, SyntaxError) as e:
         raise ConfigError(f"{listed}: the document ids under ENGLISH are not a list of quoted names") from e
-    return _part(read_e3c(folder / "layer1_xmi"), split, lambda name: "train" if name in train else "test")
+    return read_e3c(folder / "layer1_xmi", select=lambda name: (name in train) == (split == "train"))
 
 
 def _registry(infos: Sequence[CorpusInfo]) -> Mapping[str, CorpusInfo]:

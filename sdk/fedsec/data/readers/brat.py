@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,12 +51,13 @@ class _Annotations:
     mended: Counter[str] = field(default_factory=Counter)
 
 
-def read_brat(path: Path, *, relations: bool | None = None) -> Reading:
+def read_brat(path: Path, *, relations: bool | None = None, select: Callable[[str], bool] | None = None) -> Reading:
     """Reads a folder of brat documents (or one ``.txt``). The file's name is document and patient id.
 
     Args:
         path: folder or ``.txt`` file.
         relations: whether the corpus annotates relations; None: it does if any file has one.
+        select: takes a document id and says whether to read it; None: all.
 
     Raises:
         ConfigError: with file, line and reason; also for a ``.txt`` without its ``.ann`` or the reverse.
@@ -65,7 +67,7 @@ def read_brat(path: Path, *, relations: bool | None = None) -> Reading:
         orphans = sorted(a.name for a in path.glob("*.ann") if not a.with_suffix(".txt").is_file())
         if orphans:
             raise ConfigError(f"{path}: {orphans[0]} has no .txt beside it")
-    parsed = [(text_file, _annotations(text_file)) for text_file in texts]
+    parsed = [(t, _annotations(t)) for t in texts if select is None or select(t.stem)]
     annotated = any(a.relations for _, a in parsed) if relations is None else relations
     left_out: Counter[str] = Counter()
     mended: Counter[str] = Counter()

@@ -8,7 +8,7 @@ entities marked as discontinuous are left out and counted, with the links that n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,20 @@ class _Case:
     elements: list[tuple[str, dict[str, str]]]
 
 
-def read_e3c(path: Path) -> Reading:
+def read_e3c(path: Path, *, select: Callable[[str], bool] | None = None) -> Reading:
     """Reads a folder of XMI files (or one). The file's name is document and patient id.
+
+    Args:
+        path: folder or file.
+        select: takes a document id and says whether to read it; None: all.
 
     Raises:
         ConfigError: with file and reason.
     """
     left_out: Counter[str] = Counter()
     mended: Counter[str] = Counter()
-    documents = [_document(_case(file), left_out, mended) for file in folder_files(path, "*.xml")]
+    files = [f for f in folder_files(path, "*.xml") if select is None or select(f.stem)]
+    documents = [_document(_case(file), left_out, mended) for file in files]
     return Reading.of(documents, left_out, mended)
 
 
