@@ -1,8 +1,8 @@
 """A process that runs tiny federations in children of its own and kills them with SIGKILL at a chosen moment.
 
-A *moment* is the start or end of an exchange or of one site's answer, or the instant before a SQL statement, an fsync, a
-rename or an unlink of journal or store, or after an fsync. The sequence of moments is the same in every run of one plan, so a number or
-a label names one. SIGKILL leaves the page cache alone: this shows order and atomicity, not what a power cut loses.
+A *moment* is the start or end of an exchange or of one site's answer, or the instant before a SQL statement, an fsync,
+a rename or an unlink of journal or store, or after an fsync. The sequence of moments is the same in every run of one
+plan, so a number or a label names one. SIGKILL leaves the page cache alone: this shows order and atomicity, not what a power cut loses.
 
 Run as ``python -m tests.e2e.crash KEYS`` it reads jobs as JSON lines and answers each with one. It imports no torch, so
 a forked child costs milliseconds and has no threads to lose.
@@ -20,8 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
-from fedsec.coordinator.journal import Journal
-from fedsec.site.store import SiteStore
 from tests.e2e.federation import Federation, Keys, make_plan
 
 RESULT = "result.json"
@@ -51,11 +49,11 @@ class WatchedDatabase:
 
     def execute(self, sql: str, *args):
         if not sql.startswith(("SELECT", "PRAGMA")):
-            self._moments.pass_by(f"{self._who} sql {sql.split(' VALUES')[0]}")
+            self._moments.pass_by(f"{self._who} sql {sql.partition(' VALUES')[0]}")
         return self._db.execute(sql, *args)
 
     def executemany(self, sql: str, *args):
-        self._moments.pass_by(f"{self._who} sql many {sql.split(' VALUES')[0]}")
+        self._moments.pass_by(f"{self._who} sql many {sql.partition(' VALUES')[0]}")
         return self._db.executemany(sql, *args)
 
     def close(self) -> None:
@@ -128,8 +126,6 @@ def run(job: Mapping, keys: Keys) -> None:
         federation.journal._db = WatchedDatabase(federation.journal._db, "journal", moments)
         watch_files(moments)
         adapter = federation.run()
-        for agent in federation.agents.values():
-            assert agent is not None
     result = {"adapter": adapter.digest().hex(), "moments": moments.labels, "left": what_is_left(folder)}
     (folder / RESULT).write_text(json.dumps(result))
 
@@ -191,7 +187,8 @@ class CrashLab:
 def main() -> None:
     keys = Keys.load(Path(sys.argv[1]))
     for line in sys.stdin:
-        print(json.dumps(in_child(json.loads(line), keys)), flush=True)
+        sys.stdout.write(json.dumps(in_child(json.loads(line), keys)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from fedsec.plan.model import TrainingSpec
 from tests.e2e.crash import CrashLab
+from tests.e2e.federation import Keys, make_plan, run_once, tiny_base, tiny_work
 
 SITES = 3
 MASKED = ("train", "share", "mask", "confirm", "unmask", "verdict")
@@ -126,3 +130,44 @@ def test_killed_again_and_again(lab, undisturbed, runs):
     for case in range(3):
         kills = [draw.randrange(20, 60) for _ in range(4)]
         kill_and_resume(lab, runs / str(case), expected, *kills, rule="size")
+
+
+STEPS = 28
+TRAINING = TrainingSpec(epochs=1, batch_size=1, learning_rate=1e-3, threads=1)
+TRAIN_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tests.e2e.federation import Keys, tiny_work
+from tests.e2e.test_resume import STEPS, run_tiny
+
+folder, kill_after = Path(sys.argv[1]), int(sys.argv[2])
+
+def progress(event):
+    if event["site"] == "site-b":
+        with (folder / f"steps-{kill_after}").open("a") as out:
+            out.write(f"{event['step']} ")
+        if event["step"] == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+(folder / "adapter").write_text(run_tiny(folder / "killed", Keys.load(folder / "keys"), progress))
+"""
+
+
+def run_tiny(folder: Path, keys: Keys, progress=lambda event: None) -> str:
+    plan = make_plan(keys, rounds=1, weights_sha256=tiny_base().weights_sha256, training=TRAINING)
+    work = lambda name, plan: tiny_work(name, plan, STEPS, progress)  # noqa: E731
+    return run_once(folder, keys, plan, work=work).digest().hex()
+
+
+def test_killed_in_the_middle_of_training_goes_on_from_the_checkpoint(tmp_path):
+    keys = Keys.generate(3)
+    keys.save(tmp_path / "keys")
+
+    def live(kill_after: int) -> tuple[int, list[int]]:
+        command = [sys.executable, "-c", TRAIN_AND_DIE, str(tmp_path), str(kill_after)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False)
+        return done.returncode, [int(s) for s in (tmp_path / f"steps-{kill_after}").read_text().split()]
+
+    assert live(27) == (-signal.SIGKILL, list(range(1, 28)))
+    assert live(0) == (0, [26, 27, 28]), "the second life does not go on from the checkpoint of step 25"
+    assert (tmp_path / "adapter").read_text() == run_tiny(tmp_path / "undisturbed", keys)

@@ -1,0 +1,413 @@
+"""Sites that fall silent, come back, or are asked what they must not answer; and a coordinator that changes its story."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from fedsec.plan.model import Plan
+from fedsec.site.store import SiteStore
+from fedsec.training.adapter import AdapterState
+from fedsec.training.strategies import local_update, shared_names
+from fedsec.wire import TrainRequest, core_roster, sum_parameters, verdict_context
+from fedsec_secure.codec import Header, head_length, open_packet, seal
+from fedsec_secure.errors import AbortError, ConfigError, FedsecError, PeerViolationError, TransportError
+from fedsec_secure.identity.roster import COORDINATOR
+from fedsec_secure.masking.messages import decode_packets, encode_packets
+from fedsec_secure.masking.parameters import RoundContext
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, run_once
+
+SITES = 4  # threshold and floor 3: one may be lost
+MASKED = ("train", "share", "mask", "confirm", "unmask", "verdict")
+
+
+@pytest.fixture(scope="module")
+def keys() -> Keys:
+    return Keys.generate(SITES)
+
+
+@dataclass
+class Flaky:
+    """A site whose answer to one exchange is lost ``times`` times: before it is made, or on its way."""
+
+    agent: object
+    exchange: str
+    times: int = 1
+    after_work: bool = False
+
+    def handle(self, name: str, body: bytes):
+        lost = name == self.exchange and self.times > 0
+        if lost and not self.after_work:
+            self.times -= 1
+            raise TransportError("connection refused")
+        reply = self.agent.handle(name, body)
+        if lost:
+            self.times -= 1
+            raise TransportError("connection reset")
+        return reply
+
+
+def flaky(sites: dict[str, Flaky]):
+    """A wrap for Federation: the given sites' answers are lost."""
+
+    def wrap(site, agent):
+        if site not in sites:
+            return agent
+        sites[site].agent = agent
+        return sites[site]
+
+    return wrap
+
+
+def survivors(federation: Federation) -> list[list[str]]:
+    return [e["survivors"] for e in federation.events if e["event"] == "round"]
+
+
+def plain_average(plan: Plan, keys: Keys, names: list[str]) -> tuple[AdapterState, np.ndarray]:
+    """Initial adapter and the float64 mean of the named sites' updates, clipped."""
+    works = [ArithmeticWork(n, plan) for n in names]
+    initial = works[0].initial_adapter()
+    updates = [local_update(plan.lora.strategy, initial, w.train(initial, 0, None)).astype(np.float64) for w in works]
+    clip = plan.secure.clip
+    weights = np.array([w.weight() for w in works], dtype=np.float64)
+    return initial, np.average(np.clip(updates, -clip, clip), axis=0, weights=weights)
+
+
+@pytest.mark.parametrize("after_work", [False, True])
+@pytest.mark.parametrize("exchange", MASKED)
+def test_one_site_lost_at_any_exchange_and_back_in_the_next_round(tmp_path, keys, exchange, after_work):
+    wrap = flaky({"site-b": Flaky(None, exchange, after_work=after_work)})
+    plan = make_plan(keys)
+    with Federation(tmp_path, keys, plan, wrap=wrap) as federation:
+        federation.run()
+        first, second = survivors(federation)
+        assert ("site-b" in first) == (exchange in ("confirm", "unmask", "verdict"))
+        assert len(first) == SITES - ("site-b" not in first)
+        assert second == list(keys.sites)
+        assert all(e["event"] != "attempt-aborted" for e in federation.events)
+
+
+@pytest.mark.parametrize("strategy", ["fedit", "ffa"])
+@pytest.mark.parametrize("rule", ["uniform", "size"])
+@pytest.mark.parametrize("mode", ["mask", "none"])
+def test_the_adapter_is_the_survivors_average_within_the_stated_bound(tmp_path, keys, mode, rule, strategy):
+    upload = "mask" if mode == "mask" else "plain"
+    plan = make_plan(keys, rounds=1, mode=mode, rule=rule, strategy=strategy)
+    with Federation(tmp_path, keys, plan, wrap=flaky({"site-c": Flaky(None, upload)})) as federation:
+        adapter = federation.run()
+        (alive,) = survivors(federation)
+        assert alive == ["site-a", "site-b", "site-d"]
+    initial, mean = plain_average(plan, keys, alive)
+    names = shared_names(strategy, initial)
+    bound = sum_parameters(plan, len(mean)).error_bound(3, 3 * (20 if rule == "size" else 1))
+    start = initial.select(names)
+    difference = np.abs(adapter.select(names) - (start + mean))
+    ulp = np.spacing(np.abs(start) + np.abs(mean).astype(np.float32))
+    assert (difference <= bound + ulp).all()
+    assert all(np.array_equal(adapter[n], initial[n]) for n in adapter if n not in names)
+
+
+def test_an_attempt_below_the_floor_is_tried_again_with_the_stored_updates(tmp_path, keys):
+    lost = {"site-b": Flaky(None, "mask"), "site-c": Flaky(None, "mask", after_work=True)}
+    expected = run_once(tmp_path / "calm", keys, make_plan(keys))
+    with Federation(tmp_path / "stormy", keys, make_plan(keys), wrap=flaky(lost)) as federation:
+        adapter = federation.run()
+        aborted = [e for e in federation.events if e["event"] == "attempt-aborted"]
+        assert [(e["round"], e["attempt"]) for e in aborted] == [(0, 0)]
+        assert "U3 has 2 sites, 3 are needed" in aborted[0]["reason"]
+        assert all(work.trained == [0, 1] for work in federation.works.values()), "a site trained twice"
+    assert adapter == expected, "another attempt with the same survivors gives another adapter"
+
+
+def test_attempts_end_and_the_reason_is_named(tmp_path, keys):
+    lost = {s: Flaky(None, "share", times=99) for s in ("site-a", "site-d")}
+    with (
+        Federation(tmp_path, keys, make_plan(keys), wrap=flaky(lost)) as federation,
+        pytest.raises(AbortError, match="U2 has 2 sites, 3 are needed"),
+    ):
+        federation.run()
+    assert sum(e["event"] == "attempt-aborted" for e in federation.events) == 3
+    reasons = next(e for e in federation.events if e["event"] == "lost")
+    assert reasons["sites"]["site-a"] == "TransportError: connection refused"
+
+
+@pytest.mark.parametrize("exchange", ["confirm", "unmask", "verdict"])
+def test_from_confirm_on_a_round_is_never_tried_again(tmp_path, keys, exchange):
+    lost = {s: Flaky(None, exchange) for s in ("site-a", "site-d")}
+    with (
+        Federation(tmp_path, keys, make_plan(keys), wrap=flaky(lost)) as federation,
+        pytest.raises(AbortError, match="2 sites, 3 are needed"),
+    ):
+        federation.run()
+    asked = [(e["exchange"], e["attempt"]) for e in federation.events if e["event"] == "exchange"]
+    assert asked.count(("train", 0)) == 1
+    assert {attempt for _, attempt in asked} == {0}
+
+
+# ---- one answer per exchange, for ever
+
+
+@dataclass
+class Recorder:
+    """Asks twice, compares, and keeps the requests."""
+
+    agent: object
+    requests: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def handle(self, name: str, body: bytes):
+        first = self.agent.handle(name, body)
+        content = first if isinstance(first, bytes) else first.read_bytes()
+        again = self.agent.handle(name, body)
+        assert content == (again if isinstance(again, bytes) else again.read_bytes()), name
+        self.requests.append((name, body))
+        return first
+
+
+@pytest.fixture
+def recorded(tmp_path, keys):
+    """A federation after one whole round of two, with what site-a was asked."""
+    recorders = {}
+
+    def wrap(site, agent):
+        return recorders.setdefault(site, Recorder(agent))
+
+    plan = make_plan(keys, rounds=1)
+    with Federation(tmp_path, keys, plan, wrap=wrap) as federation:
+        federation.run()
+        yield federation, recorders["site-a"].requests
+
+
+def test_every_request_repeated_gives_identical_bytes(recorded):
+    _, requests = recorded
+    assert [name for name, _ in requests] == list(MASKED)
+
+
+def resigned(federation: Federation, request: bytes, change) -> bytes:
+    """The request with its body changed, signed by the real coordinator."""
+    end = head_length(request)
+    header = Header.decode(request[6 : end - 64])
+    return seal(header.kind, COORDINATOR, header.context, change(request[end:]), federation.keys.coordinator.sign)
+
+
+@pytest.mark.parametrize("exchange", MASKED)
+def test_after_its_round_no_other_request_is_answered(recorded, exchange):
+    federation, requests = recorded
+    request = dict(requests)[exchange]
+    other = resigned(federation, request, lambda body: bytes([*body[:-1], body[-1] ^ 1]))
+    with pytest.raises(FedsecError):
+        federation.agents["site-a"].handle(exchange, other)
+
+
+@dataclass
+class TwoFaced:
+    """Before the honest request of one exchange, or after it, the coordinator tries another one of its own."""
+
+    agent: object
+    exchange: str
+    forge: object
+    refusals: list[str] = field(default_factory=list)
+
+    def handle(self, name: str, body: bytes):
+        reply = self.agent.handle(name, body)
+        if name == self.exchange:
+            try:
+                self.agent.handle(name, self.forge(body))
+            except FedsecError as e:
+                self.refusals.append(f"{type(e).__name__}: {e}")
+        return reply
+
+
+def drop_last(body: bytes) -> bytes:
+    packets = decode_packets(body, "test")
+    packets.popitem()
+    return encode_packets(packets)
+
+
+@pytest.mark.parametrize(("exchange", "why"), [("share", "answered before"), ("confirm", "answered before")])
+def test_a_second_smaller_set_is_refused_in_the_middle_of_a_round(tmp_path, keys, exchange, why):
+    """Two survivor sets would open one site's update by their difference."""
+    federation = Federation(tmp_path, keys, make_plan(keys, rounds=1))
+    liars = {}
+
+    def wrap(site, agent):
+        return liars.setdefault(site, TwoFaced(agent, exchange, lambda body: resigned(federation, body, drop_last)))
+
+    federation.wrap = wrap
+    with federation:
+        federation.run()
+    for site in ("site-a", "site-b"):
+        assert len(liars[site].refusals) == 1
+        assert "PeerViolationError" in liars[site].refusals[0]
+        assert why in liars[site].refusals[0]
+
+
+def train_request(federation: Federation, adapter: AdapterState, number: int, attempt: int = 0, **options) -> bytes:
+    plan, run = federation.plan, options.get("run", RUN)
+    roster = core_roster(plan).digest()
+    context = RoundContext(plan.digest(), run, number, attempt, roster, adapter.digest()).digest()
+    body = TrainRequest(run, number, attempt, adapter.to_bytes(), options.get("verdicts", {})).encode()
+    signer = options.get("signer", federation.keys.coordinator)
+    return seal("train-request", COORDINATOR, context, body, signer.sign)
+
+
+def nudged(adapter: AdapterState) -> AdapterState:
+    return adapter.unflatten(adapter.flatten() + np.float32(1e-3))
+
+
+def test_another_first_adapter_is_refused(tmp_path, keys):
+    with Federation(tmp_path, keys, make_plan(keys)) as federation:
+        agent, initial = federation.agents["site-a"], federation.initial()
+        with pytest.raises(PeerViolationError, match="round 0 does not start from the adapter that the plan fixes"):
+            agent.handle("train", train_request(federation, nudged(initial), 0))
+        with pytest.raises(FedsecError):
+            agent.handle("train", train_request(federation, initial, 0, signer=keys.sites["site-b"]))
+        assert federation.works["site-a"].trained == []
+        agent.handle("train", train_request(federation, initial, 0))
+        assert federation.works["site-a"].trained == [0]
+
+
+class Recorded(Exception):
+    """Stops a run."""
+
+
+def after_round_0(folder, keys, absent: str) -> tuple[Federation, AdapterState, dict[str, bytes]]:
+    """A federation whose round 0 is over, ``absent`` having been away; its adapter and verdicts."""
+    seen = {}
+
+    class Stop:
+        def __init__(self, transport):
+            self.transport = transport
+
+        def exchange(self, exchange, spool):
+            if exchange.round == 1:
+                seen["request"] = exchange.requests[absent]
+                raise Recorded
+            return self.transport.exchange(exchange, spool)
+
+    federation = Federation(
+        folder, keys, make_plan(keys), wrap=flaky({absent: Flaky(None, "train", times=1)}), carry=Stop
+    )
+    federation.__enter__()
+    with pytest.raises(Recorded):
+        federation.run()
+    verify = keys.coordinator.public.verify
+    body = open_packet(seen["request"], kind="train-request", sender=COORDINATOR, context=None, verify=verify)
+    request = TrainRequest.decode(body)
+    return federation, AdapterState.from_bytes(request.adapter), dict(request.verdicts)
+
+
+def test_the_next_round_starts_from_the_sum_that_was_verified(tmp_path, keys):
+    federation, adapter, verdicts = after_round_0(tmp_path, keys, "site-d")
+    try:
+        present, away = federation.agents["site-a"], federation.agents["site-d"]
+        other = nudged(adapter)
+        with pytest.raises(PeerViolationError, match="does not start from the sum that this site verified"):
+            present.handle("train", train_request(federation, other, 1, verdicts=verdicts))
+        with pytest.raises(PeerViolationError, match="attests another adapter"):
+            away.handle("train", train_request(federation, other, 1, verdicts=verdicts))
+        few = dict(list(verdicts.items())[:2])
+        with pytest.raises(AbortError, match="2 of the 3 verdicts"):
+            away.handle("train", train_request(federation, adapter, 1, verdicts=few))
+        forged = verdicts | {"site-a": verdicts["site-b"]}
+        with pytest.raises(FedsecError):
+            away.handle("train", train_request(federation, adapter, 1, verdicts=forged))
+        context = verdict_context(federation.plan.digest(), RUN, 0, core_roster(federation.plan).digest())
+        stranger = Keys.generate(1).coordinator
+        invented = seal("verdict", "site-d", context, adapter.digest(), stranger.sign)
+        with pytest.raises(FedsecError):
+            away.handle("train", train_request(federation, adapter, 1, verdicts=few | {"site-d": invented}))
+        away.handle("train", train_request(federation, adapter, 1, verdicts=verdicts))
+        with pytest.raises(PeerViolationError, match="is behind this site"):
+            away.handle("train", train_request(federation, federation.initial(), 0, attempt=1))
+    finally:
+        federation.__exit__()
+
+
+def test_no_other_attempt_after_a_confirmed_survivor_set(tmp_path, keys):
+    refused = []
+
+    class Impatient:
+        def __init__(self, agent):
+            self.agent = agent
+
+        def handle(self, name, body):
+            reply = self.agent.handle(name, body)
+            if name == "confirm":
+                with pytest.raises(PeerViolationError, match="a survivor set of round 0 is confirmed") as caught:
+                    self.agent.handle("train", train_request(federation, federation.initial(), 0, attempt=1))
+                refused.append(caught.value)
+            return reply
+
+    federation = Federation(tmp_path, keys, make_plan(keys, rounds=1), wrap=lambda _, agent: Impatient(agent))
+    with federation:
+        federation.run()
+    assert len(refused) == SITES
+
+
+def test_a_policy_limits_the_runs_of_a_plan(tmp_path, keys):
+    with Federation(tmp_path, keys, make_plan(keys), max_runs=1) as federation:
+        agent, initial = federation.agents["site-a"], federation.initial()
+        agent.handle("train", train_request(federation, initial, 0))
+        with pytest.raises(PeerViolationError, match="allows 1 runs of one plan"):
+            agent.handle("train", train_request(federation, initial, 0, run="run-2"))
+
+
+def test_a_withdrawn_approval_stops_a_site_before_its_next_answer(tmp_path, keys):
+    def authorise():
+        if withdrawn:
+            raise ConfigError("the approval was taken away")
+
+    withdrawn = []
+    with Federation(tmp_path, keys, make_plan(keys), authorise=authorise) as federation:
+        request = train_request(federation, federation.initial(), 0)
+        federation.agents["site-a"].handle("train", request)
+        withdrawn.append(True)
+        with pytest.raises(ConfigError, match="taken away"):
+            federation.agents["site-a"].handle("train", request)
+
+
+def test_one_state_folder_has_one_process(tmp_path):
+    store = SiteStore(tmp_path / "state")
+    with pytest.raises(ConfigError, match="another process holds"):
+        SiteStore(tmp_path / "state")
+    store.close()
+    SiteStore(tmp_path / "state").close()
+
+
+def test_after_the_verdict_the_rounds_secrets_are_in_no_file(tmp_path, keys):
+    """Not in the database, nor in its write-ahead log, while the site goes on running."""
+    secrets = []
+
+    class Spy:
+        def __init__(self, site, agent):
+            self.store, self.agent = federation.stores[site], agent
+
+        def handle(self, name, body):
+            reply = self.agent.handle(name, body)
+            if name in ("train", "share"):
+                record = self.store._db.execute("SELECT record FROM stages WHERE stage = ?", (name,)).fetchone()[0]
+                assert record in everything(tmp_path / "state"), "the search does not find what is there"
+                secrets.extend(record[at : at + 32] for at in secret_places(name, record))
+            return reply
+
+    federation = Federation(tmp_path, keys, make_plan(keys, rounds=1), wrap=lambda s, a: Spy(s, a))
+    with federation:
+        federation.run()
+        left = everything(tmp_path / "state")
+        assert len(secrets) == 4 * SITES
+        assert not [s for s in secrets if s in left]
+
+
+def everything(folder) -> bytes:
+    return b"\0".join(p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+def secret_places(name: str, record: bytes) -> list[int]:
+    """Offsets of the 32-byte secrets: three of a stated record, the seed of a shared one (after the stated blob)."""
+    if name == "train":
+        start = 2 + len("site stated v1") + 2 + len("site-a") + 32
+        return [start, start + 32, start + 64]
+    blob = 2 + len("site shared v1")
+    return [blob + 4 + int.from_bytes(record[blob : blob + 4], "big")]
