@@ -1,0 +1,40 @@
+"""Run the command line as a person does: one process state, exit codes and what stands on either stream."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from fedsec.cli import output
+from fedsec.cli.app import app, run
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def fedsec(capsys, monkeypatch, tmp_path):
+    """``fedsec("keys", "show", path)`` → Result; 100 columns, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(output.out, "_width", 100)
+    monkeypatch.setattr(output.err, "_width", 100)
+
+    def call(*arguments) -> Result:
+        # A process runs one command; here each call starts from an application without commands.
+        monkeypatch.setattr(app, "registered_commands", [])
+        monkeypatch.setattr(app, "registered_groups", [])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Result(int(e.value.code or 0), captured.out, captured.err)
+
+    return call
