@@ -2,7 +2,8 @@
 
 A *moment* is the start or end of an exchange or of one site's answer, or the instant before a SQL statement, an fsync,
 a rename or an unlink of journal or store, or after an fsync. The sequence of moments is the same in every run of one
-plan, so a number or a label names one. SIGKILL leaves the page cache alone: this shows order and atomicity, not what a power cut loses.
+plan, so a number or a label names one. SIGKILL leaves the page cache alone: this shows order and atomicity, not what a
+power cut loses.
 
 Run as ``python -m tests.e2e.crash KEYS`` it reads jobs as JSON lines and answers each with one. It imports no torch, so
 a forked child costs milliseconds and has no threads to lose.

@@ -1,4 +1,4 @@
-"""Sites that fall silent, come back, or are asked what they must not answer; and a coordinator that changes its story."""
+"""Sites that fall silent, come back or are asked what they must not answer; a coordinator that changes its story."""
 
 from __future__ import annotations
 
@@ -392,7 +392,7 @@ def test_after_the_verdict_the_rounds_secrets_are_in_no_file(tmp_path, keys):
                 secrets.extend(record[at : at + 32] for at in secret_places(name, record))
             return reply
 
-    federation = Federation(tmp_path, keys, make_plan(keys, rounds=1), wrap=lambda s, a: Spy(s, a))
+    federation = Federation(tmp_path, keys, make_plan(keys, rounds=1), wrap=Spy)
     with federation:
         federation.run()
         left = everything(tmp_path / "state")
