@@ -189,3 +189,30 @@ def test_a_signing_key_does_not_leak_through_repr_pickle_or_copy():
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             leak(key)
+
+
+def test_secrets_derived_from_a_key_are_its_own_and_differ_by_label():
+    a, b = SigningKey.generate(), SigningKey.generate()
+    assert a.derive_secret("one") == a.derive_secret("one")
+    assert len({k.derive_secret(label).reveal() for k in (a, b) for label in ("one", "two")}) == 4
+
+
+def test_a_failed_write_leaves_no_half_key(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keys_module.os, "fsync", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        SigningKey.generate().save(tmp_path / "k")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_of_another_user_is_refused(tmp_path, monkeypatch):
+    SigningKey.generate().save(tmp_path / "k")
+    owner = (tmp_path / "k").stat().st_uid
+    if owner == 0:
+        os.chown(tmp_path / "k", 12345, -1)
+    else:
+        monkeypatch.setattr(keys_module.os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        SigningKey.load(tmp_path / "k")
