@@ -15,9 +15,7 @@ def evaluate(
     corpus: Annotated[str, typer.Option(help="A public test set of the run, or a corpus that FEDSEC_DATA holds.")],
     split: Annotated[str, typer.Option(help="train, dev or test of a corpus.")] = "test",
     label_map: Annotated[Path | None, typer.Option(help="TOML map from the corpus's labels to the plan's.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many examples, drawn by the plan's seed.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many examples.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="The base model without the adapter.")] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -36,7 +36,7 @@ def run(
 def finish_study(path: Path, *, json: bool, quiet: bool) -> None:
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
-    from fedsec.cli.tables import show_results
+    from fedsec.cli.tables import COLUMNS, show_results
     from fedsec.study.federation import open_study
     from fedsec.study.folder import RunFolder
 
@@ -48,15 +48,9 @@ def finish_study(path: Path, *, json: bool, quiet: bool) -> None:
             open_study(folder, progress).run()
     results = folder.results()
     if json:
-        macro = {
-            system: {f"{k}_{m}": results.macro(system, k, m) for k in ("entities", "relations") for m in MATCHES}
-            for system in results.scores
-        }
+        macro = {s: {f"{k}_{m}": results.macro(s, k, m) for k, m in COLUMNS} for s in results.scores}
         print_json({"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "macro_f1": macro})
     elif not quiet:
         if results.scores:
             show_results(out, results)
         out.print(f"run folder: {path}\nadapter:    {folder.adapter} (plain PEFT)", markup=False)
-
-
-MATCHES = ("strict", "lenient")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fedsec.evaluation.scores import Kind, Match, Scores
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT, Results
 
-_COLUMNS: tuple[tuple[Kind, Match], ...] = (
+COLUMNS: tuple[tuple[Kind, Match], ...] = (
     ("entities", "strict"),
     ("entities", "lenient"),
     ("relations", "strict"),
@@ -29,8 +30,8 @@ def comparison_table(results: Results, kind: Kind) -> Table:
     """Every system by test set and over all of them (mean of each set's micro F1): strict / lenient F1 of one kind."""
     systems = _ordered(results)
     tests = sorted({name for s in systems for name, v in results.scores[s].items() if v.f1(kind, "strict") is not None})
-    table = Table(title=f"{kind.capitalize()}: F1, strict / lenient, by test set", title_justify="left")
-    table.add_column("trained by")
+    table = Table(title=f"{kind.capitalize()}: F1, strict/lenient, by test set", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("trained by", no_wrap=True)
     for name in (*tests, "all"):
         table.add_column(name, justify="right")
     best = {name: max((_f1(results, s, name, kind, "strict") or 0.0 for s in systems), default=0.0) for name in tests}
@@ -51,7 +52,7 @@ def _pair(results: Results, system: str, test: str, kind: Kind, best: float) -> 
     strict, lenient = _f1(results, system, test, kind, "strict"), _f1(results, system, test, kind, "lenient")
     if strict is None or lenient is None:
         return "–"
-    text = f"{strict:.2f} / {lenient:.2f}"
+    text = f"{strict:.2f}/{lenient:.2f}"
     return f"[bold green]{text}[/bold green]" if strict == best > 0 else text
 
 
@@ -75,10 +76,10 @@ def show_results(console: Console, results: Results) -> None:
 
 def score_table(title: str, scores: Scores) -> Table:
     """One system on one test set: precision, recall and F1."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("", "match", "precision", "recall", "F1", "gold", "predicted"):
         table.add_column(name, justify="left" if name in ("", "match") else "right")
-    for kind, match in _COLUMNS:
+    for kind, match in COLUMNS:
         of_kind = getattr(scores, kind)
         if of_kind is None:
             continue

@@ -46,7 +46,7 @@ class SiteDocuments:
     report: ReadReport
     label_map: LabelMapReport | None
     excluded: int = 0
-    """Documents dropped because the caller named them (shared with another site's test set)."""
+    """Documents of patients whom the section's list leaves out."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ def load_site_documents(
     folder: Path,
     *,
     root: Path | None = None,
-    exclude: frozenset[str] = frozenset(),
 ) -> SiteDocuments:
     """Reads what a ``[data]`` or ``[test]`` section of a site file names, and applies its label map.
 
@@ -103,7 +102,6 @@ def load_site_documents(
         section: the section.
         folder: the site file's folder, to which its paths are relative.
         root: the corpora's folder for format ``corpus``; None: FEDSEC_DATA.
-        exclude: document ids to drop.
 
     Raises:
         ConfigError: with file, line and reason.
@@ -116,7 +114,8 @@ def load_site_documents(
         assert section.path is not None
         reading = READERS[section.format](folder / Path(section.path).expanduser())
         documents, report = reading.documents, reading.report
-    kept = [d for d in documents if d.document_id not in exclude]
+    exclude = _patient_ids(folder, section.exclude_patients)
+    kept = [d for d in documents if d.patient_id not in exclude]
     mapping: LabelMapReport | None = None
     excluded = len(documents) - len(kept)
     if section.label_map is not None:
@@ -151,6 +150,18 @@ def site_examples(
     if not examples:
         raise ConfigError("the data section gives no examples for this task; check its types and the label map")
     return examples, counts
+
+
+def _patient_ids(folder: Path, name: str | None) -> frozenset[str]:
+    """The lines of an exclusion list, blank ones and comments aside. A list that cannot be read stops everything."""
+    if name is None:
+        return frozenset()
+    path = folder / Path(name).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: the list of excluded patients cannot be read ({type(e).__name__})") from None
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 def check_documents(documents: Sequence[Document], tokenizer: Tokenizer | None = None) -> DataCheck:

@@ -137,7 +137,7 @@ class PublicTest(Strict):
     relation_types: tuple[LabelName, ...] | None = None
     """The relations that its prompts ask for; left out: none are annotated."""
     limit: int | None = Field(None, ge=1)
-    """Use at most so many examples, drawn by the plan's seed."""
+    """Use at most so many examples; the same ones always."""
 
 
 class EvaluationSpec(Strict):

@@ -37,6 +37,8 @@ class DataSection(Strict):
     """The plan's entity types that this site annotates; left out: all of them."""
     relation_types: tuple[LabelName, ...] | None = None
     """The plan's relation types that this site annotates; left out: its notes carry no relation labels."""
+    exclude_patients: RelativePath | None = None
+    """Text file of patient ids, one a line: their documents are left out when the notes are loaded."""
     limit: int | None = Field(None, ge=1)
     """Use at most so many examples."""
 

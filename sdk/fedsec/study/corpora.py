@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedsec.data.schema import Document, Example
-from fedsec.data.sitedata import load_site_documents
-from fedsec.data.templates import make_examples
+from fedsec.data.sitedata import load_site_documents, site_examples
 from fedsec.plan.model import Draft, PublicTest, Strict
 from fedsec.plan.sitefile import DataSection, Site
 from fedsec.plan.toml import read_toml
 from fedsec.site.work import TestSet
-from fedsec_secure.errors import ConfigError, VerificationError
+from fedsec_secure.errors import VerificationError
 
 PUBLIC = "public"
 
@@ -37,16 +35,13 @@ def documents_digest(documents: Iterable[Document]) -> str:
 def load_training(site: Site, draft: Draft) -> list[Example]:
     """A site's training examples, with the labels that it annotates, at most its limit of them."""
     section = site.file.data
-    documents = load_site_documents(section, site.folder)
-    entity_types = section.entity_types or draft.task.entity_types
-    examples = make_examples(documents, draft.task, entity_types, section.relation_types)
-    return choose(examples, section.limit, f"{draft.seed}/train/{site.name}")
+    return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
 
 
-def load_public_documents(test: PublicTest, sites: Path) -> list[Document]:
+def load_public_documents(test: PublicTest, sites: Path) -> tuple[Document, ...]:
     """The documents of one public test set of the working set ``sites``."""
     path = sites / PUBLIC / f"{test.name}.toml"
-    return load_site_documents(read_toml(path, PublicFile).data, path.parent)
+    return load_site_documents(read_toml(path, PublicFile).data, path.parent).documents
 
 
 def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
@@ -61,16 +56,8 @@ def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
 
 
 def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:
-    """The test set's examples, asked for its own labels."""
-    examples = make_examples(documents, draft.task, spec.entity_types, spec.relation_types)
-    if not examples:
-        raise ConfigError(f"public test set {spec.name}: expected at least one example, found none")
-    return choose(examples, spec.limit, f"{draft.seed}/test/{spec.name}")
-
-
-def choose(examples: list[Example], limit: int | None, seed: str) -> list[Example]:
-    """At most ``limit`` examples, drawn without replacement by the seed, in their old order."""
-    if limit is None or limit >= len(examples):
-        return examples
-    drawn = random.Random(seed).sample(range(len(examples)), limit)  # noqa: S311 - which public or local examples, no secret
-    return [examples[i] for i in sorted(drawn)]
+    """The test set's examples, asked for its own labels; a limit keeps the same examples always."""
+    section = DataSection(
+        path=spec.name, entity_types=spec.entity_types, relation_types=spec.relation_types, limit=spec.limit
+    )
+    return site_examples(documents, section, draft.task)[0]

@@ -7,8 +7,9 @@ from pathlib import Path
 from fedsec.data.sitedata import load_site_documents
 from fedsec.plan.model import Plan, PublicTest
 from fedsec.plan.sitefile import DataSection
+from fedsec.plan.toml import validate
 from fedsec.site.work import TestSet
-from fedsec.study.corpora import choose, load_public_tests, public_examples
+from fedsec.study.corpora import load_public_tests, public_examples
 from fedsec.study.folder import RunFolder
 from fedsec_secure.errors import ConfigError
 
@@ -18,11 +19,12 @@ def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | No
     if name in {t.name for t in plan.evaluation.public_tests}:
         tests = load_public_tests(plan, RunFolder.open(run).sites)
         test = next(t for t in tests if t.spec.name == name)
-        return TestSet(test.spec, choose(list(test.examples), limit, f"{plan.seed}/evaluate/{name}"))
-    if split not in ("train", "dev", "test"):
-        raise ConfigError(f"--split: expected train, dev or test, found {split!r}")
-    mapped = None if label_map is None else str(label_map.resolve())
-    documents = load_site_documents(DataSection(format="corpus", corpus=name, split=split, label_map=mapped), Path())
+        return TestSet(test.spec, test.examples[:limit])
+    where = {"format": "corpus", "corpus": name, "split": split}
+    if label_map is not None:
+        where["label_map"] = str(label_map.resolve())
+    section = validate(where, DataSection, "--corpus and --split")
+    documents = load_site_documents(section, Path()).documents
     present = {e.type for d in documents for e in d.entities}
     linked = {r.type for d in documents for r in d.relations or ()}
     entity_types = tuple(t for t in plan.task.entity_types if t in present)
