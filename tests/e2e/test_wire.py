@@ -23,7 +23,7 @@ from fedsec_secure.masking.messages import Dealing, Revealed, ShareReply, Statem
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import lanes, shamir
-from fedsec_secure.numeric.keystream import ArraySource, Keystream
+from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource, Keystream
 from fedsec_secure.secrets import SecretBytes
 from tests.e2e.federation import ArithmeticWork, Federation, Keys, make_plan, tiny_base, tiny_work
 
@@ -340,7 +340,8 @@ def test_the_masks_of_two_attempts_and_rounds_have_nothing_in_common(tmp_path, k
 
 
 def test_uniformity_is_sensitive_to_one_biased_bit():
-    words = np.frombuffer(Keystream(SecretBytes.random()).next(1 << 14).tobytes(), dtype="<u8")
+    words = np.empty(CHUNK_WORDS, dtype="<u8")
+    Keystream(SecretBytes.random()).read_into(words)
     assert looks_uniform(words)
     biased = words | (np.arange(len(words)) % 8 == 0).astype(np.uint64)
     assert not looks_uniform(biased)

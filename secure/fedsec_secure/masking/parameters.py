@@ -72,11 +72,12 @@ class SumParameters:
         return self.fixed.lanes.words(self.elements)
 
     def error_bound(self, survivors: int, total_weight: int) -> float:
-        """No coordinate of the decoded mean is farther than this from the mean of the clipped updates, float32
-        rounding of the fold (2^-23 of the clip) included: survivors * step * weight_max / total_weight, plus that.
+        """No coordinate of the decoded mean is farther than this from the mean of the clipped updates:
+        survivors * step * weight_max / total_weight, and six float32 roundings (clip, ratio, their product, the sum,
+        the divisor, the quotient) of 2^-24 each, relative to at most survivors * clip * weight_max / total_weight.
         """
         ratio = self.weight_max / total_weight
-        return survivors * ratio * (self.fixed.step + self.fixed.clip * 2.0**-23)
+        return survivors * ratio * (self.fixed.step + self.fixed.clip * 2.0**-21)
 
 
 @dataclass(frozen=True)

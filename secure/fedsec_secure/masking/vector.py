@@ -24,8 +24,8 @@ def check_update(update: Floats, parameters: SumParameters) -> None:
         raise LocalMisuseError(
             f"expected an update of float32[{parameters.length}], found {update.dtype}{list(update.shape)}"
         )
-    for start in range(0, len(update), 1 << 20):
-        if not np.isfinite(update[start : start + (1 << 20)]).all():
+    for start in range(0, len(update), 1 << 16):
+        if not np.isfinite(update[start : start + (1 << 16)]).all():
             raise LocalMisuseError("the update holds NaN or infinity: training diverged; lower the learning rate")
 
 
@@ -47,34 +47,38 @@ class Encoder:
         self._ratio = weight / parameters.weight_max
         self._limbs = np.array(count_limbs(parameters, weight), dtype=np.int32)
         lanes = parameters.fixed.lanes.count
-        self._coins = [
+        self._streams = [
             Keystream(derive(coins, "fedsec v1 rounding lane", Writer().uint(lane, 1).done())) for lane in range(lanes)
         ]
+        self._planes = [np.empty(CHUNK_WORDS, dtype=np.int32) for _ in range(lanes)]
+        self._coins: Words = np.empty(CHUNK_WORDS // 2, dtype="<u8")
+        self._scratch: Floats = np.empty(CHUNK_WORDS, dtype=np.float32)
         self._at = 0
 
     def read_into(self, out: Words) -> None:
         """Fill ``out`` (at most CHUNK_WORDS, an even number unless it is the last) with the next encoded words."""
-        planes = [self._plane(lane, len(out)) for lane in range(self._p.fixed.lanes.count)]
+        planes = [plane[: len(out)] for plane in self._planes]
+        for lane, plane in enumerate(planes):
+            self._encode(lane, plane)
         pack_into(self._p.fixed.lanes, planes, out)
         self._at += len(out)
 
-    def _plane(self, lane: int, count: int) -> Ints:
-        """Elements [lane * words + at, + count) of limbs-then-update, zero past the end."""
-        limbs = self._p.limbs
+    def _encode(self, lane: int, plane: Ints) -> None:
+        """Elements [lane * words + at, + len(plane)) of limbs-then-update, zero past the end."""
+        limbs, count = self._p.limbs, len(plane)
         first = lane * self._p.words + self._at
-        coins = self._coins[lane].next((count + 1) // 2).view(np.uint32)[:count]
+        drawn = self._coins[: (count + 1) // 2]
+        self._streams[lane].read_into(drawn)
         low, high = max(first, limbs), min(first + count, self._p.elements)
-        if first >= limbs and high == first + count:
-            return round_stochastic(self._p.fixed, self._update[first - limbs : high - limbs], self._ratio, coins)
-        plane = np.zeros(count, dtype=np.int32)
+        window = slice(low - first, max(high, low) - first)
+        plane[window.stop :] = 0
         if high > low:
-            window = slice(low - first, high - first)
+            coins, scratch = drawn.view(np.uint32)[window], self._scratch[window]
             values = self._update[low - limbs : high - limbs]
-            plane[window] = round_stochastic(self._p.fixed, values, self._ratio, coins[window])
+            round_stochastic(self._p.fixed, values, self._ratio, coins, scratch, plane[window])
         if first < limbs:
             end = min(limbs, first + count)
             plane[: end - first] = self._limbs[first:end]
-        return plane
 
 
 def write_masked(
@@ -86,11 +90,11 @@ def write_masked(
 ) -> None:
     """y = source + sum of PRG(plus) - sum of PRG(minus), handed to ``write`` chunk by chunk (the chunk is reused)."""
     up, down = [Keystream(k) for k in plus], [Keystream(k) for k in minus]
-    buffer = np.empty(CHUNK_WORDS, dtype="<u8")
+    buffer, scratch = np.empty(CHUNK_WORDS, dtype="<u8"), np.empty(CHUNK_WORDS, dtype="<u8")
     for start in range(0, words, CHUNK_WORDS):
         chunk = buffer[: min(CHUNK_WORDS, words - start)]
         source.read_into(chunk)
-        add_streams(chunk, up, down)
+        add_streams(chunk, up, down, scratch[: len(chunk)])
         write(chunk)
 
 
@@ -106,8 +110,8 @@ def sum_words(
         scratch = buffer[: len(chunk)]
         for source in sources:
             source.read_into(scratch)
-            chunk += scratch
-        add_streams(chunk, up, down)
+            np.add(chunk, scratch, out=chunk)
+        add_streams(chunk, up, down, scratch)
     return out
 
 
@@ -127,22 +131,31 @@ def decode_sum(parameters: SumParameters, total: Words, survivors: int, public_w
     """
     if total.shape != (parameters.words,):
         raise PeerViolationError(f"expected a sum of {parameters.words} words, found {total.size}")
-    largest = survivors * parameters.fixed.largest
-    limbs, length, words = parameters.limbs, parameters.length, parameters.words
-    ints = np.empty(parameters.fixed.lanes.count * words, dtype=np.int32)
-    for start in range(0, words, CHUNK_WORDS):
+    mean: Floats = np.empty(parameters.length, dtype=np.float32)
+    limbs: Ints = np.empty(parameters.limbs, dtype=np.int32)
+    for start in range(0, parameters.words, CHUNK_WORDS):
         part = np.ascontiguousarray(total[start : start + CHUNK_WORDS], dtype=np.uint64)
         for lane, plane in enumerate(unpack(parameters.fixed.lanes, part)):
-            ints[lane * words + start : lane * words + start + len(plane)] = plane
-    coordinates = ints[limbs : limbs + length]
-    if coordinates.min() < -largest or coordinates.max() > largest or ints[limbs + length :].any():
-        raise PeerViolationError("the sum has a coordinate outside what the survivors' encodings can add up to")
-    weight = _total_weight(parameters, ints[:limbs], survivors) if public_weight is None else public_weight
+            _place(parameters, survivors, lane * parameters.words + start, plane, limbs, mean)
+    weight = _total_weight(parameters, limbs, survivors) if public_weight is None else public_weight
     if not survivors <= weight <= survivors * parameters.weight_max:
         raise PeerViolationError("the summed weight is outside what the plan's bounds allow")
-    mean = coordinates.astype(np.float32)
     mean *= np.float32(parameters.fixed.step * parameters.weight_max / weight)
     return Decoded(mean, weight)
+
+
+def _place(parameters: SumParameters, survivors: int, first: int, plane: Ints, limbs: Ints, mean: Floats) -> None:
+    """Elements [first, + len(plane)) of a sum, checked, to where they belong: limbs, coordinates, and zeros after."""
+    low = min(max(parameters.limbs - first, 0), len(plane))
+    high = min(max(parameters.elements - first, low), len(plane))
+    if low:
+        limbs[first : first + low] = plane[:low]
+    coordinates = plane[low:high]
+    largest = survivors * parameters.fixed.largest
+    if (len(coordinates) and (coordinates.min() < -largest or coordinates.max() > largest)) or plane[high:].any():
+        raise PeerViolationError("the sum has a coordinate outside what the survivors' encodings can add up to")
+    at = first + low - parameters.limbs
+    mean[at : at + len(coordinates)] = coordinates
 
 
 def _total_weight(parameters: SumParameters, limbs: Ints, survivors: int) -> int:

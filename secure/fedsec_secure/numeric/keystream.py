@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,9 @@ from fedsec_secure.errors import LocalMisuseError
 from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.secrets import KEY_BYTES, SecretBytes
 
-CHUNK_WORDS = 1 << 14
-"""128 KiB: the keystream stays in the cache between the cipher and the addition."""
-_ZEROS = bytes(CHUNK_WORDS * 8)
+CHUNK_WORDS = 1 << 13
+"""64 KiB: a chunk, the keystream and the encoder's scratch stay in a core's cache together."""
+_ZEROS = memoryview(bytes(CHUNK_WORDS * 8))
 
 
 class Keystream:
@@ -23,21 +24,18 @@ class Keystream:
     is why a zero initial counter block is safe.
     """
 
-    __slots__ = ("_cipher", "_scratch")
+    __slots__ = ("_cipher",)
 
     def __init__(self, key: SecretBytes) -> None:
         if len(key) != KEY_BYTES:
             raise LocalMisuseError(f"a keystream key has {KEY_BYTES} bytes, found {len(key)}")
         self._cipher: CipherContext = Cipher(algorithms.AES(key.reveal()), modes.CTR(bytes(16))).encryptor()
-        self._scratch: Words = np.empty(CHUNK_WORDS, dtype="<u8")
 
-    def next(self, count: int) -> Words:
-        """The next ``count`` <= CHUNK_WORDS words. The array is reused by the next call."""
-        if count > CHUNK_WORDS:
-            raise LocalMisuseError(f"at most {CHUNK_WORDS} words a chunk, asked for {count}")
-        out = self._scratch[:count]
-        self._cipher.update_into(_ZEROS[: 8 * count], out.view(np.uint8).data)
-        return out
+    def read_into(self, out: Words) -> None:
+        """Fill ``out`` (contiguous, at most CHUNK_WORDS words) with the next words."""
+        if len(out) > CHUNK_WORDS:
+            raise LocalMisuseError(f"at most {CHUNK_WORDS} words a chunk, asked for {len(out)}")
+        self._cipher.update_into(_ZEROS[: 8 * len(out)], out.view(np.uint8).data)
 
 
 class WordSource(Protocol):
@@ -64,9 +62,14 @@ class ArraySource:
         self._at = end
 
 
-def add_streams(out: Words, plus: list[Keystream], minus: list[Keystream]) -> None:
-    """``out += sum(plus) - sum(minus)`` mod 2^64 over the next ``len(out)`` words of each stream."""
+def add_streams(out: Words, plus: Sequence[Keystream], minus: Sequence[Keystream], scratch: Words) -> None:
+    """``out += sum(plus) - sum(minus)`` mod 2^64 over the next ``len(out)`` words of each stream.
+
+    ``scratch`` (as long as ``out``) is overwritten; one for all streams, so that it never leaves the cache.
+    """
     for stream in plus:
-        out += stream.next(len(out))
+        stream.read_into(scratch)
+        np.add(out, scratch, out=out)
     for stream in minus:
-        out -= stream.next(len(out))
+        stream.read_into(scratch)
+        np.subtract(out, scratch, out=out)

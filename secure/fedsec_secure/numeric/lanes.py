@@ -8,6 +8,7 @@ lane l of word j, so that packing is L contiguous passes. Bounds are proved when
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 RINGS: dict[str, tuple[int, int]] = {"2x32": (2, 32), "3x21": (3, 21), "4x16": (4, 16)}
 _FLOAT32_BITS = 24
+_SMALLEST_CLIP = 2.0**-64
+"""Far from where scaling a float32 would overflow or lose bits."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,13 @@ class Lanes:
         return -(-elements // self.count)
 
 
-def pack_into(lanes: Lanes, planes: list[Ints], out: Words) -> None:
-    """``out`` (uint64[w]) becomes the packed words of ``planes``, one int32[w] a lane."""
+def pack_into(lanes: Lanes, planes: Sequence[Ints], out: Words) -> None:
+    """``out`` (uint64[w]) becomes the packed words of ``planes``, one int32[w] a lane, by Horner's rule."""
     signed = out.view(np.int64)
-    signed[:] = planes[0]
-    for index in range(1, lanes.count):
-        signed += planes[index].astype(np.int64) << np.int64(lanes.bits * index)
+    signed[:] = planes[lanes.count - 1]
+    for index in range(lanes.count - 2, -1, -1):
+        signed <<= np.int64(lanes.bits)
+        np.add(signed, planes[index], out=signed)
 
 
 def unpack(lanes: Lanes, words: Words) -> list[Ints]:
@@ -97,10 +101,15 @@ class FixedPoint:
 
         Proof: a clipped x has abs(x * scale) <= clip * scale <= largest, an integer, so both neighbours that
         stochastic rounding may choose are within [-largest, largest]; sites * largest <= 2^(b-1) - 1 by construction.
-        ``largest`` is also kept below 2^24 so that scaling is exact in float32.
+        ``largest`` is also kept below 2^24 so that scaling is exact in float32. ``clip`` is taken as the float32 that
+        coordinates are compared with, which may be above the number given.
         """
-        if sites < 1 or not (math.isfinite(clip) and clip > 0):
-            raise ConfigError(f"fixed point: expected sites >= 1 and a positive finite clip, found {sites} and {clip}")
+        if sites < 1 or not _SMALLEST_CLIP <= clip <= 1 / _SMALLEST_CLIP:
+            raise ConfigError(
+                f"fixed point: expected at least 1 site and a clip from {_SMALLEST_CLIP} to {1 / _SMALLEST_CLIP}, "
+                f"found {sites} and {clip}"
+            )
+        clip = float(np.float32(clip))
         largest = min(lanes.largest_sum // sites, (1 << (_FLOAT32_BITS - 1)))
         if largest < 16:
             raise ConfigError(
@@ -123,18 +132,21 @@ class FixedPoint:
         return 1.0 / self.scale
 
 
-def round_stochastic(fixed: FixedPoint, values: Floats, weight_ratio: float, coins: npt.NDArray[np.uint32]) -> Ints:
-    """Encode float32[w]: clip, fold the weight in, scale, round up with probability equal to the fraction.
+def round_stochastic(
+    fixed: FixedPoint, values: Floats, weight_ratio: float, coins: npt.NDArray[np.uint32], scratch: Floats, out: Ints
+) -> None:
+    """Encode float32[w] into ``out``: clip, fold the weight in, scale, round up with probability equal to the fraction.
 
     q = (rint(x * w * scale * 2^R) + r) >> R with r a uniform R-bit coin, R = ``fixed.coin_bits``; unbiased up to the
-    2^-(R+1) of the fraction that R bits cannot express. ``coins`` is uint32[w], uniform. Allocates O(w).
+    2^-(R+1) of the fraction that R bits cannot express. ``coins`` is uint32[w], uniform; it and ``scratch``
+    (float32[w]) are overwritten.
     """
     bits = fixed.coin_bits
-    x = np.clip(values, np.float32(-fixed.clip), np.float32(fixed.clip))
-    x *= np.float32(weight_ratio)
-    x *= np.float32(fixed.scale * 2.0**bits)
-    np.rint(x, out=x)
-    q = x.astype(np.int32)
-    q += (coins >> np.uint32(32 - bits)).view(np.int32)
-    q >>= np.int32(bits)
-    return q
+    values.clip(np.float32(-fixed.clip), np.float32(fixed.clip), out=scratch)
+    # Scaling by a power of two is exact, so both factors may be one: the product rounds where x * w would.
+    scratch *= np.float32(weight_ratio) * np.float32(fixed.scale * 2.0**bits)
+    np.rint(scratch, out=scratch)
+    np.copyto(out, scratch, casting="unsafe")
+    np.right_shift(coins, np.uint32(32 - bits), out=coins)
+    out += coins.view(np.int32)
+    out >>= np.int32(bits)
