@@ -8,7 +8,7 @@ import pytest
 
 from fedsec.data.readers.brat import read_brat
 from fedsec.data.readers.e3c import read_e3c
-from fedsec.data.readers.jsonl import read_jsonl, write_jsonl
+from fedsec.data.readers.jsonl import malformed_rows, read_jsonl, write_jsonl
 from fedsec.data.readers.phee import read_phee
 from fedsec.data.readers.pubtator import read_pubtator
 from fedsec.data.schema import Document
@@ -370,6 +370,15 @@ def test_jsonl_other_troubles(tmp_path: Path) -> None:
     (tmp_path / "z.jsonl.gz").write_bytes(b"not gzip")
     with pytest.raises(ConfigError, match=r"cannot be read|does not unpack"):
         read_jsonl(tmp_path / "z.jsonl.gz")
+
+
+def test_all_malformed_rows_can_be_listed(tmp_path: Path) -> None:
+    good = json.dumps(GOOD)
+    path = write(tmp_path / "n.jsonl", f"{good}\n{{\n\n{good}\n{json.dumps(without('text'))}\n")
+    found = malformed_rows(path)
+    assert [f.split(",")[1].split(":")[0] for f in found] == [" line 2", " line 4", " line 5"]
+    assert malformed_rows(write(tmp_path / "good.jsonl", good)) == []
+    assert "holds no notes" in malformed_rows(write(tmp_path / "empty.jsonl", "\n"))[0]
 
 
 def test_jsonl_writing_is_the_same_bytes_and_reads_back(tmp_path: Path) -> None:

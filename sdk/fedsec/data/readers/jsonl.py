@@ -68,6 +68,22 @@ def read_jsonl(path: Path) -> Reading:
     return Reading.of(documents)
 
 
+def malformed_rows(path: Path) -> list[str]:
+    """What ``read_jsonl`` would refuse, row by row, instead of stopping at the first. Empty: it reads.
+
+    For a site that mends its notes; a file that cannot be read as text at all still raises ConfigError.
+    """
+    found: list[str] = []
+    first_line: dict[str, int] = {}
+    for number, line in lines_of(path):
+        if line.strip():
+            try:
+                _add_note(path, number, line, first_line)
+            except ConfigError as e:
+                found.append(str(e))
+    return found if found or first_line else [str(_empty(path))]
+
+
 def write_jsonl(path: Path, documents: Iterable[Document]) -> None:
     """Writes notes so that ``read_jsonl`` gives them back. The same documents give the same bytes."""
     lines = [
@@ -75,6 +91,19 @@ def write_jsonl(path: Path, documents: Iterable[Document]) -> None:
         for d in documents
     ]
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _empty(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: holds no notes; expected one JSON object a line")
+
+
+def _add_note(path: Path, number: int, line: str, first_line: dict[str, int]) -> Document:
+    """The note of a line, whose id must be new."""
+    document = _note(path, number, line)
+    earlier = first_line.setdefault(document.document_id, number)
+    if earlier != number:
+        raise malformed(path, number, f"document_id {document.document_id} stands in line {earlier} too")
+    return document
 
 
 def _note(path: Path, number: int, line: str) -> Document:
