@@ -101,15 +101,14 @@ class FixedPoint:
 
         Proof: a clipped x has abs(x * scale) <= clip * scale <= largest, an integer, so both neighbours that
         stochastic rounding may choose are within [-largest, largest]; sites * largest <= 2^(b-1) - 1 by construction.
-        ``largest`` is also kept below 2^24 so that scaling is exact in float32. ``clip`` is taken as the float32 that
-        coordinates are compared with, which may be above the number given.
+        ``largest`` is also kept below 2^24 so that scaling is exact in float32, and so that it is a float32 itself:
+        rounding the clip or the weighted value to float32 cannot carry it past.
         """
         if sites < 1 or not _SMALLEST_CLIP <= clip <= 1 / _SMALLEST_CLIP:
             raise ConfigError(
                 f"fixed point: expected at least 1 site and a clip from {_SMALLEST_CLIP} to {1 / _SMALLEST_CLIP}, "
                 f"found {sites} and {clip}"
             )
-        clip = float(np.float32(clip))
         largest = min(lanes.largest_sum // sites, (1 << (_FLOAT32_BITS - 1)))
         if largest < 16:
             raise ConfigError(
