@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import cache
 
 import typer
 
@@ -27,7 +28,9 @@ _COMMANDS = ("demo", "run", "resume", "status", "evaluate", "predict")
 _GROUPS = ("keys", "plan", "site")
 
 
+@cache
 def _register() -> None:
+    """Once: Typer would list a command again for each time."""
     for name in _COMMANDS:
         module = importlib.import_module(f"fedsec.cli.{name}")
         app.command(name)(getattr(module, name))

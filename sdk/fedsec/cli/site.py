@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +29,7 @@ def check(
 
     report = check_site(site, plan)
     if json:
-        print_json(asdict(report))
+        print_json(report.plain())
         return
     table = Table(title=f"site {report.site}", title_justify="left", show_header=False)
     table.add_column("what")

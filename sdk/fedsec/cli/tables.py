@@ -30,7 +30,8 @@ def comparison_table(results: Results, kind: Kind) -> Table:
     """Every system by test set and over all of them (mean of each set's micro F1): strict / lenient F1 of one kind."""
     systems = _ordered(results)
     tests = sorted({name for s in systems for name, v in results.scores[s].items() if v.f1(kind, "strict") is not None})
-    table = Table(title=f"{kind.capitalize()}: F1, strict/lenient, by test set", title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"{kind.capitalize()}: F1, strict/lenient, by test set"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("trained by", no_wrap=True)
     for name in (*tests, "all"):
         table.add_column(name, justify="right")

@@ -19,6 +19,7 @@ from fedsec.plan.sitefile import DataSection, SiteTemplate
 from fedsec.plan.toml import write_toml
 from fedsec.spool import private_folder, write_durably
 from fedsec.study.corpora import PUBLIC, PublicFile
+from fedsec.training.base_model import preferred_dtype
 from fedsec.training.presets import PRESETS
 
 SENTENCES, ROUNDS, TEST_SENTENCES = 300, 2, 20
@@ -35,7 +36,7 @@ def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) ->
         name="demo",
         rounds=rounds,
         seed=seed,
-        model=ModelSpec(base=base, dtype="float32" if base == "tiny-random" else "bfloat16"),
+        model=ModelSpec(base=base, dtype="float32" if base == "tiny-random" else preferred_dtype()),
         lora=lora,
         task=TaskSpec(kind="both", entity_types=entity_types(), relation_types=relation_types()),
         training=training.model_copy(update={"examples_per_round": max(1, sentences // rounds)}),

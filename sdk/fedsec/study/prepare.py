@@ -88,7 +88,7 @@ def _anchored(section: DataSection, base: Path) -> DataSection:
     """Paths of a template are relative to it; in the working set they stand whole."""
     changed = {
         name: str((base / value).resolve())
-        for name in ("path", "label_map")
+        for name in ("path", "label_map", "exclude_patients")
         if (value := getattr(section, name)) is not None
     }
     return section.model_copy(update=changed)

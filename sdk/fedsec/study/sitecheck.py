@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
+from fedsec.data.readers.jsonl import malformed_rows
 from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, site_examples
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import SiteTemplate
 from fedsec.plan.toml import read_toml
+from fedsec_secure.errors import ConfigError
 
 _SHORT = 10
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ class SiteReport:
     excluded: int
     cost: Cost | None
     warnings: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        value = _plain(self)
+        assert isinstance(value, dict)
+        return value
 
     def rows(self) -> list[tuple[str, str]]:
         """For a table."""
@@ -63,6 +73,11 @@ class SiteReport:
 def check_site(path: Path, plan: Path | None) -> SiteReport:
     """Read everything that the site file names, strictly; ConfigError with file, line and reason."""
     site = read_toml(path, SiteTemplate)
+    if site.data.format == "jsonl" and site.data.path is not None:
+        rows = malformed_rows(path.resolve().parent / Path(site.data.path).expanduser())
+        if rows:
+            more = [f"and {len(rows) - _SHOWN} more rows"] if len(rows) > _SHOWN else []
+            raise ConfigError("\n".join([*rows[:_SHOWN], *more]))
     loaded = load_site_documents(site.data, path.resolve().parent)
     notes = check_documents(loaded.documents)
     warnings = []
@@ -88,3 +103,11 @@ def check_site(path: Path, plan: Path | None) -> SiteReport:
 def _lengths(lengths: object) -> str:
     names = ("minimum", "median", "p95", "maximum")
     return " / ".join(f"{getattr(lengths, name):,}" for name in names)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -6,7 +6,7 @@ The base stays in its own dtype, the factors are float32 masters (peft casts act
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,16 +113,16 @@ def use_adapter(base: BaseModel, lora: LoraSpec | None, state: AdapterState | No
     """
     import torch
 
-    base.model.eval()
-    with torch.inference_mode():
-        if state is None:
-            plain = base.lora.model.disable_adapter() if base.lora.model is not None else nullcontext()
-            with plain:
-                yield
-            return
-        if lora is None:
-            raise LocalMisuseError("an adapter needs the lora settings that it was made with, found none")
+    plain: AbstractContextManager[object] = nullcontext()
+    if state is None:
+        plain = base.lora.model.disable_adapter() if base.lora.model is not None else plain
+    elif lora is None:
+        raise LocalMisuseError("an adapter needs the lora settings that it was made with, found none")
+    else:
+        # Before inference mode: modules made inside it could never be trained.
         set_adapter_state(attach_lora(base, lora), state)
+    base.model.eval()  # after attaching: new modules start in training mode, with dropout
+    with torch.inference_mode(), plain:
         yield
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from fedsec.cli import output
-from fedsec.cli.app import app, run
+from fedsec.cli.app import run
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,6 @@ def fedsec(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(output.err, "_width", 100)
 
     def call(*arguments) -> Result:
-        # A process runs one command; here each call starts from an application without commands.
-        monkeypatch.setattr(app, "registered_commands", [])
-        monkeypatch.setattr(app, "registered_groups", [])
         capsys.readouterr()
         with pytest.raises(SystemExit) as e:
             run([str(a) for a in arguments])

@@ -1,0 +1,155 @@
+"""The commands that run a study and use what it gave: what they leave behind, and what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SMOKE = ROOT / "examples" / "smoke"
+SMALL = ("--set", "rounds=2", "--set", "training.examples_per_round=4", "--set", "evaluation.max_new_tokens=4")
+
+
+@pytest.fixture
+def smoke(fedsec, tmp_path):
+    """``smoke(*more)`` runs the smoke study in ``tmp_path/run``."""
+
+    def call(*more, out="run"):
+        where = ("--sites", SMOKE / "sites", "--out", tmp_path / out)
+        return fedsec("run", SMOKE / "plan.toml", *where, "--init", "--json", *SMALL, *more)
+
+    return call
+
+
+def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
+    done = smoke("--run-id", "one")
+    assert done.code == 0, done.err
+    assert done.json["run"] == "one"
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"plan.json", "approvals", "journal.sqlite", "adapter", "metrics.jsonl", "results.json", "run.json"}
+    systems = {"zero-shot", "federated", *(f"single:{s.parent.name}" for s in SMOKE.glob("sites/*/site.toml"))}
+    assert set(done.json["macro_f1"]) == systems
+    assert (tmp_path / "run-sites").stat().st_mode & 0o777 == 0o700
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "run-sites").glob("*/*.key")} == {0o600}
+
+    status = fedsec("status", run, "--json").json
+    assert status["finished"]
+    assert [r["round"] for r in status["rounds"]] == [0, 1]
+    again = fedsec("resume", run, "--json")
+    assert (again.code, again.json) == (0, done.json)
+
+    scored = fedsec("evaluate", run, "--corpus", "harbour", "--json").json
+    stored = json.loads((run / "results.json").read_text())["scores"]["federated"]["harbour"]
+    assert scored["entities"] == stored["entities"]
+
+    note = {"document_id": "n", "patient_id": "p", "text": "Started kelvamide. No fever since."}
+    (tmp_path / "notes.jsonl").write_text(json.dumps(note) + "\n")
+    assert fedsec("predict", run, "--in", "notes.jsonl", "--out", "read.jsonl", "--quiet").code == 0
+    (line,) = (tmp_path / "read.jsonl").read_text().splitlines()
+    read = json.loads(line)
+    assert read["text"] == note["text"]
+    assert all(read["text"][e["start"] : e["end"]] == e["text"] for e in read["entities"])
+
+
+def test_metrics_hold_no_losses_scores_or_counts_of_one_site(smoke, tmp_path):
+    smoke()
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {e["event"] for e in events} == {"exchange", "round", "baselines", "finished"}
+    assert not any("loss" in key for e in events for key in e)
+
+
+def test_the_same_run_id_and_keys_give_the_same_adapter_and_the_journal_is_not_needed_for_it(fedsec, smoke, tmp_path):
+    assert smoke("--run-id", "one").code == 0
+    shutil.copytree(tmp_path / "run-sites", tmp_path / "copy-sites")
+    for state in (tmp_path / "copy-sites").glob("*/state"):
+        shutil.rmtree(state)
+    plan = tmp_path / "copy-sites" / "coordinator" / "plan.json"
+    where = ("--sites", tmp_path / "copy-sites", "--out", tmp_path / "second", "--run-id", "one", "--json")
+    assert fedsec("run", plan, *where).code == 0
+    first, second = ((tmp_path / n / "adapter" / "adapter_model.safetensors").read_bytes() for n in ("run", "second"))
+    assert first == second
+
+
+def test_a_draft_without_init_is_refused_and_nothing_is_left(fedsec, tmp_path):
+    refused = fedsec("run", SMOKE / "plan.toml", "--sites", SMOKE / "sites", "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert "--init" in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_is_never_overwritten(smoke, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("x")
+    refused = smoke()
+    assert (refused.code, (tmp_path / "run" / "mine").read_text()) == (2, "x")
+
+
+def test_a_site_whose_approval_is_gone_or_of_another_plan_stops_everything(fedsec, smoke, tmp_path):
+    assert smoke("--run-id", "one").code == 0
+    sites = tmp_path / "run-sites"
+    other = smoke("--set", "seed=8", out="other")
+    assert other.code == 0
+    shutil.copy(tmp_path / "other-sites" / "harbour" / "approval.json", sites / "harbour" / "approval.json")
+    plan = sites / "coordinator" / "plan.json"
+    refused = fedsec("run", plan, "--sites", sites, "--out", tmp_path / "third")
+    assert refused.code == 1
+    assert "approval" in refused.err
+    (sites / "harbour" / "approval.json").unlink()
+    refused = fedsec("run", plan, "--sites", sites, "--out", tmp_path / "fourth")
+    assert refused.code == 1
+    assert "nothing runs" in " ".join(refused.err.split())
+
+
+def test_a_public_test_set_that_changed_is_refused(fedsec, smoke, tmp_path):
+    assert smoke().code == 0
+    path = tmp_path / "run-sites" / "public" / "harbour.toml"
+    moved = path.read_text().replace("harbour.jsonl", "northgate.jsonl")
+    path.write_text(moved)
+    refused = fedsec("resume", tmp_path / "run")
+    assert refused.code == 1
+    assert "is not the one that the plan pins" in " ".join(refused.err.split())
+
+
+def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
+    baselines = 'evaluation.baselines=["central"]'
+    done = smoke("--set", baselines, "--set", "secure.mode=none", "--set", "lora.strategy=ffa")
+    assert done.code == 0, done.err
+    assert set(done.json["macro_f1"]) == {"federated", "central"}
+
+
+def test_site_check_counts_and_refuses_malformed_rows_with_their_line(fedsec, tmp_path):
+    done = fedsec("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml", "--json")
+    assert done.code == 0
+    assert done.json["notes"]["sentences"] == 24
+    assert done.json["cost"]["examples_a_round"] == 12
+    shutil.copytree(SMOKE / "sites" / "harbour", tmp_path / "harbour")
+    notes = tmp_path / "harbour" / "notes.jsonl"
+    lines = notes.read_text().splitlines()
+    notes.write_text("\n".join([lines[0], lines[1].replace('"T1"', '"T9"', 1), "{", *lines[2:]]))
+    refused = fedsec("site", "check", tmp_path / "harbour" / "site.toml")
+    assert refused.code == 2
+    assert "notes.jsonl" in refused.err.replace("\n", "")
+
+
+def test_excluded_patients_never_reach_training(fedsec, tmp_path):
+    shutil.copytree(SMOKE / "sites" / "harbour", tmp_path / "harbour")
+    first = json.loads((tmp_path / "harbour" / "notes.jsonl").read_text().splitlines()[0])["patient_id"]
+    (tmp_path / "harbour" / "left-out.txt").write_text(f"# asked not to take part\n{first}\n")
+    site = tmp_path / "harbour" / "site.toml"
+    site.write_text(site.read_text() + 'exclude_patients = "left-out.txt"\n')
+    done = fedsec("site", "check", site, "--json").json
+    whole = fedsec("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--json").json
+    assert done["excluded"] >= 1
+    assert done["notes"]["patients"] == whole["notes"]["patients"] - 1
+
+
+def test_the_demo_writes_a_working_set_that_runs_again(fedsec, tmp_path):
+    small = ("--base", "tiny-random", "--sentences", "6", "--test-sentences", "1", "--rounds", "1", "--json")
+    done = fedsec("demo", "--out", tmp_path / "demo", *small)
+    assert done.code == 0, done.err
+    assert len(done.json["macro_f1"]) == 7
+    sites = tmp_path / "demo-sites"
+    where = ("--sites", sites, "--out", tmp_path / "again", "--init", "--json")
+    assert fedsec("run", sites / "plan.toml", *where).code == 0
