@@ -1,0 +1,97 @@
+"""Key agreement against RFC 7748, and every derivation bound to everything that it names."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.masking import keys
+from fedsec_secure.masking.messages import SEALED_BYTES, bound_context, set_digest
+from fedsec_secure.masking.parameters import RoundContext
+from fedsec_secure.secrets import SecretBytes
+
+# RFC 7748, section 6.1.
+ALICE = SecretBytes(bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"))
+BOB = SecretBytes(bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"))
+SHARED = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
+CONTEXT = bytes(range(32))
+
+
+def test_rfc_7748_key_agreement():
+    assert keys.x25519_public(ALICE).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+    assert keys.x25519_public(BOB).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
+    for secret, peer in ((ALICE, BOB), (BOB, ALICE)):
+        assert keys.agree(secret, keys.x25519_public(peer), "peer").reveal().hex() == SHARED
+
+
+@pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31)])
+def test_public_keys_of_small_order_are_refused(point):
+    with pytest.raises(PeerViolationError, match="small order"):
+        keys.agree(ALICE, point, "site-b")
+
+
+def test_both_ends_of_a_pair_have_the_same_mask_and_no_other_pair_has():
+    a, b = keys.x25519_public(ALICE), keys.x25519_public(BOB)
+    one = keys.pair_mask_key(ALICE, b, "site-a", "site-b", CONTEXT)
+    assert one == keys.pair_mask_key(BOB, a, "site-b", "site-a", CONTEXT)
+    others = [
+        keys.pair_mask_key(ALICE, b, "site-a", "site-c", CONTEXT),
+        keys.pair_mask_key(ALICE, b, "site-a", "site-b", bytes(32)),
+        keys.self_mask_key(one, "site-a", CONTEXT),
+        keys.self_mask_key(one, "site-b", CONTEXT),
+    ]
+    assert len({k.reveal() for k in [one, *others]}) == 5
+
+
+def test_shares_open_for_their_recipient_context_and_direction_only():
+    shared = keys.agree(ALICE, keys.x25519_public(BOB), "site-b")
+    shares = (bytes(33), b"\x01" + bytes(32))
+    box = keys.seal_shares(shared, shares, "site-a", "site-b", CONTEXT)
+    assert len(box) == SEALED_BYTES
+    assert keys.open_shares(shared, box, "site-a", "site-b", CONTEXT) == shares
+    wrong = [
+        (shared, box, "site-b", "site-a", CONTEXT),
+        (shared, box, "site-a", "site-c", CONTEXT),
+        (shared, box, "site-a", "site-b", bytes(32)),
+        (SecretBytes(bytes(31) + b"x"), box, "site-a", "site-b", CONTEXT),
+        (shared, box[:-1] + bytes([box[-1] ^ 1]), "site-a", "site-b", CONTEXT),
+        (shared, box[:-1], "site-a", "site-b", CONTEXT),
+    ]
+    for arguments in wrong:
+        with pytest.raises(PeerViolationError, match="do not authenticate"):
+            keys.open_shares(*arguments)
+
+
+def test_hashes_of_shares_and_seeds_bind_everything():
+    share = bytes(33)
+    variants = [
+        keys.share_hash(k, s, d, r, c)
+        for k, s, d, r, c in itertools.product((1, 2), (share, b"\x01" + share[1:]), "ab", "cd", (CONTEXT, bytes(32)))
+    ]
+    seeds = [keys.seed_hash(s, site, c) for s, site, c in itertools.product((ALICE, BOB), "ab", (CONTEXT, bytes(32)))]
+    assert len(set(variants)) == 32
+    assert len(set(seeds)) == 8
+
+
+def test_every_part_of_a_round_changes_its_context():
+    base = RoundContext(bytes(32), "run-1", 1, 0, bytes(32), bytes(32))
+    one = b"\x01" * 32
+    others = [
+        RoundContext(one, "run-1", 1, 0, bytes(32), bytes(32)),
+        RoundContext(bytes(32), "run-2", 1, 0, bytes(32), bytes(32)),
+        RoundContext(bytes(32), "run-1", 2, 0, bytes(32), bytes(32)),
+        RoundContext(bytes(32), "run-1", 1, 1, bytes(32), bytes(32)),
+        RoundContext(bytes(32), "run-1", 1, 0, one, bytes(32)),
+        RoundContext(bytes(32), "run-1", 1, 0, bytes(32), one),
+    ]
+    assert len({c.digest() for c in [base, *others]}) == 7
+
+
+def test_split_views_give_other_contexts():
+    u1 = {"a": b"1", "b": b"2"}
+    bound = bound_context(CONTEXT, set_digest("U1", u1), set_digest("U2", u1))
+    assert set_digest("U1", u1) != set_digest("U2", u1)
+    assert bound != bound_context(CONTEXT, set_digest("U1", {"a": b"1"}), set_digest("U2", u1))
+    assert bound != bound_context(CONTEXT, set_digest("U1", u1), set_digest("U2", {"a": b"1", "b": b"3"}))
