@@ -1,1 +1,1 @@
-"""TBD."""
+"""The coordinator: the round driver, its journal, and resume."""

@@ -1,1 +1,1 @@
-"""TBD."""
+"""Annotated notes: readers, windows, templates, answers, partitions, and invented hospitals."""

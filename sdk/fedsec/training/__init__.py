@@ -1,1 +1,1 @@
-"""TBD."""
+"""Base models, LoRA adapters, and the local training loop."""
