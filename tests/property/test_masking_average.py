@@ -1,4 +1,4 @@
-"""The averaged adapter against a plain average: shapes, ranks, numbers of sites, dropouts, weights, strategies, rings."""
+"""The averaged adapter against a plain average: shapes, ranks, sites, dropouts, weights, strategies and rings."""
 
 from __future__ import annotations
 
