@@ -212,7 +212,7 @@ def memory_rows(params: int, ring: str, folder: Path) -> Iterator[Row]:
         in_process("upload", params, sites, ring, folder)
         peaks[sites] = in_process("server", params, sites, ring, 0, folder)["memory"]
         yield Row(f"coordinator: memory, {params:.3g} parameters, {sites} sites", peaks[sites] / 1e6, "MB")
-    growth = max(peaks.values()) / min(peaks.values()) - 1
+    growth = max(peaks.values()) / max(1.0, min(peaks.values())) - 1
     goal = f"< {MEMORY_TOLERANCE}"
     yield Row("coordinator: growth of memory with sites", growth, "share", goal, growth < MEMORY_TOLERANCE)
 

@@ -21,6 +21,7 @@ def test_one_dropout_at_any_exchange_leaves_an_exact_sum(stage):
     network = SimNetwork(make_updates(np.random.default_rng(1), 5, 1000), parameters_for(5, 1000), threshold=4)
     network.sites["site-02"].drops_at = stage
     result = network.run()
+    assert not network.refused
     assert ("site-02" in result.survivors) == (stage in ("confirm", "unmask"))
     expected = sum((network.sites[s].encoded(network.parameters) for s in result.survivors), np.uint64(0))
     np.testing.assert_array_equal(result.total, expected)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from fedsec_secure.codec import Header, Sign, open_head, open_packet, seal
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError, ProtocolError, VerificationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
+from fedsec_secure.masking import keys
 from fedsec_secure.masking.checks import verify_dealings, verify_statements
 from fedsec_secure.masking.messages import (
     Dealing,
@@ -25,8 +26,11 @@ from fedsec_secure.masking.messages import (
     set_digest,
 )
 from fedsec_secure.masking.parameters import Cohort, Group, SumParameters
+from fedsec_secure.secrets import SecretBytes
 
 T = TypeVar("T")
+_ANY_SCALAR = SecretBytes(bytes([1] * 32))
+"""No secret: a point of small order gives zero with every scalar, and zero is what ``agree`` refuses."""
 Refused = dict[SiteId, str]
 """Site -> why its reply was left out."""
 
@@ -73,10 +77,15 @@ class Stated(Collected):
     def collect(
         cls, group: Group, parameters: SumParameters, context: bytes, sign: Sign, replies: Mapping[SiteId, bytes]
     ) -> tuple[Stated, Refused]:
-        """From the `train` replies. Two sites with one X25519 key are both left out."""
+        """From the `train` replies. Two sites with one X25519 key are both left out, and so is a site with a key of
+        small order, which every peer would refuse, and the attempt with it.
+        """
 
         def accept(site: SiteId, packet: bytes) -> Statement:
-            return verify_statements({site: packet}, context, group)[site]
+            statement = verify_statements({site: packet}, context, group)[site]
+            for public in (statement.channel_key, statement.mask_key):
+                keys.agree(_ANY_SCALAR, public, site)
+            return statement
 
         parsed, refused = sift(replies, accept)
         seen: dict[bytes, list[SiteId]] = {}
