@@ -149,6 +149,8 @@ class EvaluationSpec(Strict):
     batch_size: int = Field(25, ge=1, le=4096)
     single_test_limit: int | None = Field(None, ge=1)
     """At most so many examples of each public test set for the single-site baselines."""
+    zero_shot_test_limit: int | None = Field(None, ge=1)
+    """At most so many for zero-shot: an untrained model rambles on to max_new_tokens, which is slow."""
 
 
 class RosterSite(Strict):

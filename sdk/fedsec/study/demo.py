@@ -22,7 +22,9 @@ from fedsec.study.corpora import PUBLIC, PublicFile
 from fedsec.training.base_model import preferred_dtype
 from fedsec.training.presets import PRESETS
 
-SENTENCES, ROUNDS, TEST_SENTENCES = 300, 2, 20
+_LEARNING_RATE = 2e-3
+_ZERO_SHOT_SENTENCES = 4
+_ANSWER_TOKENS = 72
 
 
 def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) -> Draft:
@@ -39,10 +41,16 @@ def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) ->
         model=ModelSpec(base=base, dtype="float32" if base == "tiny-random" else preferred_dtype()),
         lora=lora,
         task=TaskSpec(kind="both", entity_types=entity_types(), relation_types=relation_types()),
-        training=training.model_copy(update={"examples_per_round": max(1, sentences // rounds)}),
+        training=training.model_copy(
+            update={"examples_per_round": max(1, sentences // rounds), "learning_rate": _LEARNING_RATE}
+        ),
         secure=SecureSpec(minimum_cohort=3, threshold=2 * sites // 3 + 1),
         evaluation=EvaluationSpec(
-            public_tests=tests, baselines=("zero-shot", "single"), max_new_tokens=96, batch_size=25
+            public_tests=tests,
+            baselines=("zero-shot", "single"),
+            max_new_tokens=_ANSWER_TOKENS,
+            batch_size=25,
+            zero_shot_test_limit=_ZERO_SHOT_SENTENCES,
         ),
     )
 

@@ -115,18 +115,18 @@ class Study:
                 results.scores[f"{SINGLE}{site}"] = parse_baseline(data, self.tests)
             self.folder.save_results(results)
         if "zero-shot" in asked:
-            self._score_once(ZERO_SHOT, None)
+            self._score_once(ZERO_SHOT, None, self.plan.evaluation.zero_shot_test_limit)
         if "central" in asked and CENTRAL not in self.folder.results().scores:
             self._score_once(CENTRAL, self._central())
 
-    def _score_once(self, system: str, adapter: AdapterState | None) -> None:
+    def _score_once(self, system: str, adapter: AdapterState | None, limit: int | None = None) -> None:
         """Score a system unless its scores are on disk."""
         for test in self.tests:
             results = self.folder.results()
             done = results.scores.setdefault(system, {})
             if test.spec.name in done:
                 continue
-            done[test.spec.name] = score_test(self.base, adapter, self.plan, test, None, self._on_batch(system, test))
+            done[test.spec.name] = score_test(self.base, adapter, self.plan, test, limit, self._on_batch(system, test))
             self.folder.save_results(results)
 
     def _on_batch(self, system: str, test: TestSet) -> Callable[[int], None]:
