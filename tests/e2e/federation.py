@@ -137,9 +137,9 @@ class ArithmeticWork:
         a = {f"{n}.lora_A.weight": rng.normal(0, 0.1, (rank, self.hidden)).astype(np.float32) for n in layers}
         return AdapterState(a | {f"{n}.lora_B.weight": np.zeros((self.hidden, rank), np.float32) for n in layers})
 
-    def train(self, adapter: AdapterState, round_index: int, checkpoint: Path) -> AdapterState:
+    def train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path) -> AdapterState:
         self.trained.append(round_index)
-        rng = _generator(self.name.encode(), self.taste, round_index.to_bytes(4, "big"), adapter.digest())
+        rng = _generator(self.name.encode(), run.encode(), self.taste, round_index.to_bytes(4, "big"), adapter.digest())
         moved = {n for n in adapter if self.plan.lora.strategy == "fedit" or ".lora_B." in n}
         noise = {n: rng.normal(0, self.spread, adapter[n].shape).astype(np.float32) for n in adapter}
         return AdapterState({n: adapter[n] + noise[n] if n in moved else adapter[n] for n in adapter})
@@ -147,7 +147,7 @@ class ArithmeticWork:
     def weight(self) -> int:
         return self.count if self.plan.weighting.rule == "size" else 1
 
-    def single_scores(self, first: AdapterState, checkpoint: Callable[[int], Path]) -> bytes:
+    def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         return b'{"digest": "' + first.digest().hex().encode() + b'"}'
 
 

@@ -69,7 +69,9 @@ def plain_average(plan: Plan, keys: Keys, names: list[str]) -> tuple[AdapterStat
     """Initial adapter and the float64 mean of the named sites' updates, clipped."""
     works = [ArithmeticWork(n, plan) for n in names]
     initial = works[0].initial_adapter()
-    updates = [local_update(plan.lora.strategy, initial, w.train(initial, 0, None)).astype(np.float64) for w in works]
+    updates = [
+        local_update(plan.lora.strategy, initial, w.train(initial, RUN, 0, None)).astype(np.float64) for w in works
+    ]
     clip = plan.secure.clip
     weights = np.array([w.weight() for w in works], dtype=np.float64)
     return initial, np.average(np.clip(updates, -clip, clip), axis=0, weights=weights)

@@ -25,7 +25,7 @@ from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import lanes, shamir
 from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource, Keystream
 from fedsec_secure.secrets import SecretBytes
-from tests.e2e.federation import ArithmeticWork, Federation, Keys, make_plan, tiny_base, tiny_work
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, tiny_base, tiny_work
 
 ALPHA = 1e-6
 SITES = 4
@@ -154,7 +154,7 @@ def test_nothing_that_is_sent_holds_the_update_or_its_hash(tmp_path, keys):
     federation, taps = tapped(tmp_path, keys, plan, lambda n, p: ArithmeticWork(n, p, count=23))
     for site, tap in taps.items():
         work = federation.works[site]
-        update = local_update("fedit", work.initial_adapter(), work.train(work.initial_adapter(), 0, None))
+        update = local_update("fedit", work.initial_adapter(), work.train(work.initial_adapter(), RUN, 0, None))
         sent = b"".join(data for name, data in tap.sent.items() if name != "baseline")
         raw = update.tobytes()
         assert hashlib.sha256(raw).digest() not in sent

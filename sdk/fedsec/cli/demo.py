@@ -10,7 +10,6 @@ import typer
 from fedsec.cli.output import Json, Quiet, err
 from fedsec.cli.run import finish_study
 
-
 # Many short rounds: averaging often costs little and pulls five unlike sites together far better than averaging twice,
 # for the same number of steps.
 _SENTENCES, _ROUNDS, _TEST_SENTENCES = 160, 4, 20

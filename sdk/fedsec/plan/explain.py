@@ -106,11 +106,11 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
                 f"{number(sites, True)} sites need a threshold of {least} or more, found {threshold}.",
             )
         ]
-    needed = min(threshold, sites - 1)
-    victim = f"the {_ordinal(sites)}'s update" if needed == sites - 1 else "the update of any of the rest"
+    # Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t (threat_model).
+    needed = min(2 * quorum - sites, quorum - 1, threshold)
     spare = sites - quorum
     drop = "none may drop out" if spare == 0 else f"{number(spare)} may drop out, {number(spare + 1)} may not"
-    together = f"the coordinator together with {number(needed)} of them learns {victim}"
+    together = f"a coordinator that lies, together with {number(needed)} of them, learns another's update"
     opened = f"{number(sites, True)} sites, threshold {threshold}: {together}; {drop}."
     statements = [Statement("risk", "collusion", opened)]
     if spare:
@@ -119,9 +119,9 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
             "last one's update by subtracting their own from the sum; a lying coordinator can bring such a round about."
         )
         statements.append(Statement("risk", "collusion", subtracted))
-    bound = min(threshold, quorum - 1) - 1
     hidden = (
-        f"A site's update stays hidden while at most {number(bound)} other sites conspire, even with the coordinator."
+        f"A site's update stays hidden while at most {number(needed - 1)} other sites conspire, even with the "
+        "coordinator."
     )
     return [*statements, Statement("fact", "collusion", hidden)]
 
@@ -201,16 +201,13 @@ def _baselines(draft: Draft, sites: int | None) -> list[Statement]:
 
 def _bytes(draft: Draft, sites: int, coordinates: int) -> list[Statement]:
     """What one site sends and receives in a round, apart from a few kilobytes of keys and shares."""
-    down = 4 * coordinates
-    if draft.secure.mode == "none":
-        up = down
-    else:
-        try:
-            fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
-        except ConfigError:
-            return []
-        weight_max = draft.weighting.count_max if draft.weighting.rule == "size" else 1
-        up = 8 * SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size").words
+    try:
+        fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
+    except ConfigError:
+        return []
+    weight_max = draft.weighting.count_max if draft.weighting.rule == "size" else 1
+    up = 8 * SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size").words
+    down = 4 * coordinates + up  # the adapter, and for the verdict the sum
     shown = (
         f"{coordinates:,} coordinates: a site sends {_size(up + SIGNATURE_BYTES)} and receives {_size(down)} a round"
     )

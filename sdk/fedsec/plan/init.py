@@ -29,8 +29,8 @@ OFFICER_KEY: Final = "officer.key"
 COORDINATOR_KEY: Final = "coordinator.key"
 PLAN_FILE: Final = "plan.json"
 VALID_FOR: Final = datetime.timedelta(days=90)
-RUNS_PER_APPROVAL: Final = 20
-"""A working set is for trying things out; `draft_policy` alone would allow one run."""
+RUNS_PER_APPROVAL: Final = 1
+"""Two runs of one plan whose survivors differ by one site nearly open that site's update; `resume` is no new run."""
 
 
 def complete_working_set(

@@ -47,15 +47,15 @@ class SiteWork(Protocol):
         """The adapter that the plan fixes for round 0."""
         ...
 
-    def train(self, adapter: AdapterState, round_index: int, checkpoint: Path) -> AdapterState:
-        """Local training of one round."""
+    def train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path) -> AdapterState:
+        """Local training of one round. Order and dropout depend on the run id: no two runs give one update."""
         ...
 
     def weight(self) -> int:
         """The site's weight under the plan's rule, within its bounds."""
         ...
 
-    def single_scores(self, first: AdapterState, checkpoint: Callable[[int], Path]) -> bytes:
+    def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """Go on alone from this site's own round-0 adapter; scores on the plan's public tests as JSON."""
         ...
 
@@ -177,7 +177,7 @@ class SiteAgent:
         if stored is not None:
             return stored[1]
         checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
-        trained = self._work.train(adapter, place.round, checkpoint)
+        trained = self._work.train(adapter, place.run, place.round, checkpoint)
         update = local_update(self._plan.lora.strategy, adapter, trained)
         if not np.isfinite(update).all():
             raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
@@ -281,7 +281,7 @@ class SiteAgent:
             raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
         initial = self._work.initial_adapter()
         own = apply_update(self._plan.lora.strategy, initial, first[0])
-        scores = self._work.single_scores(own, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
+        scores = self._work.single_scores(own, run, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
         reply = seal("baseline", self._id.me, claimed, scores, self._id.key.sign)
         self._store.save_baseline(run, reply)
         return reply

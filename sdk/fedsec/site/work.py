@@ -58,21 +58,21 @@ class LocalWork:
         """The adapter that the plan fixes for round 0."""
         return self._initial
 
-    def train(self, adapter: AdapterState, round_index: int, checkpoint: Path) -> AdapterState:
+    def train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path) -> AdapterState:
         """Local training of one round; resumes from ``checkpoint`` to the same bits."""
-        return self._train(adapter, round_index, checkpoint, "train")
+        return self._train(adapter, run, round_index, checkpoint, "train")
 
     def weight(self) -> int:
         """1, or the site's own example count within the plan's bounds."""
         rule = self.plan.weighting
         return clip_count(len(self.examples), rule.count_min, rule.count_max) if rule.rule == "size" else 1
 
-    def single_scores(self, first: AdapterState, checkpoint: Callable[[int], Path]) -> bytes:
+    def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """Train the remaining rounds alone, with the federation's steps, and score every public test set."""
         adapter = first
         for round_index in range(1, self.plan.rounds):
             path = checkpoint(round_index)
-            adapter = self._train(adapter, round_index, path, "single")
+            adapter = self._train(adapter, run, round_index, path, "single")
             path.unlink(missing_ok=True)
         limit = self.plan.evaluation.single_test_limit
         scores = {
@@ -81,7 +81,7 @@ class LocalWork:
         }
         return json.dumps(scores, sort_keys=True).encode()
 
-    def _train(self, adapter: AdapterState, round_index: int, checkpoint: Path, kind: str) -> AdapterState:
+    def _train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path, kind: str) -> AdapterState:
         def on_step(step: StepInfo) -> None:
             self.progress(
                 {
@@ -102,7 +102,9 @@ class LocalWork:
             self.plan.lora,
             round_index=round_index,
             rounds=self.plan.rounds,
-            seed_material=sha256(b"fedsec/site-training/v1\0", self.plan.digest(), self.name.encode()),
+            seed_material=sha256(
+                b"fedsec/site-training/v1\0", self.plan.digest(), run.encode() + b"\0" + self.name.encode()
+            ),
             checkpoint=checkpoint,
             on_step=on_step,
         )

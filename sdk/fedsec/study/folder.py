@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
-from fedsec.spool import write_durably
+from fedsec.spool import private_folder, write_durably
 from fedsec.study.results import Results
 from fedsec_secure.errors import ConfigError
 
@@ -30,7 +30,8 @@ class RunFolder:
         """Make the folder; it must not hold a run yet."""
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; choose another --out, or go on with `fedsec resume {path}`")
-        (path / "approvals").mkdir(parents=True, exist_ok=True)
+        private_folder(path).chmod(0o700)  # scores of single sites stand in it
+        private_folder(path / "approvals")
         write_durably(path / "plan.json", [plan.canonical()])
         for site, approval in approvals.items():
             write_durably(path / "approvals" / f"{site}.json", [approval])

@@ -17,7 +17,7 @@ def texts(draft, sites=None, coordinates=None, topic=None, level=None):
 def test_five_sites_threshold_four(world):
     first, second, third = texts(world.plan(), topic="collusion")
     assert first == (
-        "Five sites, threshold 4: the coordinator together with four of them learns the fifth's update; "
+        "Five sites, threshold 4: a coordinator that lies, together with three of them, learns another's update; "
         "one may drop out, two may not."
     )
     assert "the three other survivors learn" in second
@@ -29,8 +29,9 @@ def test_five_sites_threshold_four(world):
     [
         (3, 3, 3, "none may drop out", "at most one other"),
         (4, 3, 3, "one may drop out, two may not", "at most one other"),
-        (10, 7, 3, "three may drop out, four may not", "at most five other"),
-        (10, 7, 9, "one may drop out, two may not", "at most six other"),
+        (7, 5, 3, "two may drop out, three may not", "at most two other"),
+        (10, 7, 3, "three may drop out, four may not", "at most three other"),
+        (10, 9, 3, "one may drop out, two may not", "at most seven other"),
     ],
 )
 def test_dropouts_and_conspiracies(world, n, t, cohort, drop, hidden):
@@ -80,7 +81,7 @@ def test_bytes_are_those_of_the_masked_vector(world):
     d = 1_843_200
     words = SumParameters(FixedPoint.choose(Lanes.named("3x21"), 5, 0.5), d, 1, False).words
     (text,) = texts(world.plan(), coordinates=d, topic="bytes")
-    assert f"sends {(8 * words + 64) / 1e6:.2f} MB and receives {4 * d / 1e6:.2f} MB" in text
+    assert f"sends {(8 * words + 64) / 1e6:.2f} MB and receives {(4 * d + 8 * words) / 1e6:.2f} MB" in text
     assert texts(world.plan(), topic="bytes") == []
     assert "232 bytes" in texts(world.plan(), coordinates=63, topic="bytes")[0]
 
