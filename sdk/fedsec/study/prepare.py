@@ -79,6 +79,9 @@ def initialise(draft: Draft, templates: Path, target: Path, now: datetime.dateti
             test = None if template.test is None else _anchored(template.test, path.parent)
             kept = SiteTemplate(name=template.name, data=data, test=test)
             (folder / "site.toml").write_text(write_toml(kept, f"Site {template.name}"), encoding="utf-8")
+    if not (target / "plan.toml").exists():
+        text = write_toml(draft, f"Draft of the plan {draft.name}, as it was initialised")
+        (target / "plan.toml").write_text(text, encoding="utf-8")
     if templates.resolve() != target.resolve():
         _copy_public(templates / PUBLIC, target / PUBLIC)
     return complete_working_set(pin(draft, target), folders, private_folder(target / "coordinator"), now)

@@ -151,5 +151,7 @@ def test_the_demo_writes_a_working_set_that_runs_again(fedsec, tmp_path):
     assert done.code == 0, done.err
     assert len(done.json["macro_f1"]) == 7
     sites = tmp_path / "demo-sites"
-    where = ("--sites", sites, "--out", tmp_path / "again", "--init", "--json")
-    assert fedsec("run", sites / "plan.toml", *where).code == 0
+    for folder, out in ((sites, "again"), (tmp_path / "again-sites", "third")):
+        where = ("--sites", folder, "--out", tmp_path / out, "--init", "--json")
+        again = fedsec("run", folder / "plan.toml", *where, "--set", 'evaluation.baselines=["zero-shot"]')
+        assert again.code == 0, again.err
