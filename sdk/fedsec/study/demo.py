@@ -23,7 +23,7 @@ from fedsec.training.base_model import preferred_dtype
 from fedsec.training.presets import PRESETS
 
 _LEARNING_RATE = 2e-3
-_ZERO_SHOT_SENTENCES = 4
+_SINGLE_SENTENCES, _ZERO_SHOT_SENTENCES = 12, 3
 _ANSWER_TOKENS = 72
 
 
@@ -50,6 +50,7 @@ def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) ->
             baselines=("zero-shot", "single"),
             max_new_tokens=_ANSWER_TOKENS,
             batch_size=25,
+            single_test_limit=_SINGLE_SENTENCES,
             zero_shot_test_limit=_ZERO_SHOT_SENTENCES,
         ),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
-from fedsec.spool import private_folder, write_durably
+from fedsec.spool import fsync_folder, private_folder, write_durably
 from fedsec.study.results import Results
 from fedsec_secure.errors import ConfigError
 
@@ -27,16 +28,22 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, run: str, sites: Path, plan: Plan, approvals: dict[str, bytes]) -> RunFolder:
-        """Make the folder; it must not hold a run yet."""
+        """Make the folder, whole or not at all; it must not hold anything yet."""
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; choose another --out, or go on with `fedsec resume {path}`")
-        private_folder(path).chmod(0o700)  # scores of single sites stand in it
-        private_folder(path / "approvals")
-        write_durably(path / "plan.json", [plan.canonical()])
+        part = path.with_name(f".{path.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a start that was killed
+        private_folder(part).chmod(0o700)  # scores of single sites will stand in it
+        private_folder(part / "approvals")
+        write_durably(part / "plan.json", [plan.canonical()])
         for site, approval in approvals.items():
-            write_durably(path / "approvals" / f"{site}.json", [approval])
+            write_durably(part / "approvals" / f"{site}.json", [approval])
         about = {"run": run, "sites": os.path.relpath(sites.resolve(), path.resolve())}
-        write_durably(path / _RUN_FILE, [json.dumps(about, indent=1).encode()])  # last: now it is a run
+        write_durably(part / _RUN_FILE, [json.dumps(about, indent=1).encode()])
+        if path.exists():
+            path.rmdir()
+        part.rename(path)
+        fsync_folder(path.resolve().parent)
         return cls(path, run, sites, plan)
 
     @classmethod

@@ -86,6 +86,14 @@ def test_a_run_folder_is_never_overwritten(smoke, tmp_path):
     assert (refused.code, (tmp_path / "run" / "mine").read_text()) == (2, "x")
 
 
+def test_a_start_that_was_killed_does_not_stand_in_the_way(smoke, tmp_path):
+    (tmp_path / ".run.part").mkdir()
+    (tmp_path / ".run.part" / "plan.json").write_text("half")
+    assert smoke().code == 0
+    assert not (tmp_path / ".run.part").exists()
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_site_whose_approval_is_gone_or_of_another_plan_stops_everything(fedsec, smoke, tmp_path):
     assert smoke("--run-id", "one").code == 0
     sites = tmp_path / "run-sites"
