@@ -7,6 +7,7 @@ with exact ones first: the counts then do not depend on the order in which a mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,8 +52,9 @@ def entity_tallies(example: Example, parsed: ParsedAnswer, types: Sequence[str])
 
 def match_spans(gold: Sequence[Span], predicted: Sequence[Span]) -> tuple[int, int]:
     """(exact, overlapping) one-to-one matches between spans [start, end) of one type."""
-    known = set(gold)
-    ordered = sorted(predicted, key=lambda span: (span not in known, span))
+    exact = Counter(gold) & Counter(predicted)
+    # A span said more often than it stands there is inexact from its second time on: it must not go first either.
+    ordered = sorted(exact.elements()) + sorted((Counter(predicted) - exact).elements())
     true = [nervaluate.entities.Entity("x", start, end - 1) for start, end in sorted(gold)]
     said = [nervaluate.entities.Entity("x", start, end - 1) for start, end in ordered]
     strict, _ = _STRICT.evaluate(true, said, ["x"])

@@ -135,6 +135,7 @@ def test_nothing_to_find_and_nothing_found_is_outside_the_type_mean() -> None:
         ([(0, 90)], [(89, 95)], 0, 1),  # one character is enough
         ([], [(0, 5)], 0, 0),
         ([(0, 5)], [], 0, 0),
+        ([(0, 1), (0, 2)], [(0, 1), (0, 1), (0, 2)], 2, 2),  # a repeat uses up no other mention
     ],
 )
 def test_span_matching(gold, predicted, strict, lenient) -> None:
