@@ -57,12 +57,25 @@ def _pair(results: Results, system: str, test: str, kind: Kind, best: float) -> 
     return f"[bold green]{text}[/bold green]" if strict == best > 0 else text
 
 
+def _fewer(results: Results) -> list[str]:
+    """Which systems answered only a part of the test sentences."""
+    answered = {s: sum(v.examples for v in results.scores[s].values()) for s in _ordered(results)}
+    most = max(answered.values(), default=0)
+    groups: dict[int, list[str]] = {}
+    for system, count in answered.items():
+        if count < most:
+            groups.setdefault(count, []).append("each site alone" if system.startswith(SINGLE) else system)
+    return [f"{', '.join(dict.fromkeys(names))}: {n} of the {most} test sentences" for n, names in groups.items()]
+
+
 def show_results(console: Console, results: Results) -> None:
     """The tables, and what may be said about federated against the best single site."""
     kinds: tuple[Kind, ...] = ("entities", "relations")
     for kind in kinds:
         if any(results.macro(s, kind, "strict") is not None for s in results.scores):
             console.print(comparison_table(results, kind))
+    for line in _fewer(results):
+        console.print(line, style="dim")
     gain = results.gain()
     if gain is not None:
         best, interval = gain
