@@ -21,10 +21,10 @@ def _site() -> None:
 @app.command("check")
 def check(
     site: Annotated[Path, typer.Argument(help="A site.toml.")],
-    plan: Annotated[Path | None, typer.Option(help="A plan: count its examples, and estimate memory and time.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan or draft: count the examples and steps of a round.")] = None,
     json: Json = False,
 ) -> None:
-    """Counts, lengths and labels of a site's notes, malformed rows, and with a plan the cost of training."""
+    """Counts, lengths and labels of a site's notes, malformed rows, and with a plan how much a round trains on."""
     from fedsec.study.sitecheck import check_site
 
     report = check_site(site, plan)

@@ -1,4 +1,4 @@
-"""`fedsec site check`: what a site's notes hold, and what training on them will cost. Nothing is sent."""
+"""`fedsec site check`: what a site's notes hold, and how much of them a round trains on. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Cost:
-    """Training of one round, from the plan and the notes alone; the seconds are for 2 cores without bfloat16 units."""
+    """Training of one round, from the plan and the notes alone."""
 
     examples: int
     examples_a_round: int
