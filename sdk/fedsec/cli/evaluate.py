@@ -23,7 +23,7 @@ def evaluate(
     """Precision, recall and F1 of entities and relations, strict (span and type) and lenient (overlap and type)."""
     from rich.progress import Progress
 
-    from fedsec.site.work import score_test
+    from fedsec.site.work import score_tests
     from fedsec.study.scoring import load_test
     from fedsec.study.use import Finished
 
@@ -32,9 +32,9 @@ def evaluate(
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         task = progress.add_task(f"scoring on {corpus}", total=len(test.examples))
         adapter = None if zero_shot else finished.adapter
-        scores = score_test(
-            finished.base, adapter, finished.plan, test, None, lambda n: progress.update(task, completed=n)
-        )
+        (scores,) = score_tests(
+            finished.base, adapter, finished.plan, [test], None, lambda n, _: progress.update(task, completed=n)
+        ).values()
     if json:
         value = scores.without_counts().model_dump(mode="json")
         print_json({"run": str(run), "corpus": corpus, "split": split, "zero_shot": zero_shot, **value})

@@ -12,7 +12,7 @@ _WORK = {
     "train": "round {round}: {site} trains",
     "single": "baseline: {site} alone, round {round}",
     "central": "baseline: pooled notes, round {round}",
-    "score": "scoring {site} on {test}",
+    "score": "scoring {site}",
 }
 
 

@@ -21,13 +21,16 @@ def _site() -> None:
 @app.command("check")
 def check(
     site: Annotated[Path, typer.Argument(help="A site.toml.")],
-    plan: Annotated[Path | None, typer.Option(help="A plan or draft: count the examples and steps of a round.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan or draft: what a round of it costs here.")] = None,
+    measure: Annotated[
+        bool, typer.Option(help="With a plan: train a few steps here and tell memory and time. Nothing is kept.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Counts, lengths and labels of a site's notes, malformed rows, and with a plan how much a round trains on."""
+    """Counts, lengths and labels of a site's notes, malformed rows, and with a plan a round's memory and time."""
     from fedsec.study.sitecheck import check_site
 
-    report = check_site(site, plan)
+    report = check_site(site, plan, measure)
     if json:
         print_json(report.plain())
         return

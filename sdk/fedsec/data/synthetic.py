@@ -147,7 +147,7 @@ def entity_types() -> tuple[str, ...]:
 
 def relation_types() -> tuple[str, ...]:
     """All relation labels of the five hospitals."""
-    return ("treats", "causes")
+    return ("treats", "causes", "affects")
 
 
 class _Text:

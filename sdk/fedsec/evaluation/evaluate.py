@@ -1,54 +1,17 @@
-"""Score one adapter on one test set: decode, read the answers, count, sum."""
+"""Score the answers that a model wrote: read them, count, sum."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from fedsec.data.answers import parse_answer
 from fedsec.data.schema import Example
-from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.matching import entity_tallies, relation_tallies
 from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
-from fedsec.plan.model import EvaluationSpec, LoraSpec
-from fedsec.training.adapter import AdapterState
-from fedsec.training.base_model import BaseModel
 from fedsec_secure.errors import ConfigError
 
 TaskKind = Literal["entities", "relations", "both"]
-
-
-def evaluate(
-    base: BaseModel,
-    adapter: AdapterState | None,
-    lora: LoraSpec | None,
-    examples: Sequence[Example],
-    spec: EvaluationSpec,
-    *,
-    entity_types: Sequence[str],
-    relation_types: Sequence[str] | None,
-    kind: TaskKind = "both",
-    on_batch: Callable[[int], None] | None = None,
-) -> Scores:
-    """Greedy answers to ``examples``, scored against their annotations; ``adapter`` None is zero-shot.
-
-    ``entity_types`` and ``relation_types`` are the labels that the test set's prompts ask for; without relation types
-    the relation scores are None. ``kind`` is the plan's ``task.kind``: with ``relations`` the prompts give
-    the mentions, and the entity scores are None.
-    """
-    began = time.perf_counter()
-    answers = generate_answers(
-        base,
-        adapter,
-        lora,
-        [example.prompt for example in examples],
-        max_new_tokens=spec.max_new_tokens,
-        batch_size=spec.batch_size,
-        on_batch=on_batch,
-    )
-    seconds = time.perf_counter() - began
-    return score_answers(answers, examples, entity_types, relation_types, kind=kind, seconds=seconds)
 
 
 def score_answers(
@@ -60,7 +23,13 @@ def score_answers(
     kind: TaskKind = "both",
     seconds: float = 0.0,
 ) -> Scores:
-    """Score what was written, one answer an example. Arguments as in `evaluate`."""
+    """Score one answer an example against the example's annotations.
+
+    ``entity_types`` and ``relation_types`` are the labels that the test set's prompts ask for; without relation types
+    the relation scores are None. ``kind`` is the plan's ``task.kind``: with ``relations`` the prompts give
+    the mentions, and the entity scores are None. ``seconds``: what writing them took. ConfigError for unequal or no
+    answers.
+    """
     if len(answers) != len(examples) or not examples:
         raise ConfigError(f"scoring needs one answer an example, found {len(answers)} for {len(examples)}")
     links = () if kind == "entities" else tuple(relation_types or ())

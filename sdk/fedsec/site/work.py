@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from fedsec.data.schema import Example
-from fedsec.evaluation.evaluate import evaluate
+from fedsec.evaluation.evaluate import score_answers
+from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.scores import Scores
 from fedsec.plan.model import Plan, PublicTest
 from fedsec.training.adapter import AdapterState, initial_adapter
@@ -75,11 +77,8 @@ class LocalWork:
             adapter = self._train(adapter, run, round_index, path, "single")
             path.unlink(missing_ok=True)
         limit = self.plan.evaluation.single_test_limit
-        scores = {
-            t.spec.name: score_test(self.base, adapter, self.plan, t, limit, self._on_batch(t)).model_dump(mode="json")
-            for t in self.tests
-        }
-        return json.dumps(scores, sort_keys=True).encode()
+        scores = score_tests(self.base, adapter, self.plan, self.tests, limit, self._on_batch)
+        return json.dumps({n: s.model_dump(mode="json") for n, s in scores.items()}, sort_keys=True).encode()
 
     def _train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path, kind: str) -> AdapterState:
         def on_step(step: StepInfo) -> None:
@@ -110,29 +109,45 @@ class LocalWork:
         )
         return result.adapter
 
-    def _on_batch(self, test: TestSet) -> Callable[[int], None]:
-        return lambda done: self.progress(
-            {"event": "score", "site": self.name, "test": test.spec.name, "step": done, "steps": len(test.examples)}
-        )
+    def _on_batch(self, done: int, of: int) -> None:
+        self.progress({"event": "score", "site": self.name, "step": done, "steps": of})
 
 
-def score_test(
+def score_tests(
     base: BaseModel,
     adapter: AdapterState | None,
     plan: Plan,
-    test: TestSet,
+    tests: Sequence[TestSet],
     limit: int | None = None,
-    on_batch: Callable[[int], None] | None = None,
-) -> Scores:
-    """Greedy answers of one adapter (None: zero-shot) to one public test set, scored."""
-    return evaluate(
+    on_batch: Callable[[int, int], None] | None = None,
+) -> dict[str, Scores]:
+    """Greedy answers of one adapter (None: zero-shot) to public test sets, scored for each of them.
+
+    All sets are answered together: a decoder reads the whole model once a token however many sentences wait for it.
+    ``limit``: at most so many sentences of each set. ``on_batch`` hears how many sentences of all are answered.
+    """
+    asked = [test.examples[:limit] for test in tests]
+    total = sum(map(len, asked))
+    began = time.perf_counter()
+    answers = generate_answers(
         base,
         adapter,
         plan.lora,
-        test.examples[:limit],
-        plan.evaluation,
-        entity_types=test.spec.entity_types,
-        relation_types=test.spec.relation_types,
-        kind=plan.task.kind,
-        on_batch=on_batch,
+        [example.prompt for examples in asked for example in examples],
+        max_new_tokens=plan.evaluation.max_new_tokens,
+        batch_size=plan.evaluation.batch_size,
+        on_batch=None if on_batch is None else lambda done: on_batch(done, total),
     )
+    seconds = time.perf_counter() - began
+    scores, at = {}, 0
+    for test, examples in zip(tests, asked, strict=True):
+        scores[test.spec.name] = score_answers(
+            answers[at : at + len(examples)],
+            examples,
+            test.spec.entity_types,
+            test.spec.relation_types,
+            kind=plan.task.kind,
+            seconds=seconds * len(examples) / total,
+        )
+        at += len(examples)
+    return scores

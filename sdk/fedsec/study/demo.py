@@ -49,7 +49,7 @@ def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) ->
             public_tests=tests,
             baselines=("zero-shot", "single"),
             max_new_tokens=_ANSWER_TOKENS,
-            batch_size=25,
+            batch_size=100,
             single_test_limit=_SINGLE_SENTENCES,
             zero_shot_test_limit=_ZERO_SHOT_SENTENCES,
         ),

@@ -24,7 +24,7 @@ from fedsec.plan.sitefile import Site, load_sites
 from fedsec.plan.toml import read_toml
 from fedsec.site.agent import SiteAgent, SiteIdentity
 from fedsec.site.store import SiteStore
-from fedsec.site.work import LocalWork, TestSet, score_test
+from fedsec.site.work import LocalWork, TestSet, score_tests
 from fedsec.study.corpora import load_public_tests, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
@@ -121,18 +121,15 @@ class Study:
 
     def _score_once(self, system: str, adapter: AdapterState | None, limit: int | None = None) -> None:
         """Score a system unless its scores are on disk."""
-        for test in self.tests:
-            results = self.folder.results()
-            done = results.scores.setdefault(system, {})
-            if test.spec.name in done:
-                continue
-            done[test.spec.name] = score_test(self.base, adapter, self.plan, test, limit, self._on_batch(system, test))
-            self.folder.save_results(results)
+        results = self.folder.results()
+        if system in results.scores:
+            return
 
-    def _on_batch(self, system: str, test: TestSet) -> Callable[[int], None]:
-        return lambda done: self.progress(
-            {"event": "score", "site": system, "test": test.spec.name, "step": done, "steps": len(test.examples)}
-        )
+        def on_batch(done: int, of: int) -> None:
+            self.progress({"event": "score", "site": system, "step": done, "steps": of})
+
+        results.scores[system] = score_tests(self.base, adapter, self.plan, self.tests, limit, on_batch)
+        self.folder.save_results(results)
 
     def _central(self) -> AdapterState:
         """All sites' notes pooled, with as many steps a round as all sites took together. A comparison that only a

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsec.data.readers.jsonl import malformed_rows
+from fedsec.data.schema import Document
 from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, site_examples
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
-from fedsec.plan.sitefile import SiteTemplate
+from fedsec.plan.sitefile import DataSection, SiteTemplate
 from fedsec.plan.toml import read_toml
+from fedsec.study.trial import Trial, try_training
 from fedsec_secure.errors import ConfigError
 
 _SHORT = 10
@@ -21,11 +24,13 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Cost:
-    """Training of one round, from the plan and the notes alone."""
+    """Training of one round at this site."""
 
     examples: int
     examples_a_round: int
     steps_a_round: int
+    trial: Trial | None
+    """What a few real steps took; None where none were asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,16 @@ class SiteReport:
                 ("training examples", f"{self.cost.examples:,}"),
                 ("examples a round", f"{self.cost.examples_a_round:,}"),
                 ("optimiser steps a round", f"{self.cost.steps_a_round:,}"),
+                *_trial_rows(self.cost.trial),
             ]
         return rows
 
 
-def check_site(path: Path, plan: Path | None) -> SiteReport:
-    """Read everything that the site file names, strictly; ConfigError with file, line and reason."""
+def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteReport:
+    """Read everything that the site file names, strictly; ConfigError with file, line and reason.
+
+    With ``measure`` and a plan, a few steps are trained and thrown away.
+    """
     site = read_toml(path, SiteTemplate)
     if site.data.format == "jsonl" and site.data.path is not None:
         rows = malformed_rows(path.resolve().parent / Path(site.data.path).expanduser())
@@ -90,14 +99,33 @@ def check_site(path: Path, plan: Path | None) -> SiteReport:
     if loaded.label_map is not None:
         unmapped = sorted({*loaded.label_map.unmapped_entities, *loaded.label_map.unmapped_relations})
         warnings += [f"labels without a place in the map, left out: {', '.join(unmapped)}"] if unmapped else []
-    cost = None
-    if plan is not None:
-        draft: Draft = load_plan(plan) if plan.suffix == ".json" else read_toml(plan, Draft)
-        examples = len(site_examples(loaded.documents, site.data, draft.task)[0])
-        taken = min(draft.training.examples_per_round or examples, examples) * draft.training.epochs
-        cost = Cost(examples, taken, -(-taken // draft.training.batch_size))
+    cost = None if plan is None else _cost(plan, loaded.documents, site.data, measure)
+    if cost is not None and cost.trial is not None and cost.trial.shortened:
+        warnings.append(
+            f"{cost.trial.shortened} examples are longer than training.max_tokens and lose words at the end"
+        )
     report = loaded.report
     return SiteReport(site.name, notes, report.left_out, report.mended, loaded.excluded, cost, tuple(warnings))
+
+
+def _cost(plan: Path, documents: Sequence[Document], data: DataSection, measure: bool) -> Cost:
+    draft: Draft = load_plan(plan) if plan.suffix == ".json" else read_toml(plan, Draft)
+    examples = site_examples(documents, data, draft.task)[0]
+    taken = draft.training.examples_per_round or len(examples)  # more than there are: some twice
+    steps = -(-taken // draft.training.batch_size) * draft.training.epochs
+    trial = try_training(draft, examples, steps) if measure else None
+    return Cost(len(examples), taken * draft.training.epochs, steps, trial)
+
+
+def _trial_rows(trial: Trial | None) -> list[tuple[str, str]]:
+    if trial is None:
+        return []
+    return [
+        ("tokens an example (min, median, 95 %, max)", _lengths(trial.tokens)),
+        ("seconds a step, measured here", f"{trial.seconds_a_step:.2f}"),
+        ("training of one round, by that rate", f"{datetime.timedelta(seconds=round(trial.seconds_a_round))}"),
+        ("memory at its peak", f"{trial.peak_bytes / 1e9:.1f} GB"),
+    ]
 
 
 def _lengths(lengths: object) -> str:

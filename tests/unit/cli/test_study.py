@@ -128,10 +128,11 @@ def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
 
 
 def test_site_check_counts_and_refuses_malformed_rows_with_their_line(fedsec, tmp_path):
-    done = fedsec("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml", "--json")
+    ask = ("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml", "--json")
+    done = fedsec(*ask, "--no-measure")
     assert done.code == 0
     assert done.json["notes"]["sentences"] == 24
-    assert done.json["cost"]["examples_a_round"] == 12
+    assert done.json["cost"] == {"examples": 24, "examples_a_round": 12, "steps_a_round": 3, "trial": None}
     shutil.copytree(SMOKE / "sites" / "harbour", tmp_path / "harbour")
     notes = tmp_path / "harbour" / "notes.jsonl"
     lines = notes.read_text().splitlines()
@@ -139,6 +140,16 @@ def test_site_check_counts_and_refuses_malformed_rows_with_their_line(fedsec, tm
     refused = fedsec("site", "check", tmp_path / "harbour" / "site.toml")
     assert refused.code == 2
     assert "notes.jsonl" in refused.err.replace("\n", "")
+
+
+def test_site_check_measures_memory_and_time_on_the_sites_own_notes(fedsec):
+    ask = ("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml")
+    trial = fedsec(*ask, "--json").json["cost"]["trial"]
+    assert 20 < trial["tokens"]["minimum"] < trial["tokens"]["maximum"] <= 512
+    assert trial["shortened"] == 0
+    assert trial["seconds_a_round"] == pytest.approx(3 * trial["seconds_a_step"])
+    assert 1e8 < trial["peak_bytes"] < 1e11
+    assert "memory at its peak" in fedsec(*ask).out
 
 
 def test_excluded_patients_never_reach_training(fedsec, tmp_path):

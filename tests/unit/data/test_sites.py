@@ -207,9 +207,9 @@ def test_a_limit_keeps_the_same_examples_from_all_over(tmp_path: Path) -> None:
 
 
 def test_relation_types_at_notes_without_relation_labels_are_refused() -> None:
-    documents = make_site("clifton", "train", 10, 0)
+    documents = make_site("northgate", "train", 10, 0)
     section = DataSection(path="x", relation_types=("treats",))
-    task = TaskSpec(entity_types=("Procedure", "Anatomy"), relation_types=("treats",))
+    task = TaskSpec(entity_types=("Drug", "Dose"), relation_types=("treats",))
     with pytest.raises(ConfigError, match="none of its notes is annotated with relations"):
         site_examples(documents, section, task)
 

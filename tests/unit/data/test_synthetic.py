@@ -110,7 +110,9 @@ def test_hospitals_annotate_different_parts_of_one_label_set() -> None:
     label_sets = {hospital(s).entity_types for s in STYLES}
     assert len(label_sets) == len(STYLES)
     assert {t for types in label_sets for t in types} == set(TYPES) == set(synthetic.entity_types())
-    assert [hospital(s).relation_types for s in STYLES] == [("treats", "causes"), None, None, None, ("causes",)]
+    assert [hospital(s).relation_types for s in STYLES] == [
+        ("treats", "causes"), None, ("affects",), ("affects",), ("causes",),
+    ]  # fmt: skip
     for style in STYLES:
         documents = make_site(style, "train", 300, 0)
         assert {e.type for d in documents for e in d.entities} == set(hospital(style).entity_types)

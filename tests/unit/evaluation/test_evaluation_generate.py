@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fedsec.data.schema import Entity, Example
-from fedsec.evaluation.evaluate import evaluate
+from fedsec.evaluation.evaluate import score_answers
 from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.loss import example_losses, mean_loss
-from fedsec.plan.model import EvaluationSpec, LoraSpec, ModelSpec, TrainingSpec
+from fedsec.plan.model import LoraSpec, ModelSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
 from fedsec.training.loop import train_round
@@ -50,13 +50,15 @@ def trained(tiny: BaseModel) -> AdapterState:
 
 
 def test_a_trained_adapter_scores_and_the_base_does_not(tiny, trained) -> None:
-    options = {"entity_types": ("Drug",), "relation_types": None}
-    spec = EvaluationSpec(max_new_tokens=20, batch_size=4)
+    prompts = [example.prompt for example in EXAMPLES]
     heard: list[int] = []
-    scores = evaluate(tiny, trained, LORA, EXAMPLES, spec, on_batch=heard.append, **options)
+    options = {"max_new_tokens": 20, "batch_size": 4}
+    answers = generate_answers(tiny, trained, LORA, prompts, on_batch=heard.append, **options)
+    scores = score_answers(answers, EXAMPLES, ("Drug",), None)
     assert heard == [4, 8, 10]
     assert scores.f1("entities", "lenient") >= scores.f1("entities", "strict") > 0.5
-    assert evaluate(tiny, None, None, EXAMPLES, spec, **options).f1("entities", "strict") == 0.0
+    plain = generate_answers(tiny, None, None, prompts, **options)
+    assert score_answers(plain, EXAMPLES, ("Drug",), None).f1("entities", "strict") == 0.0
 
 
 def test_decoding_is_that_of_transformers(tiny, trained) -> None:
