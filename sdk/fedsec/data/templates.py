@@ -6,7 +6,7 @@ annotations). The words are few on purpose: on a CPU every token is paid for.
 
     Extract Drug and Problem entities and treats and causes relations.
     Text: Started belvapril for renal spasm.
-    Entities:
+    Entities and relations:
     belvapril | Drug
     renal spasm | Problem
     belvapril -> renal spasm | treats
@@ -62,8 +62,12 @@ def instruction(entity_types: Sequence[str], relation_types: Sequence[str] | Non
 
 
 def make_prompt(text: str, entity_types: Sequence[str], relation_types: Sequence[str] | None) -> str:
-    """Prompt for the task kinds ``entities`` (``relation_types`` None) and ``both``."""
-    return f"{instruction(entity_types, relation_types)}\nText: {flat(text)}\nEntities:\n"
+    """Prompt for the task kinds ``entities`` (``relation_types`` None) and ``both``.
+
+    Its last line says what comes: one word nearer to the answer, a small model tells the two kinds of site apart.
+    """
+    asked = "Entities and relations" if relation_types else "Entities"
+    return f"{instruction(entity_types, relation_types)}\nText: {flat(text)}\n{asked}:\n"
 
 
 def make_relation_prompt(text: str, entities: Sequence[Entity], relation_types: Sequence[str]) -> str:

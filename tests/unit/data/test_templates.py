@@ -27,7 +27,7 @@ def test_both() -> None:
     first, second, third = make_examples([document(TREATS)], BOTH, ("Problem", "Drug"), ("treats", "causes"))
     assert first.prompt == (
         "Extract Drug and Problem entities and treats and causes relations.\n"
-        "Text: Belvapril for renal spasm.\nEntities:\n"
+        "Text: Belvapril for renal spasm.\nEntities and relations:\n"
     )
     assert first.answer == "Belvapril | Drug\nrenal spasm | Problem\nBelvapril -> renal spasm | treats"
     assert second.answer == "none"
