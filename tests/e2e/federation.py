@@ -174,8 +174,9 @@ def tiny_examples(name: str, count: int):
 
 def tiny_work(name: str, plan: Plan, count: int = 6, progress=lambda event: None) -> SiteWork:
     from fedsec.site.work import LocalWork
+    from fedsec.training.replicas import Replicas
 
-    return LocalWork(name, plan, tiny_base(), tiny_examples(name, count), (), progress)
+    return LocalWork(name, plan, Replicas(tiny_base()), tiny_examples(name, count), (), progress)
 
 
 @dataclass

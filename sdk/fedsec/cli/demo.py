@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsec.cli.output import Json, Quiet, err
+from fedsec.cli.output import Jobs, Json, Quiet, err
 from fedsec.cli.run import finish_study
 
 # Many short rounds: averaging often costs little and pulls five unlike sites together far better than averaging twice,
@@ -25,6 +25,7 @@ def demo(
     test_sentences: Annotated[int, typer.Option(min=1, help="Test sentences a site.")] = _TEST_SENTENCES,
     rounds: Annotated[int, typer.Option(min=1, help="Federated rounds.")] = _ROUNDS,
     run_id: Annotated[str | None, typer.Option(help="Name of the run, [a-z0-9-]; made up if left out.")] = None,
+    jobs: Jobs = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,4 +48,4 @@ def demo(
     write_demo(sites, draft, sentences, test_sentences)
     plan = initialise(draft, sites, sites, datetime.datetime.now(datetime.UTC))
     RunFolder.create(output, run_id or new_run_id(draft.name), sites, plan, approvals_of(plan, sites))
-    finish_study(output, json=json, quiet=quiet)
+    finish_study(output, jobs, json=json, quiet=quiet)

@@ -33,7 +33,7 @@ def evaluate(
         task = progress.add_task(f"scoring on {corpus}", total=len(test.examples))
         adapter = None if zero_shot else finished.adapter
         (scores,) = score_tests(
-            finished.base, adapter, finished.plan, [test], None, lambda n, _: progress.update(task, completed=n)
+            finished.models, adapter, finished.plan, [test], None, lambda n, _: progress.update(task, completed=n)
         ).values()
     if json:
         value = scores.without_counts().model_dump(mode="json")

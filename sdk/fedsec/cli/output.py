@@ -13,6 +13,10 @@ from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Sites that train at a time; as the cores and training.threads allow, if left out."),
+]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

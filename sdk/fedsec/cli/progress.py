@@ -1,4 +1,4 @@
-"""A study's progress on the terminal: one bar for the work in hand, one line for each exchange that is done."""
+"""A study's progress on the terminal: one bar for each site at work, one line for each exchange that is done."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class StudyProgress:
             transient=True,
         )
         self._rounds = rounds
-        self._task: TaskID | None = None
-        self._shown = ""
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -62,11 +61,11 @@ class StudyProgress:
 
     def _work(self, event: dict[str, Any]) -> None:
         shown = _WORK[event["event"]].format(**{**event, "round": event.get("round", 0) + 1})
-        if shown != self._shown or self._task is None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task, self._shown = self._bar.add_task(shown, total=event["steps"]), shown
-        self._bar.update(self._task, completed=event["step"])
+        if shown not in self._tasks:
+            self._tasks[shown] = self._bar.add_task(shown, total=event["steps"])
+        self._bar.update(self._tasks[shown], completed=event["step"])
+        if event["step"] >= event["steps"]:
+            self._bar.remove_task(self._tasks.pop(shown))
 
     def _exchange(self, event: dict[str, Any]) -> None:
         up = list(event["bytes_up"].values())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedsec.cli.output import Json, Quiet, err, out, print_json
+from fedsec.cli.output import Jobs, Json, Quiet, err, out, print_json
 
 
 def run(
@@ -21,6 +21,7 @@ def run(
         list[str] | None, typer.Option("--set", help="FIELD=VALUE of the draft, before it is signed; repeatable.")
     ] = None,
     run_id: Annotated[str | None, typer.Option(help="Name of the run, [a-z0-9-]; made up if left out.")] = None,
+    jobs: Jobs = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -30,10 +31,10 @@ def run(
     folder = prepare_run(plan, sites, output, init=init, assignments=assignments or (), run=run_id)
     if init and not quiet:
         err.print(f"made keys, policies and approvals in {working_set(output)} (mode 0700)", style="dim")
-    finish_study(folder.path, json=json, quiet=quiet)
+    finish_study(folder.path, jobs, json=json, quiet=quiet)
 
 
-def finish_study(path: Path, *, json: bool, quiet: bool) -> None:
+def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> None:
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
     from fedsec.cli.tables import COLUMNS, show_results
@@ -42,10 +43,10 @@ def finish_study(path: Path, *, json: bool, quiet: bool) -> None:
 
     folder = RunFolder.open(path)
     if quiet or json:
-        open_study(folder, lambda event: None).run()
+        open_study(folder, lambda event: None, jobs).run()
     else:
         with StudyProgress(err, folder.plan.rounds) as progress:
-            open_study(folder, progress).run()
+            open_study(folder, progress, jobs).run()
     results = folder.results()
     if json:
         macro = {s: {f"{k}_{m}": results.macro(s, k, m) for k, m in COLUMNS} for s in results.scores}

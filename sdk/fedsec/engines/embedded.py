@@ -1,18 +1,19 @@
 """The embedded engine: every site in this process, through the same bytes as across a network.
 
-Sites answer one after another, so one base model in memory serves them all. What it shows of confidentiality is the
+Sites answer ``jobs`` at a time, so that many models in memory serve them all. What it shows of confidentiality is the
 protocol's, not the operating system's: one process can read its own memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Reply
 from fedsec.spool import read_chunks, write_durably
-from fedsec_secure.errors import FedsecError
+from fedsec_secure.errors import AbortError, FedsecError
 from fedsec_secure.identity.roster import SiteId
 
 
@@ -25,31 +26,37 @@ class Handler(Protocol):
 
 
 class EmbeddedTransport:
-    """Calls the sites of this process."""
+    """Calls the sites of this process, each from one thread at a time."""
 
-    def __init__(self, sites: Mapping[SiteId, Handler]) -> None:
+    def __init__(self, sites: Mapping[SiteId, Handler], jobs: int = 1) -> None:
         self._sites = dict(sorted(sites.items()))
+        self._jobs = jobs
 
     def sites(self) -> tuple[SiteId, ...]:
         """All of them."""
         return tuple(self._sites)
 
     def exchange(self, exchange: Exchange, spool: Path) -> Outcome:
-        """Ask each site in turn. A refusal is a lost site with its reason; anything unforeseen is a bug and stops."""
+        """Ask every site. A refusal is a lost site with its reason; anything unforeseen is a bug and stops."""
         replies: dict[SiteId, Reply] = {}
         lost: dict[SiteId, str] = {}
-        for site, request in exchange.requests.items():
-            handler = self._sites.get(site)
-            if handler is None:
-                lost[site] = "not in this engine"
-                continue
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="site") as threads:
+            asked = {s: threads.submit(self._ask, s, exchange, r, spool) for s, r in exchange.requests.items()}
             try:
-                replies[site] = self._deliver(site, handler, exchange, request, spool)
-            except FedsecError as e:
-                lost[site] = f"{type(e).__name__}: {e}"
+                for site, answer in asked.items():
+                    try:
+                        replies[site] = answer.result()
+                    except FedsecError as e:
+                        lost[site] = f"{type(e).__name__}: {e}"
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
         return Outcome(replies, lost)
 
-    def _deliver(self, site: SiteId, handler: Handler, exchange: Exchange, request: bytes, spool: Path) -> Reply:
+    def _ask(self, site: SiteId, exchange: Exchange, request: bytes, spool: Path) -> Reply:
+        handler = self._sites.get(site)
+        if handler is None:
+            raise AbortError("not in this engine")
         reply = handler.handle(exchange.name, request)
         if isinstance(reply, bytes):
             return reply

@@ -15,6 +15,7 @@ from fedsec.plan.model import LoraSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.base_model import BaseModel
 from fedsec.training.lora import use_adapter
+from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _BLANK_LINE = re.compile(r"\S[^\n]*\n[ \t\r]*\n")
 
 
 def generate_answers(
-    base: BaseModel,
+    models: Replicas,
     adapter: AdapterState | None,
     lora: LoraSpec | None,
     prompts: Sequence[str],
@@ -35,23 +36,29 @@ def generate_answers(
 ) -> list[str]:
     """The model's answers, in the order of ``prompts``; ``adapter`` None is the base model alone.
 
-    Prompts are grouped by length. ``on_batch`` hears how many prompts are answered after each batch. ConfigError where
-    a prompt and its answer would exceed the positions that the model has.
+    Prompts are grouped by length, at most ``batch_size`` at a time, and shared out among the replicas. ``on_batch``
+    hears how many prompts are answered after each batch. ConfigError where a prompt and its answer would exceed the
+    positions that the model has.
     """
-    encoded = [list(map(int, base.tokenizer(text, add_special_tokens=False)["input_ids"])) for text in prompts]
-    _require_positions(base, encoded, max_new_tokens)
+    tokenizer = models.base.tokenizer
+    encoded = [list(map(int, tokenizer(text, add_special_tokens=False)["input_ids"])) for text in prompts]
+    _require_positions(models.base, encoded, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
+    size = max(1, min(batch_size, -(-len(order) // models.count)))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def decode(base: BaseModel, members: list[int]) -> list[str]:
+        with use_adapter(base, lora, adapter):
+            return _Decoding(base, [encoded[i] for i in members]).run(max_new_tokens)
+
     answers = [""] * len(prompts)
     done = 0
-    with use_adapter(base, lora, adapter):
-        for start in range(0, len(order), batch_size):
-            members = order[start : start + batch_size]
-            written = _Decoding(base, [encoded[i] for i in members]).run(max_new_tokens)
-            for index, text in zip(members, written, strict=True):
-                answers[index] = text
-            done += len(members)
-            if on_batch is not None:
-                on_batch(done)
+    for members, written in zip(batches, models.map(decode, batches), strict=True):
+        for index, text in zip(members, written, strict=True):
+            answers[index] = text
+        done += len(members)
+        if on_batch is not None:
+            on_batch(done)
     return answers
 
 

@@ -58,7 +58,8 @@ class SiteStore:
             raise ConfigError(f"another process holds {folder}: one site runs once") from None
         path = folder / "record.sqlite"
         path.touch(mode=0o600)
-        self._db = sqlite3.connect(path, isolation_level=None)
+        # Whoever calls the site may do so from another thread each time, though never from two at once.
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA secure_delete=ON")

@@ -15,8 +15,8 @@ from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.scores import Scores
 from fedsec.plan.model import Plan, PublicTest
 from fedsec.training.adapter import AdapterState, initial_adapter
-from fedsec.training.base_model import BaseModel
 from fedsec.training.loop import StepInfo, train_round
+from fedsec.training.replicas import Replicas
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.weighting.rules import clip_count
@@ -38,12 +38,13 @@ class LocalWork:
 
     Attributes:
         name: the site. examples: its training examples. tests: the plan's public test sets.
+        models: the base, in as many replicas as sites work at a time.
         progress: called with small dictionaries (counts, losses); they stay at the site.
     """
 
     name: str
     plan: Plan
-    base: BaseModel
+    models: Replicas
     examples: Sequence[Example] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False, default=())
     progress: Progress = lambda event: None
@@ -54,7 +55,7 @@ class LocalWork:
 
     @cached_property
     def _initial(self) -> AdapterState:
-        return initial_adapter(self.base, self.plan.lora, self.plan.seed)
+        return initial_adapter(self.models.base, self.plan.lora, self.plan.seed)
 
     def initial_adapter(self) -> AdapterState:
         """The adapter that the plan fixes for round 0."""
@@ -76,8 +77,7 @@ class LocalWork:
             path = checkpoint(round_index)
             adapter = self._train(adapter, run, round_index, path, "single")
             path.unlink(missing_ok=True)
-        limit = self.plan.evaluation.single_test_limit
-        scores = score_tests(self.base, adapter, self.plan, self.tests, limit, self._on_batch)
+        scores = self._score(adapter)
         return json.dumps({n: s.model_dump(mode="json") for n, s in scores.items()}, sort_keys=True).encode()
 
     def _train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path, kind: str) -> AdapterState:
@@ -93,28 +93,33 @@ class LocalWork:
                 }
             )
 
-        result = train_round(
-            self.base,
-            adapter,
-            self.examples,
-            self.plan.training,
-            self.plan.lora,
-            round_index=round_index,
-            rounds=self.plan.rounds,
-            seed_material=sha256(
-                b"fedsec/site-training/v1\0", self.plan.digest(), run.encode() + b"\0" + self.name.encode()
-            ),
-            checkpoint=checkpoint,
-            on_step=on_step,
-        )
-        return result.adapter
+        seed = sha256(b"fedsec/site-training/v1\0", self.plan.digest(), run.encode() + b"\0" + self.name.encode())
+        with self.models.take() as base:
+            return train_round(
+                base,
+                adapter,
+                self.examples,
+                self.plan.training,
+                self.plan.lora,
+                round_index=round_index,
+                rounds=self.plan.rounds,
+                seed_material=seed,
+                checkpoint=checkpoint,
+                on_step=on_step,
+            ).adapter
+
+    def _score(self, adapter: AdapterState) -> dict[str, Scores]:
+        """On one replica: other sites may be at work on the rest."""
+        limit = self.plan.evaluation.single_test_limit
+        with self.models.take() as base:
+            return score_tests(Replicas(base), adapter, self.plan, self.tests, limit, self._on_batch)
 
     def _on_batch(self, done: int, of: int) -> None:
         self.progress({"event": "score", "site": self.name, "step": done, "steps": of})
 
 
 def score_tests(
-    base: BaseModel,
+    models: Replicas,
     adapter: AdapterState | None,
     plan: Plan,
     tests: Sequence[TestSet],
@@ -130,7 +135,7 @@ def score_tests(
     total = sum(map(len, asked))
     began = time.perf_counter()
     answers = generate_answers(
-        base,
+        models,
         adapter,
         plan.lora,
         [example.prompt for examples in asked for example in examples],

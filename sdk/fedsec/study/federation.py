@@ -29,8 +29,9 @@ from fedsec.study.corpora import load_public_tests, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
 from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
-from fedsec.training.base_model import BaseModel, load_base
+from fedsec.training.base_model import load_base
 from fedsec.training.loop import StepInfo, train_round
+from fedsec.training.replicas import Replicas, cores
 from fedsec.wire import core_roster
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError, VerificationError
@@ -46,7 +47,7 @@ class Study:
     """One run folder with everything that acts in it. Use :func:`open_study`."""
 
     folder: RunFolder
-    base: BaseModel
+    models: Replicas
     sites: dict[str, Site]
     training: dict[str, list[Example]] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False)
@@ -75,8 +76,8 @@ class Study:
             if key.public != roster.coordinator:
                 raise ConfigError(f"{self.folder.sites / COORDINATOR_KEY} is not the key of the plan's coordinator")
             driver = Driver(self.plan, self.folder.run, key.sign, self.report)
-            runner = Runner(driver, journal, EmbeddedTransport(agents), self.report)
-            adapter = runner.rounds(initial_adapter(self.base, self.plan.lora, self.plan.seed))
+            runner = Runner(driver, journal, EmbeddedTransport(agents, self.models.count), self.report)
+            adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
             adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
             self._score(adapter, runner)
         self.report({"event": "finished"})
@@ -99,7 +100,7 @@ class Study:
             max_runs=policy.max_runs,
             rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
         )
-        work = LocalWork(name, self.plan, self.base, self.training[name], self.tests, self.progress)
+        work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.progress)
         return SiteAgent(identity, self.plan, store, work)
 
     # ---- scores
@@ -128,7 +129,7 @@ class Study:
         def on_batch(done: int, of: int) -> None:
             self.progress({"event": "score", "site": system, "step": done, "steps": of})
 
-        results.scores[system] = score_tests(self.base, adapter, self.plan, self.tests, limit, on_batch)
+        results.scores[system] = score_tests(self.models, adapter, self.plan, self.tests, limit, on_batch)
         self.folder.save_results(results)
 
     def _central(self) -> AdapterState:
@@ -139,7 +140,7 @@ class Study:
         spec = self.plan.training
         if spec.examples_per_round is not None:
             spec = spec.model_copy(update={"examples_per_round": spec.examples_per_round * len(self.training)})
-        adapter = initial_adapter(self.base, self.plan.lora, self.plan.seed)
+        adapter = initial_adapter(self.models.base, self.plan.lora, self.plan.seed)
         for index in range(self.plan.rounds):
             done = self.folder.path / f"central-{index}"
             if done.is_dir():
@@ -153,7 +154,7 @@ class Study:
                 )
 
             adapter = train_round(
-                self.base,
+                self.models.base,
                 adapter,
                 pooled,
                 spec,
@@ -191,8 +192,12 @@ def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:
         raise VerificationError(f"a baseline's scores do not parse: {type(e).__name__}") from None
 
 
-def open_study(folder: RunFolder, progress: Progress) -> Study:
-    """Load the base model (digest checked), the sites' notes and the public test sets of a run."""
+def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -> Study:
+    """Load the base model (digest checked), the sites' notes and the public test sets of a run.
+
+    ``jobs``: sites that work at a time; None for as many as there are cores for ``training.threads`` each, and on a
+    GPU one. Results do not depend on it.
+    """
     plan = folder.plan
     progress({"event": "loading", "what": f"base model {plan.model.base}"})
     base = load_base(plan.model)
@@ -200,4 +205,13 @@ def open_study(folder: RunFolder, progress: Progress) -> Study:
     progress({"event": "loading", "what": "notes"})
     tests = load_public_tests(plan, folder.sites)
     training = {name: load_training(sites[name], plan) for name in plan.roster.sites if name in sites}
-    return Study(folder, base, sites, training, tests, progress)
+    wanted = default_jobs(plan) if jobs is None else jobs
+    models = Replicas(base, max(1, min(wanted, len(plan.roster.sites))))
+    return Study(folder, models, sites, training, tests, progress)
+
+
+def default_jobs(plan: Plan) -> int:
+    """Sites that this machine can train at a time."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, cores() // plan.training.threads)

@@ -14,7 +14,8 @@ from fedsec.evaluation.generate import generate_answers
 from fedsec.plan.model import Plan
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
-from fedsec.training.base_model import BaseModel, load_base
+from fedsec.training.base_model import load_base
+from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import ConfigError
 
 
@@ -23,7 +24,7 @@ class Finished:
     """A run's adapter, ready to answer."""
 
     plan: Plan
-    base: BaseModel
+    models: Replicas
     adapter: AdapterState
 
     @classmethod
@@ -32,7 +33,7 @@ class Finished:
         folder = RunFolder.open(run)
         if not (folder.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"{run} has no adapter yet: finish it with `fedsec resume {run}`")
-        return cls(folder.plan, load_base(folder.plan.model), load_peft(folder.adapter))
+        return cls(folder.plan, Replicas(load_base(folder.plan.model)), load_peft(folder.adapter))
 
     def predict(
         self, documents: Sequence[Document], on_batch: Callable[[int, int], None] | None = None
@@ -49,7 +50,7 @@ class Finished:
         windows = [w for d in bare for w in make_windows(d, task.window)[0]]
         prompts = [make_prompt(w.text, task.entity_types, task.relation_types or None) for w in windows]
         answers = generate_answers(
-            self.base,
+            self.models,
             self.adapter,
             self.plan.lora,
             prompts,

@@ -12,6 +12,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
 from fedsec.training.loop import train_round
 from fedsec.training.presets import ALL_LINEAR
+from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 
 LORA = LoraSpec(rank=16, dropout=0.0, targets=ALL_LINEAR)
@@ -53,17 +54,17 @@ def test_a_trained_adapter_scores_and_the_base_does_not(tiny, trained) -> None:
     prompts = [example.prompt for example in EXAMPLES]
     heard: list[int] = []
     options = {"max_new_tokens": 20, "batch_size": 4}
-    answers = generate_answers(tiny, trained, LORA, prompts, on_batch=heard.append, **options)
+    answers = generate_answers(Replicas(tiny), trained, LORA, prompts, on_batch=heard.append, **options)
     scores = score_answers(answers, EXAMPLES, ("Drug",), None)
     assert heard == [4, 8, 10]
     assert scores.f1("entities", "lenient") >= scores.f1("entities", "strict") > 0.5
-    plain = generate_answers(tiny, None, None, prompts, **options)
+    plain = generate_answers(Replicas(tiny), None, None, prompts, **options)
     assert score_answers(plain, EXAMPLES, ("Drug",), None).f1("entities", "strict") == 0.0
 
 
 def test_decoding_is_that_of_transformers(tiny, trained) -> None:
     prompts = [e.prompt for e in EXAMPLES[:4]]
-    ours = generate_answers(tiny, trained, LORA, prompts, max_new_tokens=20, batch_size=4)
+    ours = generate_answers(Replicas(tiny), trained, LORA, prompts, max_new_tokens=20, batch_size=4)
     for prompt, answer in zip(prompts, ours, strict=True):
         ids = torch.tensor([tiny.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
         out = tiny.model.generate(ids, max_new_tokens=20, do_sample=False, attention_mask=torch.ones_like(ids))
@@ -73,13 +74,13 @@ def test_decoding_is_that_of_transformers(tiny, trained) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_batching_does_not_change_answers_or_their_order(tiny, trained, batch_size) -> None:
     prompts = [e.prompt for e in EXAMPLES]
-    alone = generate_answers(tiny, trained, LORA, prompts, max_new_tokens=20, batch_size=1)
-    assert generate_answers(tiny, trained, LORA, prompts, max_new_tokens=20, batch_size=batch_size) == alone
+    alone = generate_answers(Replicas(tiny), trained, LORA, prompts, max_new_tokens=20, batch_size=1)
+    assert generate_answers(Replicas(tiny), trained, LORA, prompts, max_new_tokens=20, batch_size=batch_size) == alone
     assert len(set(alone)) > 5
 
 
 def test_length_is_capped(tiny) -> None:
-    (answer,) = generate_answers(tiny, None, None, ["Say"], max_new_tokens=5, batch_size=1)
+    (answer,) = generate_answers(Replicas(tiny), None, None, ["Say"], max_new_tokens=5, batch_size=1)
     assert 0 < len(tiny.tokenizer(answer)["input_ids"]) <= 15
 
 
@@ -110,17 +111,17 @@ class Scripted:
 def test_answers_end_at_a_blank_line_or_end_of_sequence(tiny, monkeypatch, script, expected, steps) -> None:
     model = Scripted(tiny, script)
     monkeypatch.setattr(type(tiny.model), "__call__", lambda self, **inputs: model(**inputs))
-    assert generate_answers(tiny, None, None, ["x"], max_new_tokens=30, batch_size=1) == [expected]
+    assert generate_answers(Replicas(tiny), None, None, ["x"], max_new_tokens=30, batch_size=1) == [expected]
     assert model.calls == steps
 
 
 def test_what_cannot_be_decoded_is_refused(tiny, trained) -> None:
     with pytest.raises(ConfigError, match="2048 positions"):
-        generate_answers(tiny, None, None, ["x" * 2000], max_new_tokens=100, batch_size=1)
+        generate_answers(Replicas(tiny), None, None, ["x" * 2000], max_new_tokens=100, batch_size=1)
     with pytest.raises(ConfigError, match="empty"):
-        generate_answers(tiny, None, None, [""], max_new_tokens=5, batch_size=1)
+        generate_answers(Replicas(tiny), None, None, [""], max_new_tokens=5, batch_size=1)
     with pytest.raises(LocalMisuseError, match="lora settings"):
-        generate_answers(tiny, trained, None, ["x"], max_new_tokens=5, batch_size=1)
+        generate_answers(Replicas(tiny), trained, None, ["x"], max_new_tokens=5, batch_size=1)
 
 
 def test_losses_by_example_do_not_depend_on_batches(tiny, trained) -> None:
