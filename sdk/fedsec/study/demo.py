@@ -22,7 +22,6 @@ from fedsec.study.corpora import PUBLIC, PublicFile
 from fedsec.training.base_model import preferred_dtype
 from fedsec.training.presets import PRESETS
 
-_LEARNING_RATE = 2e-3
 _SINGLE_SENTENCES, _ZERO_SHOT_SENTENCES = 12, 3
 _ANSWER_TOKENS = 72
 
@@ -41,9 +40,7 @@ def demo_draft(seed: int, base: str, sentences: int, rounds: int, sites: int) ->
         model=ModelSpec(base=base, dtype="float32" if base == "tiny-random" else preferred_dtype()),
         lora=lora,
         task=TaskSpec(kind="both", entity_types=entity_types(), relation_types=relation_types()),
-        training=training.model_copy(
-            update={"examples_per_round": max(1, sentences // rounds), "learning_rate": _LEARNING_RATE}
-        ),
+        training=training.model_copy(update={"examples_per_round": max(1, sentences // rounds)}),
         secure=SecureSpec(minimum_cohort=3, threshold=2 * sites // 3 + 1),
         evaluation=EvaluationSpec(
             public_tests=tests,

@@ -38,14 +38,15 @@ class SeededDropout(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` of any shape; a kept value is scaled by 1 / (1 - p)."""
+        mask = self.mask(x)
+        return x if mask is None else x * mask
+
+    def mask(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What ``x`` is multiplied by, of its shape and dtype; None for all ones."""
         if not self.training or self.threshold == 0:
-            return x
+            return None
         if self.seed.value is None:
             raise LocalMisuseError("dropout has no seed: set one for each training step")
-        return x * self._mask(x)
-
-    def _mask(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.seed.value is not None
         key = hashlib.sha256(b"fedsec/dropout/v1\0" + self.seed.value + self.path).digest()
         sequence = np.random.SeedSequence(np.frombuffer(key, "<u4").tolist())
         raw = np.random.PCG64(sequence).random_raw(-(-x.numel() // 4))

@@ -50,6 +50,8 @@ def attach_lora(base: BaseModel, lora: LoraSpec) -> PeftModel:
     import peft
     import torch
 
+    from fedsec.training.fused import fuse
+
     shape = lora.model_copy(update={"strategy": "fedit"})  # the modules are the same for every strategy
     slot = base.lora
     if slot.model is not None and slot.spec == shape:
@@ -70,6 +72,7 @@ def attach_lora(base: BaseModel, lora: LoraSpec) -> PeftModel:
     with torch.random.fork_rng(devices=[]):  # peft draws an initial A, which set_adapter_state replaces
         model = peft.get_peft_model(base.model, config)
     _replace_dropout(model, lora.dropout, slot.dropout)
+    fuse(model)
     slot.spec, slot.model = shape, model
     return model
 

@@ -44,7 +44,7 @@ def test_a_new_draft_holds_together(fedsec, tmp_path):
     assert result.code == 0
     draft = read_toml(tmp_path / "plan.toml", Draft)
     assert (draft.rounds, draft.secure.threshold, draft.task.kind) == (5, 3, "both")
-    assert draft.training.learning_rate == 1e-3
+    assert draft.training.learning_rate == 1.5e-3
     assert draft.task.entity_types == ("Drug", "Problem")
     again = new(fedsec)
     assert again.code == 2

@@ -142,7 +142,7 @@ def test_presets_are_the_published_settings() -> None:
     assert (lora.rank, lora.alpha, lora.dropout, len(lora.targets)) == (16, 64.0, 0.05, 7)
     assert (training.learning_rate, training.batch_size, training.epochs, training.max_tokens) == (2e-4, 4, 2, 800)
     assert training.warmup_fraction == 0.05
-    assert PRESETS["demo"][0].targets == LoraSpec().targets
+    assert PRESETS["demo"][0].targets == lora.targets
     assert preferred_dtype() in ("float32", "bfloat16")
 
 
