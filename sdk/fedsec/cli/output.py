@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -18,8 +19,17 @@ Jobs = Annotated[
     typer.Option(min=1, help="Sites that train at a time; as the cores and training.threads allow, if left out."),
 ]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_FILE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe, where rich would assume 80 and cut off figures."""
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    plain = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(stderr=stderr, highlight=False, width=_FILE_WIDTH if plain else None)
+
+
+out = _console(sys.stdout, stderr=False)
+err = _console(sys.stderr, stderr=True)
 
 
 def print_json(value: Any) -> None:

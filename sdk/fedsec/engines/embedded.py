@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Reply
@@ -26,11 +27,16 @@ class Handler(Protocol):
 
 
 class EmbeddedTransport:
-    """Calls the sites of this process, each from one thread at a time."""
+    """Calls the sites of this process, each from one thread at a time.
 
-    def __init__(self, sites: Mapping[SiteId, Handler], jobs: int = 1) -> None:
+    ``stopping`` is set where an exchange ends early (Ctrl-C, a bug), so that sites at work on other threads can end too
+    instead of finishing a round that nobody waits for.
+    """
+
+    def __init__(self, sites: Mapping[SiteId, Handler], jobs: int = 1, stopping: Event | None = None) -> None:
         self._sites = dict(sorted(sites.items()))
         self._jobs = jobs
+        self._stopping = stopping or Event()
 
     def sites(self) -> tuple[SiteId, ...]:
         """All of them."""
@@ -49,6 +55,7 @@ class EmbeddedTransport:
                     except FedsecError as e:
                         lost[site] = f"{type(e).__name__}: {e}"
             except BaseException:
+                self._stopping.set()
                 threads.shutdown(cancel_futures=True)
                 raise
         return Outcome(replies, lost)

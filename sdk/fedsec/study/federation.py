@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from pydantic import ValidationError
 
@@ -34,7 +35,7 @@ from fedsec.training.loop import StepInfo, train_round
 from fedsec.training.replicas import Replicas, cores
 from fedsec.wire import core_roster
 from fedsec_secure.codec import sha256
-from fedsec_secure.errors import ConfigError, VerificationError
+from fedsec_secure.errors import AbortError, ConfigError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 
@@ -52,6 +53,7 @@ class Study:
     training: dict[str, list[Example]] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False)
     progress: Progress = lambda event: None
+    stopping: Event = field(default_factory=Event)
 
     @property
     def plan(self) -> Plan:
@@ -62,6 +64,12 @@ class Study:
         """To the run's metrics and to whoever watches."""
         if event["event"] != "asking":
             self.folder.note(event)
+        self.progress(event)
+
+    def step(self, event: dict[str, object]) -> None:
+        """What a site at work reports after each step: to whoever watches, and the place where it can be stopped."""
+        if self.stopping.is_set():
+            raise AbortError("this run is being stopped; `fedsec resume` goes on with it")
         self.progress(event)
 
     def run(self) -> None:
@@ -76,7 +84,8 @@ class Study:
             if key.public != roster.coordinator:
                 raise ConfigError(f"{self.folder.sites / COORDINATOR_KEY} is not the key of the plan's coordinator")
             driver = Driver(self.plan, self.folder.run, key.sign, self.report)
-            runner = Runner(driver, journal, EmbeddedTransport(agents, self.models.count), self.report)
+            transport = EmbeddedTransport(agents, self.models.count, self.stopping)
+            runner = Runner(driver, journal, transport, self.report)
             adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
             adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
             self._score(adapter, runner)
@@ -100,7 +109,7 @@ class Study:
             max_runs=policy.max_runs,
             rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
         )
-        work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.progress)
+        work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.step)
         return SiteAgent(identity, self.plan, store, work)
 
     # ---- scores
