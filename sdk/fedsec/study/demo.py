@@ -22,7 +22,7 @@ from fedsec.study.corpora import PUBLIC, PublicFile
 from fedsec.training.base_model import preferred_dtype
 from fedsec.training.presets import PRESETS
 
-_SINGLE_SENTENCES, _ZERO_SHOT_SENTENCES = 12, 3
+_SINGLE_SENTENCES, _ZERO_SHOT_SENTENCES = 8, 3
 _ANSWER_TOKENS = 72
 
 
