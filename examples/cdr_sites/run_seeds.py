@@ -41,20 +41,30 @@ class Row(NamedTuple):
     f1: float
 
 
-def command(folder: Path, seed: int, plan: Path, sites: Path, assignments: Sequence[str]) -> list[str]:
+class Study(NamedTuple):
+    """What all seeds share: the plan, the sites' folder, changes to the plan, and how many sites train at once."""
+
+    plan: Path
+    sites: Path
+    assignments: Sequence[str] = ()
+    jobs: int | None = None
+
+
+def command(folder: Path, seed: int, study: Study) -> list[str]:
     """The arguments of `fedsec` that start a seed's run, or go on with it."""
+    jobs = [] if study.jobs is None else ["--jobs", str(study.jobs)]
     if (folder / "run.json").is_file():
-        return ["resume", str(folder), "--quiet"]
-    start = ["run", str(plan), "--sites", str(sites), "--out", str(folder), "--init", "--quiet"]
-    for assignment in (*assignments, f"seed={seed}"):
+        return ["resume", str(folder), "--quiet", *jobs]
+    start = ["run", str(study.plan), "--sites", str(study.sites), "--out", str(folder), "--init", "--quiet", *jobs]
+    for assignment in (*study.assignments, f"seed={seed}"):
         start += ["--set", assignment]
     return start
 
 
-def run_seed(folder: Path, seed: int, plan: Path, sites: Path, assignments: Sequence[str]) -> None:
+def run_seed(folder: Path, seed: int, study: Study) -> None:
     """Run, resume, or leave alone what is finished; CalledProcessError where `fedsec` fails."""
     if not is_finished(folder):
-        arguments = command(folder, seed, plan, sites, assignments)
+        arguments = command(folder, seed, study)
         folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"seed {seed}: fedsec {arguments[0]} …", flush=True)
         subprocess.run([sys.executable, "-c", _CALL, *arguments], check=True)
@@ -176,13 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sites", type=Path, default=HERE / "sites")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the tables")
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--jobs", type=int, help="sites that train at once (default: a core each); 1 for a seed a core")
     parser.add_argument("--collect-only", action="store_true", help="read finished runs, start and resume none")
     given = parser.parse_args(arguments)
+    study = Study(given.plan, given.sites, given.assignments, given.jobs)
     by_seed = {}
     for seed in given.seeds:
         folder = given.out / f"seed-{seed}"
         if not given.collect_only:
-            run_seed(folder, seed, given.plan, given.sites, given.assignments)
+            run_seed(folder, seed, study)
         elif not is_finished(folder):
             raise SystemExit(f"{folder} is not a finished run; leave --collect-only out to go on with it")
         by_seed[seed] = RunFolder.open(folder).results()

@@ -50,12 +50,13 @@ def test_the_plan_loads_and_is_supported():
 
 
 def test_a_run_that_exists_is_resumed_and_any_other_is_started(tmp_path):
-    arguments = (3, EXAMPLE / "plan.toml", EXAMPLE / "sites", ["rounds=1"])
-    started = run_seeds.command(tmp_path, *arguments)
+    study = run_seeds.Study(EXAMPLE / "plan.toml", EXAMPLE / "sites", ["rounds=1"], jobs=1)
+    started = run_seeds.command(tmp_path, 3, study)
     assert started[:2] == ["run", str(EXAMPLE / "plan.toml")]
-    assert started[-4:] == ["--set", "rounds=1", "--set", "seed=3"]
+    assert started[-6:] == ["--jobs", "1", "--set", "rounds=1", "--set", "seed=3"]
     (tmp_path / "run.json").write_text("{}")
-    assert run_seeds.command(tmp_path, *arguments) == ["resume", str(tmp_path), "--quiet"]
+    assert run_seeds.command(tmp_path, 3, study) == ["resume", str(tmp_path), "--quiet", "--jobs", "1"]
+    assert run_seeds.command(tmp_path, 3, study._replace(jobs=None)) == ["resume", str(tmp_path), "--quiet"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The embedded engine: every site in this process, through the same bytes as across a network.
 
-Sites answer ``jobs`` at a time, so that many models in memory serve them all. What it shows of confidentiality is the
+Sites answer ``jobs`` at a time. What it shows of confidentiality is the
 protocol's, not the operating system's: one process can read its own memory.
 """
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from fedsec.plan.document import load_plan
 from fedsec.plan.init import complete_working_set
 from fedsec.plan.matrix import verify_supported
-from fedsec.plan.model import Draft, Plan
+from fedsec.plan.model import Draft, Plan, Strict
 from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites, site_paths
 from fedsec.plan.toml import override, read_toml, write_toml
-from fedsec.spool import private_folder
+from fedsec.spool import private_folder, write_durably
 from fedsec.study.corpora import PUBLIC, PublicFile, documents_digest, load_public_documents
 from fedsec.study.folder import RunFolder
 from fedsec.training.base_model import load_base
@@ -74,17 +74,20 @@ def initialise(draft: Draft, templates: Path, target: Path, now: datetime.dateti
         template = read_toml(path, SiteTemplate)
         folder = private_folder(target / template.name)
         folders[template.name] = folder
-        if not (folder / "site.toml").exists():
-            data = _anchored(template.data, path.parent)
-            test = None if template.test is None else _anchored(template.test, path.parent)
-            kept = SiteTemplate(name=template.name, data=data, test=test)
-            (folder / "site.toml").write_text(write_toml(kept, f"Site {template.name}"), encoding="utf-8")
-    if not (target / "plan.toml").exists():
-        text = write_toml(draft, f"Draft of the plan {draft.name}, as it was initialised")
-        (target / "plan.toml").write_text(text, encoding="utf-8")
+        data = _anchored(template.data, path.parent)
+        test = None if template.test is None else _anchored(template.test, path.parent)
+        kept = SiteTemplate(name=template.name, data=data, test=test)
+        _write_new(folder / "site.toml", kept, f"Site {template.name}")
+    _write_new(target / "plan.toml", draft, f"Draft of the plan {draft.name}, as it was initialised")
     if templates.resolve() != target.resolve():
         _copy_public(templates / PUBLIC, target / PUBLIC)
     return complete_working_set(pin(draft, target), folders, private_folder(target / "coordinator"), now)
+
+
+def _write_new(path: Path, value: Strict, heading: str) -> None:
+    """Whole or not at all: half a file would be taken for a user's own by the next try."""
+    if not path.exists():
+        write_durably(path, [write_toml(value, heading).encode()])
 
 
 def _anchored(section: DataSection, base: Path) -> DataSection:
@@ -101,9 +104,7 @@ def _copy_public(source: Path, target: Path) -> None:
     for path in sorted(source.glob("*.toml")) if source.is_dir() else ():
         private_folder(target)
         data = _anchored(read_toml(path, PublicFile).data, source)
-        if not (target / path.name).exists():
-            text = write_toml(PublicFile(data=data), f"Public test set {path.stem}")
-            (target / path.name).write_text(text, encoding="utf-8")
+        _write_new(target / path.name, PublicFile(data=data), f"Public test set {path.stem}")
 
 
 def prepare_run(

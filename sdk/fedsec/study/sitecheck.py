@@ -1,4 +1,4 @@
-"""`fedsec site check`: what a site's notes hold, and how much of them a round trains on. Nothing is sent."""
+"""`fedsec site check`: what a site's notes hold, and what a round of training costs there. Nothing is sent."""
 
 from __future__ import annotations
 

@@ -36,9 +36,10 @@ class Trial:
 def try_training(draft: Draft, examples: Sequence[Example], steps_a_round: int) -> Trial:
     """Train on the longest examples (memory), then on some of all lengths (time).
 
-    Raises ConfigError where the model is missing or an example does not fit.
+    Raises ConfigError where the model is missing or an example does not fit, VerificationError where its weights are
+    not those that the plan names.
     """
-    base = load_base(draft.model, check_digest=False)
+    base = load_base(draft.model)
     encoded = [encode(base.tokenizer, example, draft.training.max_tokens) for example in examples]
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = draft.training.batch_size
@@ -57,9 +58,7 @@ def try_training(draft: Draft, examples: Sequence[Example], steps_a_round: int) 
 def _seconds_a_step(draft: Draft, base: BaseModel, examples: Sequence[Example]) -> float:
     spec = draft.training.model_copy(update={"examples_per_round": None, "epochs": 1})
     adapter = initial_adapter(base, draft.lora, draft.seed)
-    done = train_round(
-        base, adapter, examples, spec, draft.lora, round_index=0, rounds=1, seed_material=b"trial", checkpoint=None
-    )
+    done = train_round(base, adapter, examples, spec, draft.lora, round_index=0, rounds=1, seed_material=b"trial")
     return done.seconds / done.steps
 
 

@@ -65,11 +65,11 @@ class BaseModel:
         return self.end_token if pad is None else int(pad)
 
 
-def load_base(spec: ModelSpec, *, check_digest: bool = True) -> BaseModel:
+def load_base(spec: ModelSpec) -> BaseModel:
     """Load model and tokenizer in ``spec.dtype``, and quantise where the plan says so.
 
-    With ``check_digest`` and a ``spec.weights_sha256``, weights that differ raise VerificationError before anything
-    runs on them. Quantisation starts from the checked weights in memory, so the unquantised model must fit once.
+    Weights that differ from ``spec.weights_sha256``, where it is given, raise VerificationError before anything runs
+    on them. Quantisation starts from the checked weights in memory, so the unquantised model must fit once.
     Raises ConfigError where the model, its format or the quantisation is not to be had, before loading where possible.
     """
     import torch
@@ -84,7 +84,7 @@ def load_base(spec: ModelSpec, *, check_digest: bool = True) -> BaseModel:
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"model {name}: its tokenizer has no end-of-sequence token; fedsec needs one")
     digest = weights_digest(model, tokenizer)
-    if check_digest and spec.weights_sha256 is not None and digest != spec.weights_sha256:
+    if spec.weights_sha256 is not None and digest != spec.weights_sha256:
         raise VerificationError(
             f"base model {name} ({spec.dtype}): expected weights {spec.weights_sha256}, found {digest}; "
             "this is not the model that the plan names, do not train on it"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedsec.training.lora import MODULES
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from fedsec.training.dropout import SeededDropout
-
-_ADAPTER = "default"
 
 
 class LoraLinear(torch.autograd.Function):
@@ -86,11 +86,11 @@ def _is_plain(layer: torch.nn.Module) -> bool:
 
 
 def _forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    weight, a = self.base_layer.weight, self.lora_A[_ADAPTER].weight
+    weight, a = self.base_layer.weight, self.lora_A[MODULES].weight
     if self.disable_adapters or x.dtype != weight.dtype or a.dtype != weight.dtype:
         plain: torch.Tensor = type(self).forward(self, x)
         return plain
-    dropout: SeededDropout = self.lora_dropout[_ADAPTER]
-    b, scaling = self.lora_B[_ADAPTER].weight, self.scaling[_ADAPTER]
+    dropout: SeededDropout = self.lora_dropout[MODULES]
+    b, scaling = self.lora_B[MODULES].weight, self.scaling[MODULES]
     out: torch.Tensor = LoraLinear.apply(x, weight, a, b, scaling, dropout.mask(x))  # type: ignore[no-untyped-call]
     return out

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fedsec.training.base_model import BaseModel
     from fedsec.training.dropout import DropoutSeed
 
-_ADAPTER = "default"
+MODULES = "default"
+"""The name under which peft keeps the one set of LoRA modules."""
 
 
 def linear_names(base: BaseModel) -> list[str]:
@@ -79,7 +80,7 @@ def attach_lora(base: BaseModel, lora: LoraSpec) -> PeftModel:
 
 def lora_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     """Canonical name -> live float32 parameter, in canonical order."""
-    marker = f".{_ADAPTER}.weight"
+    marker = f".{MODULES}.weight"
     found = {
         name.replace(marker, ".weight"): parameter
         for name, parameter in model.named_parameters()
@@ -151,8 +152,8 @@ def _replace_dropout(model: PeftModel, probability: float, seed: DropoutSeed) ->
 
     for path, module in model.named_modules():
         layers = getattr(module, "lora_dropout", None)
-        if layers is not None and _ADAPTER in layers:
-            layers[_ADAPTER] = SeededDropout(probability, path, seed)
+        if layers is not None and MODULES in layers:
+            layers[MODULES] = SeededDropout(probability, path, seed)
 
 
 def _require_targets(base: BaseModel, lora: LoraSpec) -> None:

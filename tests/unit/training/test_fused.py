@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from fedsec.plan.model import LoraSpec, ModelSpec
-from fedsec.training import lora as lora_module
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import load_base
 from fedsec.training.batches import collate, encode
@@ -93,7 +92,8 @@ def test_a_model_trains_as_it_does_with_peft(examples, monkeypatch, dropout):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-7), name
-    assert gradients(spec, examples, monkeypatch, True, b"other")[0] == loss if dropout == 0 else True
+    other_masks = gradients(spec, examples, monkeypatch, True, b"other")[0]
+    assert (other_masks == loss) is (dropout == 0)
 
 
 def test_only_plain_layers_are_fused_and_a_disabled_adapter_is_off():
@@ -111,7 +111,6 @@ def test_only_plain_layers_are_fused_and_a_disabled_adapter_is_off():
             assert torch.equal(base.model(input_ids=ids).logits, before)
     biased = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=True), torch.nn.Linear(4, 4, bias=False))
     assert fuse(peft.get_peft_model(biased, peft.LoraConfig(target_modules=["0", "1"]))) == 1
-    assert lora_module._ADAPTER == "default"
 
 
 def test_half_precision_bases_keep_float32_factors():

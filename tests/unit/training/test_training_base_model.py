@@ -81,7 +81,6 @@ def test_other_weights_than_the_plans_are_refused(tiny) -> None:
     wrong = TINY.model_copy(update={"weights_sha256": "0" * 64})
     with pytest.raises(VerificationError, match="not the model that the plan names"):
         load_base(wrong)
-    assert load_base(wrong, check_digest=False).weights_sha256 == tiny.weights_sha256
 
 
 def test_folder_with_safetensors_loads_and_pickles_are_refused(tiny, tmp_path) -> None:
