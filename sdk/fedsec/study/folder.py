@@ -62,17 +62,20 @@ class RunFolder:
         return self.path / "adapter"
 
     def note(self, event: dict[str, object]) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as out:
-            out.write(json.dumps(event, sort_keys=True) + "\n")
+        """Append one line to ``metrics.jsonl``; what a kill left of the line before stays a line of its own."""
+        with (self.path / "metrics.jsonl").open("ab+") as out:
+            if out.tell():
+                out.seek(-1, os.SEEK_END)
+                out.write(b"" if out.read(1) == b"\n" else b"\n")
+            out.write(json.dumps(event, sort_keys=True).encode() + b"\n")
 
     def events(self) -> list[dict[str, object]]:
-        """Every line of ``metrics.jsonl``; a last line that a kill cut short is left out."""
+        """Every line of ``metrics.jsonl``; lines that a kill cut short are left out."""
         try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+        return [event for line in lines[:-1] if (event := _event(line)) is not None]
 
     def save_results(self, results: Results) -> None:
         """Replace ``results.json``."""
@@ -84,3 +87,11 @@ class RunFolder:
             return Results.model_validate_json((self.path / "results.json").read_bytes())
         except FileNotFoundError:
             return Results()
+
+
+def _event(line: bytes) -> dict[str, object] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

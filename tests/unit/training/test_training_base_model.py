@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,6 +95,38 @@ def test_folder_with_safetensors_loads_and_pickles_are_refused(tiny, tmp_path) -
     torch.save(tiny_model().state_dict(), tmp_path / "bad" / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="safetensors"):
         load_base(ModelSpec(base=str(tmp_path / "bad")))
+
+
+_LOAD_BY_ID = """
+from fedsec.plan.model import ModelSpec
+from fedsec.training.base_model import load_base
+for name in ("hospital/tiny", "hospital/pickled"):
+    try:
+        base = load_base(ModelSpec(base=name, dtype="float32"))
+        print(base.name, base.weights_sha256)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_hub_id_loads_from_the_hubs_cache_and_pickles_are_refused_there_too(tiny, tmp_path) -> None:
+    """In a process of its own: the hub's library reads where its cache is when it is imported."""
+    for name in ("tiny", "pickled"):
+        repository, commit = tmp_path / "hub" / f"models--hospital--{name}", "0" * 40
+        snapshot = repository / "snapshots" / commit
+        tiny_model().save_pretrained(snapshot)
+        tiny_tokenizer().save_pretrained(snapshot)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(commit)
+    (snapshot / "model.safetensors").unlink()
+    torch.save(tiny_model().state_dict(), snapshot / "pytorch_model.bin")
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    command = [sys.executable, "-c", _LOAD_BY_ID]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded, refused = done.stdout.splitlines()
+    assert loaded == f"hospital/tiny {tiny.weights_sha256}"
+    assert refused.startswith("ConfigError model hospital/pickled: could not be loaded")
 
 
 def test_what_is_not_there_says_what_to_give(tmp_path, monkeypatch) -> None:
