@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.masking.tag import LinearTag
 from fedsec_secure.masking.vector import Encoder, decode_sum, sum_words, write_masked
 from fedsec_secure.numeric.keystream import Keystream
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
@@ -88,10 +89,14 @@ class Usage:
         }
 
 
-def measure_client(params: int, sites: int, ring: str) -> dict[str, float]:
-    """Encode and mask one update; then the same words hashed, as an upload is."""
+TAG_KEY = derive(SecretBytes(b"benchmark"), "tag")
+
+
+def measure_client(params: int, sites: int, ring: str, tagged: bool = True) -> dict[str, float]:
+    """Encode, tag and mask one update; then the same words hashed, as an upload is."""
     p, update = parameters(params, sites, ring), update_of(0, params)
     plus, minus = masks_of(0, sites)
+    tag = LinearTag(TAG_KEY, p.fixed.lanes) if tagged else None
     digest, seconds = hashlib.sha256(), 0.0
 
     def write(chunk: np.ndarray) -> None:
@@ -101,9 +106,24 @@ def measure_client(params: int, sites: int, ring: str) -> dict[str, float]:
         seconds += time.process_time() - began
 
     usage = Usage()
-    write_masked(p.words, Encoder(p, update, 1, derive(SecretBytes(b"benchmark"), "coins")), plus, minus, write)
+    coins = derive(SecretBytes(b"benchmark"), "coins")
+    write_masked(p.words, Encoder(p, update, 1, coins, tag), plus, minus, write)
     result = usage.stop()
-    return result | {"cpu": result["cpu"] - seconds, "hash": seconds, "bytes": 8 * p.words / params}
+    return result | {"cpu": result["cpu"] - seconds, "hash": seconds, "bytes": p.masked_bytes / params}
+
+
+def measure_untagged(params: int, sites: int, ring: str) -> dict[str, float]:
+    """The same without the tag: the difference is what the verified sum costs a site before the upload."""
+    return measure_client(params, sites, ring, tagged=False)
+
+
+def measure_check(params: int, sites: int, ring: str) -> dict[str, float]:
+    """What a site does with the sum: unpack, check the range and the tag, decode."""
+    p = parameters(params, sites, ring)
+    total = np.zeros(p.words, dtype="<u8")
+    usage = Usage()
+    decode_sum(p, total, sites, sites, LinearTag(TAG_KEY, p.fixed.lanes))
+    return usage.stop()
 
 
 def measure_cipher(params: int, sites: int, ring: str) -> dict[str, float]:
@@ -171,7 +191,12 @@ def run_task(task: str, params: str, sites: str, ring: str, *more: str) -> dict[
         return measure_server(*size, int(more[0]), Path(more[1]))
     if task == "upload":
         return write_uploads(*size, Path(more[0]))
-    simple: dict[str, Callable[..., dict[str, float]]] = {"client": measure_client, "cipher": measure_cipher}
+    simple: dict[str, Callable[..., dict[str, float]]] = {
+        "client": measure_client,
+        "untagged": measure_untagged,
+        "check": measure_check,
+        "cipher": measure_cipher,
+    }
     return simple[task](*size)
 
 
@@ -181,11 +206,15 @@ def best(results: list[dict[str, float]]) -> dict[str, float]:
 
 
 def client_rows(params: int, sites: int, ring: str, repeat: int) -> Iterator[Row]:
-    client = best([in_process("client", params, sites, ring) for _ in range(repeat)])
-    cipher = best([in_process("cipher", params, sites, ring) for _ in range(repeat)])
+    client, untagged, check, cipher = (
+        best([in_process(task, params, sites, ring) for _ in range(repeat)])
+        for task in ("client", "untagged", "check", "cipher")
+    )
     met = client["cpu"] < CLIENT_GOAL
-    yield Row("site: encode and mask", client["cpu"], "CPU s", f"< {CLIENT_GOAL}", met)
-    yield Row("site: of that, AES-256-CTR", cipher["cpu"], "CPU s")
+    yield Row("site: encode, tag and mask", client["cpu"], "CPU s", f"< {CLIENT_GOAL}", met)
+    yield Row("site: of that, the tag of the verified sum", client["cpu"] - untagged["cpu"], "CPU s")
+    yield Row("site: check and decode the sum", check["cpu"], "CPU s")
+    yield Row("site: of that, AES-256-CTR of masks and coins", cipher["cpu"], "CPU s")
     yield Row("site: AES-256-CTR on this processor", cipher["bytes"] / cipher["cpu"] / 1e9, "GB/s")
     yield Row("site: SHA-256 of the upload", client["hash"], "CPU s")
     yield Row("site: memory beside the update", client["memory"] / 1e6, "MB")

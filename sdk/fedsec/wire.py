@@ -11,6 +11,7 @@ from fedsec_secure.identity.keys import PublicKey
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.messages import encode_packets, read_packets
 from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.masking.tag import PRIME, TAG_BYTES
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 
 _MAX_ADAPTER = (1 << 32) - 1
@@ -57,21 +58,24 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class VerdictRequest:
-    """`verdict`: the survivors' signed upload heads, and the sum as little-endian words."""
+    """`verdict`: the survivors' signed upload heads, the sum's tag (0 without masks), and the sum as little-endian
+    words.
+    """
 
     heads: Mapping[SiteId, bytes]
+    tag: int
     words: Buffer
 
     def encode(self) -> bytes:
         """Deterministic."""
-        return encode_packets(self.heads) + bytes(self.words)
+        return b"".join([encode_packets(self.heads), Writer().uint(self.tag, TAG_BYTES).done(), self.words])
 
     @classmethod
     def decode(cls, data: Buffer) -> VerdictRequest:
         """Strict inverse; the words are a view into ``data``."""
         r = Reader(data, "verdict request")
-        heads = read_packets(r, "verdict request")
-        return cls(heads, r.rest())
+        heads, tag = read_packets(r, "verdict request"), r.uint(TAG_BYTES, most=PRIME - 1)
+        return cls(heads, tag, r.rest())
 
 
 def verdict_context(plan: bytes, run: str, round_index: int, roster: bytes) -> bytes:

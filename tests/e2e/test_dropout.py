@@ -388,17 +388,19 @@ def test_after_the_verdict_the_rounds_secrets_are_in_no_file(tmp_path, keys):
 
         def handle(self, name, body):
             reply = self.agent.handle(name, body)
-            if name in ("train", "share"):
+            if name in ("train", "share", "mask"):
                 record = self.store._db.execute("SELECT record FROM stages WHERE stage = ?", (name,)).fetchone()[0]
-                assert record in everything(tmp_path / "state"), "the search does not find what is there"
-                secrets.extend(record[at : at + 32] for at in secret_places(name, record))
+                found = [record[at : at + 32] for at in secret_places(name, record)]
+                there = everything(tmp_path / "state")
+                assert all(secret in there for secret in found), "the search does not find what is there"
+                secrets.extend(found)
             return reply
 
     federation = Federation(tmp_path, keys, make_plan(keys, rounds=1), wrap=Spy)
     with federation:
         federation.run()
         left = everything(tmp_path / "state")
-        assert len(secrets) == 4 * SITES
+        assert len(secrets) == 5 * SITES
         assert not [s for s in secrets if s in left]
 
 
@@ -407,9 +409,12 @@ def everything(folder) -> bytes:
 
 
 def secret_places(name: str, record: bytes) -> list[int]:
-    """Offsets of the 32-byte secrets: three of a stated record, the seed of a shared one (after the stated blob)."""
+    """Offsets of the 32-byte secrets: three of a stated record, the seed of a shared one (after the stated blob), the
+    tag key of a masked one (after the shared blob and the bound context).
+    """
     if name == "train":
         start = 2 + len("site stated v1") + 2 + len("site-a") + 32
         return [start, start + 32, start + 64]
-    blob = 2 + len("site shared v1")
-    return [blob + 4 + int.from_bytes(record[blob : blob + 4], "big")]
+    blob = 2 + len("site shared v1")  # the masked record's title is as long
+    end = blob + 4 + int.from_bytes(record[blob : blob + 4], "big")
+    return [end + 32 if name == "mask" else end]

@@ -101,7 +101,7 @@ def fields_of(name: str, data: bytes, parameters: SumParameters) -> list[tuple[s
     if name == "train":
         Statement.decode(body)
     elif name == "mask":
-        assert len(body) == 8 * parameters.words
+        assert len(body) == parameters.masked_bytes
     elif name == "unmask":
         out += [(f"{site} {kind.name}", len(share)) for site, (kind, share) in Revealed.decode(body).shares.items()]
     else:
@@ -250,10 +250,10 @@ class Hoarder:
 
     def peeled(self, site: str) -> np.ndarray:
         """The upload without the self mask and without the pair masks with dropped sites: all that is recoverable."""
-        plus, minus = [], [masking_keys.self_mask_key(self.secrets[site], site, self.bound)]
+        plus, minus = [], [masking_keys.self_mask(self.secrets[site], site, self.bound).vector]
         for dropped in set(self.u2) - set(self.survivors):
             public = self.statements[site].mask_key
-            key = masking_keys.pair_mask_key(self.secrets[dropped], public, dropped, site, self.bound)
+            key = masking_keys.pair_mask(self.secrets[dropped], public, dropped, site, self.bound).vector
             (minus if site < dropped else plus).append(key)
         return sum_words(self.parameters.words, [ArraySource(self.uploads[site])], plus, minus)
 

@@ -22,6 +22,7 @@ from fedsec_secure.masking.messages import (
     decode_packets,
     encode_packets,
 )
+from fedsec_secure.masking.tag import PRIME as TAG_PRIME
 from fedsec_secure.numeric.shamir import PRIME, encode_share
 
 SITES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=20)
@@ -33,7 +34,7 @@ PACKETS = st.dictionaries(SITES, BLOB, max_size=6)
 MESSAGES = {
     "statement": (st.builds(Statement, HASH, HASH, HASH), Statement.decode),
     "dealing": (
-        st.builds(Dealing, HASH, HASH, st.dictionaries(SITES, st.builds(Promise, HASH, HASH, HASH), max_size=6)),
+        st.builds(Dealing, HASH, HASH, HASH, st.dictionaries(SITES, st.builds(Promise, HASH, HASH, HASH), max_size=6)),
         Dealing.decode,
     ),
     "revealed": (
@@ -51,7 +52,7 @@ MESSAGES = {
         st.builds(TrainRequest, SITES, st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), BLOB, PACKETS),
         TrainRequest.decode,
     ),
-    "verdict request": (st.builds(VerdictRequest, PACKETS, BLOB), VerdictRequest.decode),
+    "verdict request": (st.builds(VerdictRequest, PACKETS, st.integers(0, TAG_PRIME - 1), BLOB), VerdictRequest.decode),
     "header": (st.builds(Header, SITES, SITES, HASH, st.integers(0, 2**64 - 1), HASH), Header.decode),
 }
 EVERY = pytest.mark.parametrize("name", list(MESSAGES))
@@ -121,7 +122,7 @@ def test_unsorted_and_repeated_sites_are_refused(sites):
     with pytest.raises(CodecError, match="sorted and distinct"):
         decode_packets(entries(*sites), "test")
     revealed = Writer().uint(len(sites), 2)
-    dealing = Writer().fixed(bytes(32), 32).fixed(bytes(32), 32).uint(len(sites), 2)
+    dealing = Writer().fixed(bytes(96), 96).uint(len(sites), 2)
     request = Writer().uint(len(sites), 2)
     for site in sites:
         revealed.text(site).uint(1, 1).fixed(bytes(33), 33)

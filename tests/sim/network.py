@@ -103,6 +103,7 @@ class SimRound:
     """The result: the decoded words, who survived, and everything that was sent."""
 
     total: Words
+    tag: int
     survivors: tuple[SiteId, ...]
     stages: dict[str, object]
 
@@ -157,17 +158,23 @@ class SimNetwork:
         self.note("confirm", refused)
         unmasked, refused = Unmasked.gather(confirmed, self.exchange("unmask", confirmed.unmask_requests()))
         self.note("unmask", refused)
-        sources = {s: ArraySource(words_of(uploads[s], self.parameters)) for s in masked.heads}
+        sources = {s: ArraySource(body_of(uploads[s], self.parameters)) for s in masked.heads}
         stages = {"stated": stated, "shared": shared, "masked": masked, "confirmed": confirmed, "unmasked": unmasked}
-        return SimRound(unmasked.total(sources), tuple(masked.heads), stages)
+        total = unmasked.total(sources)
+        return SimRound(total.words, total.tag, tuple(masked.heads), stages)
+
+
+def body_of(upload: bytes, parameters: SumParameters) -> Words:
+    """The vector's words, then the tag."""
+    return np.frombuffer(upload[len(upload) - parameters.masked_bytes :], dtype="<u8")
 
 
 def words_of(upload: bytes, parameters: SumParameters) -> Words:
-    return np.frombuffer(upload[len(upload) - 8 * parameters.words :], dtype="<u8")
+    return body_of(upload, parameters)[:-1]
 
 
 def measure(upload: bytes, parameters: SumParameters) -> UploadFacts:
-    cut = len(upload) - 8 * parameters.words
+    cut = len(upload) - parameters.masked_bytes
     return UploadFacts(upload[:cut], len(upload) - cut, hashlib.sha256(upload[cut:]).digest())
 
 

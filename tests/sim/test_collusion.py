@@ -79,11 +79,11 @@ class TwoViews:
     def victims_words(self) -> np.ndarray:
         net, bound = self.net, self.round.bound
         seed, secret = (self.recover(kind) for kind in (ShareKind.SELF_SEED, ShareKind.MASK_KEY))
-        plus, minus = [], [keys.self_mask_key(seed, self.victim, bound)]
+        plus, minus = [], [keys.self_mask(seed, self.victim, bound).vector]
         for peer in self.round.dealings:
             if peer != self.victim:
                 public = self.round.parsed[peer].mask_key
-                key = keys.pair_mask_key(secret, public, self.victim, peer, bound)
+                key = keys.pair_mask(secret, public, self.victim, peer, bound).vector
                 (minus if self.victim < peer else plus).append(key)
         upload = ArraySource(words_of(self.uploads[self.victim], net.parameters))
         return sum_words(net.parameters.words, [upload], plus, minus)

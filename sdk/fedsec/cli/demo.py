@@ -12,7 +12,7 @@ from fedsec.cli.run import finish_study
 
 # Many short rounds: averaging often costs little and pulls five unlike sites together far better than averaging twice,
 # for the same number of steps.
-_SENTENCES, _ROUNDS, _TEST_SENTENCES = 96, 6, 20
+_SENTENCES, _ROUNDS, _TEST_SENTENCES = 80, 10, 20
 
 
 def demo(

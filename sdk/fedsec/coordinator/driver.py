@@ -35,10 +35,9 @@ from fedsec_secure.masking.coordinator_collect import (
     sift,
     verify_upload,
 )
-from fedsec_secure.masking.coordinator_unmask import Unmasked
+from fedsec_secure.masking.coordinator_unmask import Total, Unmasked
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.vector import decode_sum, sum_words
-from fedsec_secure.numeric.lanes import Words
 
 MAX_ATTEMPTS = 3
 Steps = Generator[Exchange, Outcome, "RoundResult"]
@@ -128,7 +127,7 @@ class _Summed:
     """An exact sum over known survivors, and the sites that can judge it."""
 
     heads: Mapping[SiteId, bytes]
-    total: Words
+    total: Total
     context: bytes
     witnesses: tuple[SiteId, ...]
 
@@ -180,7 +179,7 @@ class _Attempt:
     def plain(self) -> Generator[Exchange, Outcome, _Uploaded]:
         """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
         trained = yield from self.train()
-        cohort, words = self.driver.cohort(), self.driver.parameters(self.adapter).words
+        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter).words
         stated, refused = sift(
             trained.small(), lambda site, packet: verify_statements({site: packet}, self.context, cohort)
         )
@@ -191,7 +190,7 @@ class _Attempt:
         facts, broken = _measure(outcome)
 
         def accept(site: SiteId, head: bytes) -> bytes:
-            verify_upload(site, facts[site], "plain", self.context, cohort, words)
+            verify_upload(site, facts[site], "plain", self.context, cohort, length)
             return head
 
         heads, refused = sift({s: f.head for s, f in facts.items()}, accept)
@@ -206,7 +205,7 @@ class _Attempt:
             words = self.driver.parameters(self.adapter).words
             with _open(uploaded) as sources:
                 total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
-            return _Summed(uploaded.heads, total, self.context, tuple(uploaded.heads))
+            return _Summed(uploaded.heads, Total(total, 0), self.context, tuple(uploaded.heads))
         signed = yield from self.ask("confirm", state.confirm_requests())
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)
@@ -214,16 +213,16 @@ class _Attempt:
         unmasked, refused = Unmasked.gather(confirmed, revealed.small())
         self.note("refused", "unmask", refused)
         with _open(uploaded) as sources:
-            total = unmasked.total(sources)
-        return _Summed(state.heads, total, state.shared.bound, tuple(sorted(revealed.small())))
+            summed = unmasked.total(sources)
+        return _Summed(state.heads, summed, state.shared.bound, tuple(sorted(revealed.small())))
 
     def finish(self, uploaded: _Uploaded) -> Steps:
         """Sum, decode, and let the sites judge: the new adapter counts once the floor has signed its digest."""
         summed = yield from self.summed(uploaded)
         parameters, survivors = self.driver.parameters(self.adapter), len(summed.heads)
-        decoded = decode_sum(parameters, summed.total, survivors, None if parameters.hidden_weight else survivors)
+        decoded = decode_sum(parameters, summed.total.words, survivors, None if parameters.hidden_weight else survivors)
         new = apply_update(self.driver.plan.lora.strategy, self.adapter, decoded.mean)
-        body = VerdictRequest(summed.heads, summed.total.view("u1").data).encode()
+        body = VerdictRequest(summed.heads, summed.total.tag, summed.total.words.view("u1").data).encode()
         request = seal("verdict-request", COORDINATOR, summed.context, body, self.driver.sign)
         outcome = yield from self.ask("verdict", dict.fromkeys(summed.witnesses, request))
         verdicts, refused = self._judge(outcome, new.digest())

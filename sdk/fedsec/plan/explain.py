@@ -206,7 +206,8 @@ def _bytes(draft: Draft, sites: int, coordinates: int) -> list[Statement]:
     except ConfigError:
         return []
     weight_max = draft.weighting.count_max if draft.weighting.rule == "size" else 1
-    up = 8 * SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size").words
+    parameters = SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size")
+    up = parameters.masked_bytes if draft.secure.mode == "mask" else 8 * parameters.words
     down = 4 * coordinates + up  # the adapter, and for the verdict the sum
     shown = (
         f"{coordinates:,} coordinates: a site sends {_size(up + SIGNATURE_BYTES)} and receives {_size(down)} a round"

@@ -255,7 +255,7 @@ class SiteAgent:
         total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
         survivors = len(request.heads)
         if masked:
-            decoded = SiteRevealed.restore(record).check_sum(request.heads, total, parameters)
+            decoded = SiteRevealed.restore(record).check_sum(request.heads, total, request.tag, parameters)
         else:
             decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
         new = apply_update(self._plan.lora.strategy, adapter, decoded.mean)

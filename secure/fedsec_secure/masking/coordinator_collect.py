@@ -167,14 +167,14 @@ class UploadFacts:
     body_sha256: bytes
 
 
-def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, group: Cohort, words: int) -> Header:
+def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, group: Cohort, length: int) -> Header:
     """The head's signature, and that the spooled bytes are those that it signs. Never add a partial upload."""
     verify = group.roster.verifier(site)
     header = open_head(upload.head, kind=kind, sender=site, context=context, verify=verify)
     if (header.body_length, header.body_sha256) != (upload.body_length, upload.body_sha256):
         raise CodecError(f"the upload of {site} is cut short or altered")
-    if header.body_length != 8 * words:
-        raise PeerViolationError(f"the upload of {site} has {header.body_length} bytes, {8 * words} are due")
+    if header.body_length != length:
+        raise PeerViolationError(f"the upload of {site} has {header.body_length} bytes, {length} are due")
     return header
 
 
@@ -188,12 +188,12 @@ class Masked:
     @classmethod
     def gather(cls, shared: Shared, uploads: Mapping[SiteId, UploadFacts]) -> tuple[Masked, Refused]:
         """From the `mask` replies, spooled and measured."""
-        words = shared.parameters.words
+        length = shared.parameters.masked_bytes
 
         def accept(site: SiteId, _: bytes) -> bytes:
             if site not in shared.dealings:
                 raise PeerViolationError(f"an upload by {site}, which is not in U2")
-            verify_upload(site, uploads[site], "masked", shared.bound, shared.group, words)
+            verify_upload(site, uploads[site], "masked", shared.bound, shared.group, length)
             return uploads[site].head
 
         good, refused = sift({s: u.head for s, u in uploads.items()}, accept)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fedsec_secure.codec import open_packet
 from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.coordinator_collect import Confirmed, Refused, Shared, require, sift
 from fedsec_secure.masking.messages import Revealed, ShareKind
+from fedsec_secure.masking.tag import PRIME
 from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import shamir
 from fedsec_secure.numeric.keystream import WordSource
@@ -19,12 +22,20 @@ from fedsec_secure.secrets import SecretBytes
 
 
 @dataclass(frozen=True)
+class Total:
+    """What the coordinator hands to the sites: the sum, uint64[words], and its tag, which it cannot check itself."""
+
+    words: Words = field(repr=False)
+    tag: int
+
+
+@dataclass(frozen=True)
 class Unmasked:
-    """The keystreams that stand between the sum of the uploads and the sum of the inputs."""
+    """The masks that stand between the sum of the uploads and the sum of the inputs."""
 
     confirmed: Confirmed
-    plus: Sequence[SecretBytes] = field(repr=False)
-    minus: Sequence[SecretBytes] = field(repr=False)
+    plus: Sequence[keys.Mask] = field(repr=False)
+    minus: Sequence[keys.Mask] = field(repr=False)
 
     @classmethod
     def gather(cls, confirmed: Confirmed, replies: Mapping[SiteId, bytes]) -> tuple[Unmasked, Refused]:
@@ -32,24 +43,29 @@ class Unmasked:
         shared = confirmed.masked.shared
         revealed, refused = sift(replies, lambda site, data: _verify_reveal(confirmed, site, data))
         require(len(revealed), shared.group, "the reveals")
-        plus: list[SecretBytes] = []
-        minus: list[SecretBytes] = []
+        plus: list[keys.Mask] = []
+        minus: list[keys.Mask] = []
         for dealer in shared.dealings:
             shares = {s: r.shares[dealer][1] for s, r in revealed.items()}
             secret = _recover(shared, dealer, shares)
             if dealer in confirmed.masked.heads:
                 _check_seed(shared, dealer, secret)
-                minus.append(keys.self_mask_key(secret, dealer, shared.bound))
+                minus.append(keys.self_mask(secret, dealer, shared.bound))
             else:
                 _check_mask_key(shared, dealer, secret)
                 _cancel_dropped(confirmed, dealer, secret, plus, minus)
         return cls(confirmed, plus, minus), refused
 
-    def total(self, uploads: Mapping[SiteId, WordSource]) -> Words:
-        """The sum of the survivors' encoded inputs, uint64[words], exact modulo the ring."""
-        survivors = self.confirmed.masked.heads
-        words = self.confirmed.masked.shared.parameters.words
-        return sum_words(words, [uploads[s] for s in survivors], self.plus, self.minus)
+    def total(self, uploads: Mapping[SiteId, WordSource]) -> Total:
+        """The sum of the survivors' encoded inputs, exact modulo the ring, and the sum of their tags modulo p."""
+        sources = [uploads[site] for site in self.confirmed.masked.heads]
+        plus, minus = [m.vector for m in self.plus], [m.vector for m in self.minus]
+        words = sum_words(self.confirmed.masked.shared.parameters.words, sources, plus, minus)
+        masked: Words = np.empty((len(sources), 1), dtype="<u8")
+        for source, word in zip(sources, masked, strict=True):
+            source.read_into(word)
+        tag = sum(masked[:, 0].tolist()) + sum(m.tag for m in self.plus) - sum(m.tag for m in self.minus)
+        return Total(words, tag % PRIME)
 
 
 def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:
@@ -88,11 +104,11 @@ def _check_mask_key(shared: Shared, dealer: SiteId, secret: SecretBytes) -> None
 
 
 def _cancel_dropped(
-    confirmed: Confirmed, dropped: SiteId, secret: SecretBytes, plus: list[SecretBytes], minus: list[SecretBytes]
+    confirmed: Confirmed, dropped: SiteId, secret: SecretBytes, plus: list[keys.Mask], minus: list[keys.Mask]
 ) -> None:
     """Survivor s added its pair mask with the dropped site if s < dropped, else subtracted it: do the opposite."""
     shared = confirmed.masked.shared
     for survivor in confirmed.masked.heads:
         public = shared.parsed[survivor].mask_key
-        key = keys.pair_mask_key(secret, public, dropped, survivor, shared.bound)
-        (minus if survivor < dropped else plus).append(key)
+        mask = keys.pair_mask(secret, public, dropped, survivor, shared.bound)
+        (minus if survivor < dropped else plus).append(mask)

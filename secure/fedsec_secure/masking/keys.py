@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -9,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from fedsec_secure.codec import Writer, sha256
 from fedsec_secure.errors import PeerViolationError
 from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.masking.tag import field_element
 from fedsec_secure.numeric.shamir import SHARE_BYTES
 from fedsec_secure.secrets import SecretBytes, derive
 
@@ -31,15 +34,30 @@ def agree(secret: SecretBytes, public: bytes, peer: str) -> SecretBytes:
     return SecretBytes(shared)
 
 
-def pair_mask_key(secret: SecretBytes, public: bytes, me: SiteId, peer: SiteId, bound: bytes) -> SecretBytes:
-    """Keystream key of a pair's mask: HKDF(X25519, "pair mask", bound, smaller id, larger id)."""
+@dataclass(frozen=True)
+class Mask:
+    """One mask: the keystream key for the vector, and a field element for the tag, under labels of their own."""
+
+    vector: SecretBytes = field(repr=False)
+    tag: int = field(repr=False)
+
+
+def pair_mask(secret: SecretBytes, public: bytes, me: SiteId, peer: SiteId, bound: bytes) -> Mask:
+    """A pair's mask: HKDF(X25519, "pair mask", bound, smaller id, larger id)."""
     low, high = sorted((me, peer))
-    return derive(agree(secret, public, peer), "fedsec v1 pair mask vector", bound, low.encode(), high.encode())
+    return _mask(agree(secret, public, peer), "pair", bound, low.encode(), high.encode())
 
 
-def self_mask_key(seed: SecretBytes, site: SiteId, bound: bytes) -> SecretBytes:
-    """Keystream key of a site's own mask: HKDF(b, "self mask", bound, site)."""
-    return derive(seed, "fedsec v1 self mask vector", bound, site.encode())
+def self_mask(seed: SecretBytes, site: SiteId, bound: bytes) -> Mask:
+    """A site's own mask: HKDF(b, "self mask", bound, site)."""
+    return _mask(seed, "self", bound, site.encode())
+
+
+def _mask(secret: SecretBytes, whose: str, *parts: bytes) -> Mask:
+    return Mask(
+        derive(secret, f"fedsec v1 {whose} mask vector", *parts),
+        field_element(secret, f"fedsec v1 {whose} mask tag", *parts),
+    )
 
 
 def rounding_key(secret: SecretBytes, *parts: bytes) -> SecretBytes:
@@ -54,6 +72,11 @@ def seed_hash(seed: SecretBytes, site: SiteId, context: bytes) -> bytes:
     return sha256(Writer().text("fedsec self seed v1").text(site).done(), context, seed.reveal())
 
 
+def tag_seed_hash(seed: SecretBytes, site: SiteId, context: bytes) -> bytes:
+    """H(rho): every recipient sees that it got what all the others got."""
+    return sha256(Writer().text("fedsec tag seed v1").text(site).done(), context, seed.reveal())
+
+
 def share_hash(kind: int, share: bytes, dealer: SiteId, recipient: SiteId, context: bytes) -> bytes:
     """The dealer's signed hash of one share, by which a corrupted one is recognised and its sender named."""
     return sha256(Writer().text("fedsec share v1").uint(kind, 1).text(dealer).text(recipient).done(), context, share)
@@ -64,23 +87,30 @@ def _box_key(shared: SecretBytes, context: bytes, dealer: SiteId, recipient: Sit
     return ChaCha20Poly1305(key.reveal()), Writer().text("fedsec share box v1").text(dealer).text(recipient).done()
 
 
-def seal_shares(
-    shared: SecretBytes, shares: tuple[bytes, bytes], dealer: SiteId, recipient: SiteId, context: bytes
-) -> bytes:
-    """(self-seed share, mask-key share) under ChaCha20-Poly1305. The key is fresh for dealer, recipient and context
-    (statements included), and seals once, so the nonce is zero.
+@dataclass(frozen=True)
+class Dealt:
+    """What one dealer gives one recipient: a share of its self-mask seed, one of its mask key, and its tag seed rho."""
+
+    self_share: bytes = field(repr=False)
+    key_share: bytes = field(repr=False)
+    tag_seed: SecretBytes = field(repr=False)
+
+
+def seal_dealt(shared: SecretBytes, dealt: Dealt, dealer: SiteId, recipient: SiteId, context: bytes) -> bytes:
+    """Under ChaCha20-Poly1305. The key is fresh for dealer, recipient and context (statements included), and seals
+    once, so the nonce is zero.
     """
     box, label = _box_key(shared, context, dealer, recipient)
-    return box.encrypt(_NONCE, shares[0] + shares[1], label + context)
+    plain = dealt.self_share + dealt.key_share + dealt.tag_seed.reveal()
+    return box.encrypt(_NONCE, plain, label + context)
 
 
-def open_shares(
-    shared: SecretBytes, sealed: bytes, dealer: SiteId, recipient: SiteId, context: bytes
-) -> tuple[bytes, bytes]:
-    """Inverse of :func:`seal_shares`; PeerViolationError where it does not authenticate."""
+def open_dealt(shared: SecretBytes, sealed: bytes, dealer: SiteId, recipient: SiteId, context: bytes) -> Dealt:
+    """Inverse of :func:`seal_dealt`; PeerViolationError where it does not authenticate."""
     box, label = _box_key(shared, context, dealer, recipient)
     try:
         plain = box.decrypt(_NONCE, sealed, label + context)
     except InvalidTag:
         raise PeerViolationError(f"the shares that {dealer} sealed for {recipient} do not authenticate") from None
-    return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+    shares = plain[: 2 * SHARE_BYTES]
+    return Dealt(shares[:SHARE_BYTES], shares[SHARE_BYTES:], SecretBytes(plain[2 * SHARE_BYTES :]))

@@ -14,7 +14,8 @@ from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.numeric.shamir import SHARE_BYTES, decode_share
 
 KEY_BYTES = 32
-SEALED_BYTES = 2 * SHARE_BYTES + 16
+SEALED_BYTES = 2 * SHARE_BYTES + KEY_BYTES + 16
+"""Two shares and a tag seed under ChaCha20-Poly1305."""
 _MAX_SITES = 1000
 _MAX_PACKET = 1 << 17
 
@@ -42,7 +43,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a dealer promises about the two shares of one recipient: a hash of each, and of their ciphertext."""
+    """What a dealer promises about the two shares of one recipient: a hash of each, and of the ciphertext."""
 
     self_share: bytes
     key_share: bytes
@@ -51,15 +52,20 @@ class Promise:
 
 @dataclass(frozen=True)
 class Dealing:
-    """The public part of a ``share`` reply: H(U1), H(b), and one promise a recipient, all under one signature."""
+    """The public part of a ``share`` reply: H(U1), H(b), H(rho), and one promise a recipient, all under one signature.
+
+    H(rho) is there so that every site gets the same rho, or knows who dealt two.
+    """
 
     statements: bytes
     self_seed: bytes
+    tag_seed: bytes
     promises: Mapping[SiteId, Promise]
 
     def encode(self) -> bytes:
         """Deterministic: recipients in sorted order."""
-        out = Writer().fixed(self.statements, 32).fixed(self.self_seed, 32).uint(len(self.promises), 2)
+        out = Writer().fixed(self.statements, 32).fixed(self.self_seed, 32).fixed(self.tag_seed, 32)
+        out.uint(len(self.promises), 2)
         for site in sorted(self.promises):
             p = self.promises[site]
             out.text(site).fixed(p.self_share, 32).fixed(p.key_share, 32).fixed(p.sealed, 32)
@@ -69,13 +75,13 @@ class Dealing:
     def decode(cls, data: Buffer) -> Dealing:
         """Strict inverse: sorted, no site twice."""
         r = Reader(data, "dealing")
-        statements, self_seed = r.fixed(32), r.fixed(32)
+        statements, self_seed, tag_seed = (r.fixed(32) for _ in range(3))
         promises: dict[SiteId, Promise] = {}
         for _ in range(r.uint(2, most=_MAX_SITES)):
             site = _next_site(r, promises, "dealing")
             promises[site] = Promise(r.fixed(32), r.fixed(32), r.fixed(32))
         r.done()
-        return cls(statements, self_seed, promises)
+        return cls(statements, self_seed, tag_seed, promises)
 
 
 class ShareKind(IntEnum):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedsec_secure.codec import DIGEST_BYTES, PROTOCOL_VERSION, Writer, sha256
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.roster import Roster
+from fedsec_secure.masking.tag import TAG_BYTES
 from fedsec_secure.numeric.lanes import FixedPoint
 
 
@@ -68,8 +69,13 @@ class SumParameters:
 
     @property
     def words(self) -> int:
-        """64-bit words of the vector, and of an upload."""
+        """64-bit words of the vector."""
         return self.fixed.lanes.words(self.elements)
+
+    @property
+    def masked_bytes(self) -> int:
+        """Bytes of a masked upload: the vector's words, then the tag."""
+        return 8 * self.words + TAG_BYTES
 
     def error_bound(self, survivors: int, total_weight: int) -> float:
         """No coordinate of the decoded mean is farther than this from the mean of the clipped updates:

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fedsec_secure.codec import Reader, Sign, Writer, seal_head, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
@@ -22,6 +24,7 @@ from fedsec_secure.masking.messages import (
 )
 from fedsec_secure.masking.parameters import Group, SumParameters
 from fedsec_secure.masking.site_shared import SiteShared
+from fedsec_secure.masking.tag import PRIME, LinearTag, pads, tag_key
 from fedsec_secure.masking.vector import Encoder, write_masked
 from fedsec_secure.numeric.lanes import Floats, Words
 from fedsec_secure.numeric.shamir import SHARE_BYTES
@@ -44,6 +47,8 @@ class SiteMasked:
     shared: SiteShared
     bound: bytes
     """Context of this and every later message: H(context, H(U1), H(U2))."""
+    tag_key: SecretBytes = field(repr=False)
+    """K of this attempt's sites, which the coordinator does not have."""
     dealings: Mapping[SiteId, bytes] = field(repr=False)
     shares: Mapping[SiteId, tuple[bytes, bytes]] = field(repr=False)
     """Dealer -> (self-seed share, mask-key share)."""
@@ -60,9 +65,10 @@ class SiteMasked:
         sign: Sign,
         write: Callable[[Words], None],
     ) -> tuple[SiteMasked, bytes]:
-        """`mask`: check U2, open the shares, hand the masked words to ``write`` chunk by chunk.
+        """`mask`: check U2, open the shares, hand the masked words and the masked tag to ``write`` chunk by chunk.
 
-        Returns the stage and the upload's signed head; the reply is the head followed by the words, little-endian.
+        Returns the stage and the upload's signed head; the reply is the head followed by what was written,
+        little-endian: the vector's words, then the tag in one more.
         Nothing may be sent before the record of this stage is on disk.
         """
         me, context = shared.stated.me, shared.stated.context
@@ -74,22 +80,25 @@ class SiteMasked:
         statements = verify_statements(shared.statements, context, group)
         u1, u2 = set_digest("U1", shared.statements), set_digest("U2", message.dealings)
         bound = bound_context(context, u1, u2)
-        shares = {}
+        dealt = {}
         for dealer, dealing in dealings.items():
             secret = keys.agree(shared.stated.channel_secret, statements[dealer].channel_key, dealer)
-            shares[dealer] = _open(secret, message.sealed[dealer], dealing, dealer, me, context, u1)
-        plus = [keys.self_mask_key(shared.seed, me, bound)]
-        minus: list[SecretBytes] = []
+            dealt[dealer] = _open(secret, message.sealed[dealer], dealing, dealer, me, context, u1)
+        plus = [keys.self_mask(shared.seed, me, bound)]
+        minus: list[keys.Mask] = []
         for peer in dealings:
             if peer != me:
-                key = keys.pair_mask_key(shared.stated.mask_secret, statements[peer].mask_key, me, peer, bound)
-                (plus if me < peer else minus).append(key)
-        head = _upload(me, bound, parameters, contribution, (plus, minus), sign, write)
-        return cls(shared, bound, dict(message.dealings), shares, head), head
+                mask = keys.pair_mask(shared.stated.mask_secret, statements[peer].mask_key, me, peer, bound)
+                (plus if me < peer else minus).append(mask)
+        key = tag_key((dealt[dealer].tag_seed for dealer in sorted(dealt)), bound)
+        head = _upload(me, bound, parameters, contribution, key, (plus, minus), sign, write)
+        shares = {dealer: (d.self_share, d.key_share) for dealer, d in dealt.items()}
+        return cls(shared, bound, key, dict(message.dealings), shares, head), head
 
     def record(self) -> bytes:
         """What the write-ahead record keeps (secrets included)."""
-        out = Writer().text("site masked v1").blob(self.shared.record()).fixed(self.bound, 32).blob(self.head)
+        out = Writer().text("site masked v1").blob(self.shared.record()).fixed(self.bound, 32)
+        out.fixed(self.tag_key.reveal(), 32).blob(self.head)
         out.uint(len(self.shares), 2)
         for dealer in sorted(self.shares):
             out.text(dealer)
@@ -104,30 +113,32 @@ class SiteMasked:
         if r.text() != "site masked v1":
             raise LocalMisuseError("the record is of another stage")
         shared = SiteShared.restore(r.blob(most=1 << 27))
-        bound, head = r.fixed(32), r.blob(most=1 << 17)
+        bound, key, head = r.fixed(32), SecretBytes(r.fixed(32)), r.blob(most=1 << 17)
         shares = {}
         for _ in range(r.uint(2)):
             dealer = SiteId(r.text())
             shares[dealer] = (r.fixed(SHARE_BYTES), r.fixed(SHARE_BYTES))
         dealings = read_packets(r, "site record")
         r.done()
-        return cls(shared, bound, dealings, shares, head)
+        return cls(shared, bound, key, dealings, shares, head)
 
 
 def _open(
     secret: SecretBytes, sealed: bytes, dealing: Dealing, dealer: SiteId, me: SiteId, context: bytes, u1: bytes
-) -> tuple[bytes, bytes]:
+) -> keys.Dealt:
     promise = dealing.promises[me]
     if sha256(sealed) != promise.sealed:
         raise PeerViolationError(f"the sealed shares from {dealer} are not those that it signed")
-    pair = keys.open_shares(secret, sealed, dealer, me, sha256(context, u1))
+    dealt = keys.open_dealt(secret, sealed, dealer, me, sha256(context, u1))
     hashes = (
-        keys.share_hash(ShareKind.SELF_SEED, pair[0], dealer, me, context),
-        keys.share_hash(ShareKind.MASK_KEY, pair[1], dealer, me, context),
+        keys.share_hash(ShareKind.SELF_SEED, dealt.self_share, dealer, me, context),
+        keys.share_hash(ShareKind.MASK_KEY, dealt.key_share, dealer, me, context),
     )
     if hashes != (promise.self_share, promise.key_share):
         raise PeerViolationError(f"{dealer} sealed other shares than it signed for {me}")
-    return pair
+    if keys.tag_seed_hash(dealt.tag_seed, dealer, context) != dealing.tag_seed:
+        raise PeerViolationError(f"{dealer} sealed another tag seed than it signed for all")
+    return dealt
 
 
 def _upload(
@@ -135,16 +146,22 @@ def _upload(
     bound: bytes,
     parameters: SumParameters,
     contribution: Contribution,
-    masks: tuple[list[SecretBytes], list[SecretBytes]],
+    key: SecretBytes,
+    masks: tuple[list[keys.Mask], list[keys.Mask]],
     sign: Sign,
     write: Callable[[Words], None],
 ) -> bytes:
+    """The vector, masked, then tau_i + a_i, masked in F_p."""
+    plus, minus = masks
+    tag = LinearTag(key, parameters.fixed.lanes)
     digest = hashlib.sha256()
 
     def sink(chunk: Words) -> None:
         digest.update(chunk.data)
         write(chunk)
 
-    source = Encoder(parameters, contribution.update, contribution.weight, contribution.coins)
-    write_masked(parameters.words, source, *masks, sink)
-    return seal_head("masked", me, bound, 8 * parameters.words, digest.digest(), sign)
+    source = Encoder(parameters, contribution.update, contribution.weight, contribution.coins, tag)
+    write_masked(parameters.words, source, [m.vector for m in plus], [m.vector for m in minus], sink)
+    masked = tag.value + pads(key, [me]) + sum(m.tag for m in plus) - sum(m.tag for m in minus)
+    sink(np.array([masked % PRIME], dtype="<u8"))
+    return seal_head("masked", me, bound, parameters.masked_bytes, digest.digest(), sign)

@@ -12,6 +12,7 @@ from fedsec_secure.masking.checks import open_request
 from fedsec_secure.masking.messages import Revealed, ShareKind, decode_packets
 from fedsec_secure.masking.parameters import Group, SumParameters
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
+from fedsec_secure.masking.tag import PRIME, LinearTag, pads
 from fedsec_secure.masking.vector import Decoded, decode_sum
 from fedsec_secure.numeric.lanes import Words
 
@@ -46,12 +47,21 @@ class SiteRevealed:
         }
         return cls(confirmed), seal("unmask", me, masked.bound, Revealed(shares).encode(), sign)
 
-    def check_sum(self, heads: Mapping[SiteId, bytes], total: Words, parameters: SumParameters) -> Decoded:
-        """`verdict`: the sum is over the confirmed survivors, has the right size and lies in the possible range."""
+    def check_sum(self, heads: Mapping[SiteId, bytes], total: Words, tag: int, parameters: SumParameters) -> Decoded:
+        """`verdict`: the sum is over the confirmed survivors, has the right size, lies in the possible range, and is
+        the sum of their uploads: its tag fits.
+        """
         if dict(heads) != dict(self.confirmed.survivors):
             raise PeerViolationError("the verdict is about another survivor set than the confirmed one")
-        survivors = len(heads)
-        return decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
+        survivors, key = len(heads), self.confirmed.masked.tag_key
+        found = LinearTag(key, parameters.fixed.lanes)
+        decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors, found)
+        if (found.value + pads(key, heads)) % PRIME != tag:
+            raise PeerViolationError(
+                "the sum is not the sum of the uploads that the sites confirmed: its tag does not fit. Either the "
+                "coordinator changed it, or one site's tag was wrong; keep the uploads, they can be audited"
+            )
+        return decoded
 
     def record(self) -> bytes:
         """What the write-ahead record keeps: the secrets stay until the round is final."""

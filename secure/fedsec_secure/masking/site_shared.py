@@ -48,9 +48,10 @@ class SiteShared:
             raise PeerViolationError(f"the statement of {stated.me} came back changed")
         statements = verify_statements(packets, stated.context, group)
         u1 = set_digest("U1", packets)
-        seed = SecretBytes.random()
-        promises, sealed = _deal(stated, seed, statements, u1, group)
-        dealing = Dealing(u1, keys.seed_hash(seed, stated.me, stated.context), promises)
+        seed, tag_seed = SecretBytes.random(), SecretBytes.random()
+        promises, sealed = _deal(stated, (seed, tag_seed), statements, u1, group)
+        seed_hash = keys.seed_hash(seed, stated.me, stated.context)
+        dealing = Dealing(u1, seed_hash, keys.tag_seed_hash(tag_seed, stated.me, stated.context), promises)
         packet = seal("dealing", stated.me, stated.context, dealing.encode(), sign)
         return cls(stated, seed, packets, packet), ShareReply(packet, sealed).encode()
 
@@ -73,22 +74,29 @@ class SiteShared:
 
 
 def _deal(
-    stated: SiteStated, seed: SecretBytes, statements: Mapping[SiteId, Statement], u1: bytes, group: Group
+    stated: SiteStated,
+    seeds: tuple[SecretBytes, SecretBytes],
+    statements: Mapping[SiteId, Statement],
+    u1: bytes,
+    group: Group,
 ) -> tuple[dict[SiteId, Promise], list[bytes]]:
-    """Shares are dealt over the whole roster's x coordinates; only members of U1 are sent theirs."""
-    n, me = len(group.roster.sites), stated.me
+    """Shares are dealt over the whole roster's x coordinates; only members of U1 are sent theirs, this site included.
+
+    The tag seed goes whole to every one of them: it hides nothing from sites, only from the coordinator.
+    """
+    (seed, tag_seed), n, me = seeds, len(group.roster.sites), stated.me
     seed_shares = shamir.split(seed, group.threshold, n)
     key_shares = shamir.split(stated.mask_secret, group.threshold, n)
     box_context = sha256(stated.context, u1)
     promises, sealed = {}, []
     for peer in sorted(statements):
         x = group.roster.index(peer)
-        pair = (seed_shares[x], key_shares[x])
+        dealt = keys.Dealt(seed_shares[x], key_shares[x], tag_seed)
         shared = keys.agree(stated.channel_secret, statements[peer].channel_key, peer)
-        box = keys.seal_shares(shared, pair, me, peer, box_context)
+        box = keys.seal_dealt(shared, dealt, me, peer, box_context)
         promises[peer] = Promise(
-            keys.share_hash(ShareKind.SELF_SEED, pair[0], me, peer, stated.context),
-            keys.share_hash(ShareKind.MASK_KEY, pair[1], me, peer, stated.context),
+            keys.share_hash(ShareKind.SELF_SEED, dealt.self_share, me, peer, stated.context),
+            keys.share_hash(ShareKind.MASK_KEY, dealt.key_share, me, peer, stated.context),
             sha256(box),
         )
         sealed.append(box)

@@ -13,6 +13,7 @@ import numpy as np
 from fedsec_secure.codec import Writer
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.masking.parameters import SumParameters
+from fedsec_secure.masking.tag import LinearTag
 from fedsec_secure.numeric.keystream import CHUNK_WORDS, Keystream, WordSource, add_streams
 from fedsec_secure.numeric.lanes import Floats, Ints, Words, pack_into, round_stochastic, unpack
 from fedsec_secure.secrets import SecretBytes, derive
@@ -36,12 +37,23 @@ def count_limbs(parameters: SumParameters, weight: int) -> list[int]:
 
 
 class Encoder:
-    """Encodes an update into words, front to back. The same coins key gives the same integers, always."""
+    """Encodes an update into words, front to back. The same coins key gives the same integers, always.
 
-    def __init__(self, parameters: SumParameters, update: Floats, weight: int, coins: SecretBytes) -> None:
+    ``tag`` is fed every lane on the way, so that it covers exactly what goes up.
+    """
+
+    def __init__(
+        self,
+        parameters: SumParameters,
+        update: Floats,
+        weight: int,
+        coins: SecretBytes,
+        tag: LinearTag | None = None,
+    ) -> None:
         if not 1 <= weight <= parameters.weight_max:
             raise LocalMisuseError(f"expected a weight from 1 to {parameters.weight_max}, found one outside")
         check_update(update, parameters)
+        self._tag = tag
         self._p = parameters
         self._update = update
         self._ratio = weight / parameters.weight_max
@@ -61,6 +73,8 @@ class Encoder:
         for lane, plane in enumerate(planes):
             self._encode(lane, plane)
         pack_into(self._p.fixed.lanes, planes, out)
+        if self._tag is not None:
+            self._tag.add(planes)
         self._at += len(out)
 
     def _encode(self, lane: int, plane: Ints) -> None:
@@ -123,10 +137,13 @@ class Decoded:
     total_weight: int
 
 
-def decode_sum(parameters: SumParameters, total: Words, survivors: int, public_weight: int | None) -> Decoded:
+def decode_sum(
+    parameters: SumParameters, total: Words, survivors: int, public_weight: int | None, tag: LinearTag | None = None
+) -> Decoded:
     """Range-check every lane of a sum and divide by the survivors' weights.
 
     ``public_weight`` is the survivors' total where weights are public, None where the count travelled in the limbs.
+    ``tag`` is fed every lane that passed; the caller compares it, and uses nothing of the result where it differs.
     Raises PeerViolationError where a lane is outside what ``survivors`` honest encodings can add up to.
     """
     if total.shape != (parameters.words,):
@@ -135,8 +152,11 @@ def decode_sum(parameters: SumParameters, total: Words, survivors: int, public_w
     limbs: Ints = np.empty(parameters.limbs, dtype=np.int32)
     for start in range(0, parameters.words, CHUNK_WORDS):
         part = np.ascontiguousarray(total[start : start + CHUNK_WORDS], dtype=np.uint64)
-        for lane, plane in enumerate(unpack(parameters.fixed.lanes, part)):
+        planes = unpack(parameters.fixed.lanes, part)
+        for lane, plane in enumerate(planes):
             _place(parameters, survivors, lane * parameters.words + start, plane, limbs, mean)
+        if tag is not None:
+            tag.add(planes)
     weight = _total_weight(parameters, limbs, survivors) if public_weight is None else public_weight
     if not survivors <= weight <= survivors * parameters.weight_max:
         raise PeerViolationError("the summed weight is outside what the plan's bounds allow")

@@ -80,10 +80,13 @@ def test_weights_by_size_name_share_and_effective_cohort(world):
 def test_bytes_are_those_of_the_masked_vector(world):
     d = 1_843_200
     words = SumParameters(FixedPoint.choose(Lanes.named("3x21"), 5, 0.5), d, 1, False).words
+    up = 8 * words + 8
     (text,) = texts(world.plan(), coordinates=d, topic="bytes")
-    assert f"sends {(8 * words + 64) / 1e6:.2f} MB and receives {(4 * d + 8 * words) / 1e6:.2f} MB" in text
+    assert f"sends {(up + 64) / 1e6:.2f} MB and receives {(4 * d + up) / 1e6:.2f} MB" in text
     assert texts(world.plan(), topic="bytes") == []
-    assert "232 bytes" in texts(world.plan(), coordinates=63, topic="bytes")[0]
+    assert "240 bytes" in texts(world.plan(), coordinates=63, topic="bytes")[0]
+    plain = world.plan(secure=SecureSpec(mode="none", minimum_cohort=3))
+    assert "232 bytes" in texts(plain, coordinates=63, topic="bytes")[0]
 
 
 def test_baselines_that_cost_privacy_are_risks(world):

@@ -34,23 +34,25 @@ def test_public_keys_of_small_order_are_refused(point):
 
 def test_both_ends_of_a_pair_have_the_same_mask_and_no_other_pair_has():
     a, b = keys.x25519_public(ALICE), keys.x25519_public(BOB)
-    one = keys.pair_mask_key(ALICE, b, "site-a", "site-b", CONTEXT)
-    assert one == keys.pair_mask_key(BOB, a, "site-b", "site-a", CONTEXT)
+    one = keys.pair_mask(ALICE, b, "site-a", "site-b", CONTEXT)
+    assert one == keys.pair_mask(BOB, a, "site-b", "site-a", CONTEXT)
     others = [
-        keys.pair_mask_key(ALICE, b, "site-a", "site-c", CONTEXT),
-        keys.pair_mask_key(ALICE, b, "site-a", "site-b", bytes(32)),
-        keys.self_mask_key(one, "site-a", CONTEXT),
-        keys.self_mask_key(one, "site-b", CONTEXT),
+        keys.pair_mask(ALICE, b, "site-a", "site-c", CONTEXT),
+        keys.pair_mask(ALICE, b, "site-a", "site-b", bytes(32)),
+        keys.self_mask(one.vector, "site-a", CONTEXT),
+        keys.self_mask(one.vector, "site-b", CONTEXT),
     ]
-    assert len({k.reveal() for k in [one, *others]}) == 5
+    assert len({m.vector.reveal() for m in [one, *others]}) == 5
+    assert len({m.tag for m in [one, *others]}) == 5
+    assert all(str(m.tag) not in repr(m) and m.vector.reveal().hex() not in repr(m) for m in [one, *others])
 
 
 def test_shares_open_for_their_recipient_context_and_direction_only():
     shared = keys.agree(ALICE, keys.x25519_public(BOB), "site-b")
-    shares = (bytes(33), b"\x01" + bytes(32))
-    box = keys.seal_shares(shared, shares, "site-a", "site-b", CONTEXT)
+    dealt = keys.Dealt(bytes(33), b"\x01" + bytes(32), SecretBytes(bytes(31) + b"r"))
+    box = keys.seal_dealt(shared, dealt, "site-a", "site-b", CONTEXT)
     assert len(box) == SEALED_BYTES
-    assert keys.open_shares(shared, box, "site-a", "site-b", CONTEXT) == shares
+    assert keys.open_dealt(shared, box, "site-a", "site-b", CONTEXT) == dealt
     wrong = [
         (shared, box, "site-b", "site-a", CONTEXT),
         (shared, box, "site-a", "site-c", CONTEXT),
@@ -61,7 +63,7 @@ def test_shares_open_for_their_recipient_context_and_direction_only():
     ]
     for arguments in wrong:
         with pytest.raises(PeerViolationError, match="do not authenticate"):
-            keys.open_shares(*arguments)
+            keys.open_dealt(*arguments)
 
 
 def test_hashes_of_shares_and_seeds_bind_everything():
