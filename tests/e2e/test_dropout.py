@@ -337,7 +337,9 @@ def test_no_other_attempt_after_a_confirmed_survivor_set(tmp_path, keys):
         def handle(self, name, body):
             reply = self.agent.handle(name, body)
             if name == "confirm":
-                with pytest.raises(PeerViolationError, match="a survivor set of round 0 is confirmed") as caught:
+                with pytest.raises(
+                    PeerViolationError, match="is confirmed in attempt 0 of round 0, and joins no other"
+                ) as caught:
                     self.agent.handle("train", train_request(federation, federation.initial(), 0, attempt=1))
                 refused.append(caught.value)
             return reply

@@ -32,6 +32,7 @@ from fedsec_secure.masking.site_masked import Contribution, SiteMasked
 from fedsec_secure.masking.site_revealed import SiteRevealed
 from fedsec_secure.masking.site_shared import SiteShared
 from fedsec_secure.masking.site_stated import SiteStated
+from fedsec_secure.masking.transitions import MASKED, PLAIN
 from fedsec_secure.masking.vector import Encoder, decode_sum
 from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.secrets import SecretBytes
@@ -93,14 +94,13 @@ class SiteAgent:
         if self._roster.sites.get(identity.me) != identity.key.public:
             raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
         floor = max(plan.secure.minimum_cohort, identity.minimum_cohort)
-        masked = plan.secure.mode == "mask"
+        self._table = MASKED if plan.secure.mode == "mask" else PLAIN
+        masked = self._table is MASKED
         self._cohort = Group(self._roster, floor, plan.secure.threshold) if masked else Cohort(self._roster, floor)
-        self._handlers: Mapping[str, Callable[[bytes], Reply]] = (
-            {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
-            | {"unmask": self._unmask, "verdict": self._verdict, "baseline": self._baseline}
-            if masked
-            else {"train": self._train, "plain": self._plain, "verdict": self._verdict, "baseline": self._baseline}
-        )
+        every = {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
+        every |= {"unmask": self._unmask, "plain": self._plain, "verdict": self._verdict}
+        answered = {name: every[name] for name in self._table.exchanges}
+        self._handlers: Mapping[str, Callable[[bytes], Reply]] = answered | {"baseline": self._baseline}
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
@@ -133,7 +133,7 @@ class SiteAgent:
         self._store.open_run(place.run, self._plan_digest, cohort, self._id.max_runs)
         if place.round < self._store.newest_round(place.run):
             raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
-        self._store.claim(place, "train")
+        self._store.claim(place, "train", self._table)
         self._check_provenance(place, adapter, request.verdicts)
         self._store.start_round(place.run, place.round, adapter.digest(), request.adapter)
         update_sha256 = self._ensure_update(place, adapter)
@@ -190,17 +190,17 @@ class SiteAgent:
     # ---- the masked exchanges
 
     def _share(self, body: bytes) -> Reply:
-        place, record = self._continue("train", body)
+        place, record = self._continue("share", body)
         stated = SiteStated.restore(record)
-        self._store.claim(place, "share")
+        self._store.claim(place, "share", self._table)
         state, reply = SiteShared.enter(stated, body, self._group(), self._id.key.sign)
         self._store.save(place, "share", stated.context, body, state.record(), reply)
         return reply
 
     def _mask(self, body: bytes) -> Reply:
-        place, record = self._continue("share", body)
+        place, record = self._continue("mask", body)
         shared = SiteShared.restore(record)
-        self._store.claim(place, "mask")
+        self._store.claim(place, "mask", self._table)
         parameters, contribution = self._contribution(place)
         path = self._store.upload_path(shared.stated.context)
         with write_upload(path, "masked", self._id.me, parameters.words) as upload:
@@ -211,17 +211,17 @@ class SiteAgent:
         return path
 
     def _confirm(self, body: bytes) -> Reply:
-        place, record = self._continue("mask", body)
+        place, record = self._continue("confirm", body)
         masked = SiteMasked.restore(record)
-        self._store.claim(place, "confirm")
+        self._store.claim(place, "confirm", self._table)
         state, reply = SiteConfirmed.enter(masked, body, self._group(), self._id.key.sign)
         self._store.save(place, "confirm", masked.bound, body, state.record(), reply)
         return reply
 
     def _unmask(self, body: bytes) -> Reply:
-        place, record = self._continue("confirm", body)
+        place, record = self._continue("unmask", body)
         confirmed = SiteConfirmed.restore(record)
-        self._store.claim(place, "unmask")
+        self._store.claim(place, "unmask", self._table)
         state, reply = SiteRevealed.enter(confirmed, body, self._group(), self._id.key.sign)
         bound = confirmed.masked.bound
         self._store.save(place, "unmask", bound, body, state.record(), reply)
@@ -230,10 +230,10 @@ class SiteAgent:
     # ---- without protection, where plan and policy both say so
 
     def _plain(self, body: bytes) -> Reply:
-        place, record = self._continue("train", body)
+        place, record = self._continue("plain", body)
         stated = SiteStated.restore(record)
         open_request("plain", body, stated.context, self._cohort)
-        self._store.claim(place, "plain")
+        self._store.claim(place, "plain", self._table)
         parameters, contribution = self._contribution(place)
         path = self._store.upload_path(stated.context)
         source = Encoder(parameters, contribution.update, contribution.weight, contribution.coins)
@@ -245,8 +245,7 @@ class SiteAgent:
     # ---- verdict
 
     def _verdict(self, body: bytes) -> Reply:
-        masked = self._plan.secure.mode == "mask"
-        place, record = self._continue("unmask" if masked else "plain", body)
+        place, record = self._continue("verdict", body)
         context = _claimed_context(body)
         request = VerdictRequest.decode(open_request("verdict", body, context, self._cohort))
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
@@ -254,14 +253,14 @@ class SiteAgent:
         check_members(request.heads, self._id.me, self._cohort, "the verdict")
         total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
         survivors = len(request.heads)
-        if masked:
+        if self._table is MASKED:
             decoded = SiteRevealed.restore(record).check_sum(request.heads, total, request.tag, parameters)
         else:
             decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
         new = apply_update(self._plan.lora.strategy, adapter, decoded.mean)
         signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
         reply = seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
-        self._store.claim(place, "verdict")
+        self._store.claim(place, "verdict", self._table)
         self._store.finish_round(place, new.digest(), context, body, reply)
         return reply
 
@@ -296,13 +295,14 @@ class SiteAgent:
             raise LocalMisuseError("this plan aggregates without masks")
         return self._cohort
 
-    def _continue(self, stage: str, body: bytes) -> tuple[Place, bytes]:
-        """The stage that this message continues from. The context is only a key to look up; whoever uses the record
+    def _continue(self, exchange: str, body: bytes) -> tuple[Place, bytes]:
+        """The record that this message continues from. The context is only a key to look up; whoever uses the record
         checks the message's signature over it next.
         """
-        found = self._store.find(_claimed_context(body), stage)
+        last = self._table.continued_by(exchange)
+        found = self._store.find(_claimed_context(body), last)
         if found is None:
-            raise PeerViolationError(f"this site knows no {stage} that the message could continue from")
+            raise PeerViolationError(f"this site knows no {last} that the message could continue from")
         return found
 
     def _parameters(self, adapter: AdapterState) -> SumParameters:

@@ -19,9 +19,9 @@ import numpy as np
 
 from fedsec.spool import private_folder, write_durably
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
+from fedsec_secure.masking.transitions import Stage, Table
 from fedsec_secure.numeric.lanes import Floats
 
-STAGES = ("train", "share", "mask", "confirm", "unmask", "plain", "verdict")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
@@ -167,19 +167,35 @@ class SiteStore:
             raise PeerViolationError(f"the upload was deleted here when its round ended: {stage} is not answered again")
         return path
 
-    def claim(self, place: Place, stage: str) -> None:
-        """May this stage be answered now? Never twice, never for an older attempt, no attempt after `confirm`."""
+    def stage(self, place: Place, table: Table) -> tuple[int, Stage]:
+        """The newest attempt of a round, and where this site stands in it."""
         rows = self._db.execute(
             "SELECT attempt, stage FROM stages WHERE run = ? AND round = ?", (place.run, place.round)
         ).fetchall()
-        if (place.attempt, stage) in rows:
-            raise PeerViolationError(f"{stage} of round {place.round}, attempt {place.attempt} was answered before")
-        if any(attempt > place.attempt for attempt, _ in rows):
+        if not rows:
+            return place.attempt, Stage.NEW
+        newest = max(attempt for attempt, _ in rows)
+        reached = {table.after(exchange) for attempt, exchange in rows if attempt == newest}
+        return newest, max(reached, key=table.stages.index)
+
+    def claim(self, place: Place, exchange: str, table: Table) -> None:
+        """May this be answered now? Never twice, never for an older attempt, and only as the table says."""
+        newest, stage = self.stage(place, table)
+        if place.attempt < newest:
             raise PeerViolationError(f"round {place.round} has moved on from attempt {place.attempt}")
-        if any(s == "confirm" and attempt != place.attempt for attempt, s in rows):
-            raise PeerViolationError(f"a survivor set of round {place.round} is confirmed: no other attempt of it")
-        if self.result(place.run, place.round) is not None:
+        if table.is_legal(stage, exchange, attempt=place.attempt > newest):
+            return
+        if stage is Stage.OVER:
             raise PeerViolationError(f"round {place.round} is over here")
+        if place.attempt > newest:
+            raise PeerViolationError(
+                f"{exchange} of attempt {place.attempt}: this site is {stage} in attempt {newest} of round "
+                f"{place.round}, and joins no other attempt from there"
+            )
+        raise PeerViolationError(
+            f"{exchange} of round {place.round}, attempt {place.attempt}: this site is {stage}; it was answered before "
+            "or is not due"
+        )
 
     def save(  # one row, many columns
         self,
