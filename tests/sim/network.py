@@ -111,9 +111,16 @@ class SimRound:
 class SimNetwork:
     """Drives one round over simulated sites with the real coordinator core."""
 
-    def __init__(self, updates: Mapping[str, np.ndarray], parameters: SumParameters, threshold: int, minimum: int = 3):
-        self.coordinator = SigningKey.generate()
-        keys = {SiteId(s): SigningKey.generate() for s in updates}
+    def __init__(
+        self,
+        updates: Mapping[str, np.ndarray],
+        parameters: SumParameters,
+        threshold: int,
+        minimum: int = 3,
+        make_key: Callable[[str], SigningKey] = lambda party: SigningKey.generate(),
+    ):
+        self.coordinator = make_key("coordinator")
+        keys = {SiteId(s): make_key(s) for s in updates}
         self.sites = {s: SimSite(s, keys[s], updates[s]) for s in keys}
         roster = Roster(self.coordinator.public, {s: k.public for s, k in keys.items()})
         self.group = Group(roster, minimum, threshold)
@@ -123,6 +130,8 @@ class SimNetwork:
         self.tamper_reply: Tamper = lambda name, site, data: data
         self.lenient = False
         """A site that refuses an untouched request is lost, rather than an error of the test."""
+        self.asked: dict[tuple[str, SiteId], bytes] = {}
+        """(exchange, site) -> the request that it got."""
         self.refused: dict[tuple[str, SiteId], str] = {}
         """(exchange, site) -> why the coordinator set the reply aside, or why the site gave none."""
 
@@ -130,6 +139,7 @@ class SimNetwork:
         replies = {}
         for site, request in requests.items():
             tampered = self.tamper_request(name, site, request)
+            self.asked[name, site] = tampered
             try:
                 reply = self.sites[site].answer(name, tampered, self.group, self.parameters, self.context)
             except FedsecError as e:
