@@ -93,6 +93,7 @@ def make_plan(
     strategy: str = "fedit",
     ring: str = "3x21",
     rank: int = 2,
+    change: int = 1,
     weights_sha256: str = "0" * 64,
     training: TrainingSpec | None = None,
     evaluation: EvaluationSpec | None = None,
@@ -108,7 +109,7 @@ def make_plan(
         task=TASK,
         lora=LoraSpec(strategy=strategy, rank=rank, dropout=0.05, targets=("q_proj", "v_proj")),
         training=training or TrainingSpec(epochs=1, examples_per_round=4, learning_rate=1e-3, threads=1),
-        secure=SecureSpec(mode=mode, minimum_cohort=3, threshold=2 * n // 3 + 1, ring=ring),
+        secure=SecureSpec(mode=mode, minimum_cohort=3, threshold=2 * n // 3 + 1, ring=ring, min_cohort_change=change),
         weighting=WeightingSpec(rule=rule, **bounds),
         evaluation=evaluation or EvaluationSpec(),
         roster=keys.roster(),
@@ -196,6 +197,8 @@ class Federation:
     events: list[dict[str, object]] = field(default_factory=list)
     authorise: Callable[[], None] = lambda: None
     max_runs: int = 2
+    change: int = 1
+    """The sites' own least difference of two survivor sets."""
 
     def __enter__(self) -> Federation:
         self._stack = ExitStack()
@@ -216,7 +219,7 @@ class Federation:
     def _agent(self, name: str) -> SiteAgent:
         key = self.keys.sites[name]
         secret = key.derive_secret("fedsec v1 rounding secret")
-        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, secret)
+        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, self.change, secret)
         return SiteAgent(identity, self.plan, self.stores[name], self.works[name])
 
     def runner(self, run: str = RUN) -> Runner:

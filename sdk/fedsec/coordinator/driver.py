@@ -7,7 +7,7 @@ retried, because a site confirms one survivor set only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_ros
 from fedsec_secure.codec import Sign, open_packet, seal
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
-from fedsec_secure.masking.checks import verify_statements
+from fedsec_secure.masking.checks import close_cohort, verify_statements
 from fedsec_secure.masking.coordinator_collect import (
     Confirmed,
     Masked,
@@ -82,10 +82,16 @@ class Driver:
         names = shared_names(self.plan.lora.strategy, adapter)
         return sum_parameters(self.plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
 
-    def round(self, index: int, adapter: AdapterState, verdicts: Mapping[SiteId, bytes]) -> Steps:
-        """One round from ``adapter``; AbortError when no attempt gets through."""
+    def round(
+        self,
+        index: int,
+        adapter: AdapterState,
+        verdicts: Mapping[SiteId, bytes],
+        history: Sequence[frozenset[SiteId]] = (),
+    ) -> Steps:
+        """One round from ``adapter``; AbortError when no attempt gets through. ``history``: survivors of each round."""
         for attempt in range(MAX_ATTEMPTS):
-            this = _Attempt(self, index, attempt, adapter, verdicts)
+            this = _Attempt(self, index, attempt, adapter, verdicts, history)
             try:
                 ready = yield from (this.masked() if self.plan.secure.mode == "mask" else this.plain())
             except AbortError as e:
@@ -139,6 +145,7 @@ class _Attempt:
     attempt: int
     adapter: AdapterState
     verdicts: Mapping[SiteId, bytes]
+    history: Sequence[frozenset[SiteId]]
 
     @property
     def context(self) -> bytes:
@@ -174,7 +181,27 @@ class _Attempt:
         facts, broken = _measure(outcome)
         state, refused = Masked.gather(shared, facts)
         self.note("refused", "mask", refused | broken)
+        state = self.far_enough(state)
         return _Uploaded(state.heads, outcome.uploads(), state)
+
+    def far_enough(self, state: Masked) -> Masked:
+        """Survivors that no site refuses for being close to an earlier cohort: all that are here, or in the last
+        attempt fewer. Before that the attempt ends, so that the next may find all sites again.
+        """
+        least = self.driver.plan.secure.min_cohort_change if self.driver.plan.dp.mode == "none" else 1
+        names = sorted(state.heads)
+        before = close_cohort(frozenset(names), self.history, least)
+        if before is None:
+            return state
+        here = f"U3 has {len(names)} sites and differs from an earlier cohort by fewer than {least}"
+        if self.attempt < MAX_ATTEMPTS - 1:
+            raise AbortError(f"{here}; trying again with all")
+        while len(names) > state.shared.group.floor:
+            left_out = names.pop()
+            self.note("left-out", "mask", {left_out: f"{here}, and would not without this site"})
+            if close_cohort(frozenset(names), self.history, least) is None:
+                return state.restricted(names)
+        raise AbortError(f"{here}, and so do all smaller ones down to {state.shared.group.floor}; the run stops here")
 
     def plain(self) -> Generator[Exchange, Outcome, _Uploaded]:
         """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""

@@ -26,18 +26,21 @@ CREATE TABLE IF NOT EXISTS replies (
   sequence INTEGER NOT NULL, site TEXT NOT NULL, body BLOB, file TEXT, sha256 BLOB NOT NULL,
   PRIMARY KEY (sequence, site));
 CREATE TABLE IF NOT EXISTS finals (
-  round INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, adapter BLOB NOT NULL, verdicts BLOB NOT NULL);
+  round INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, adapter BLOB NOT NULL, verdicts BLOB NOT NULL,
+  survivors TEXT NOT NULL);
 """
 
 
 @dataclass(frozen=True)
 class Final:
-    """A round that is over: the new global adapter and the verdicts that attest it."""
+    """A round that is over: the new global adapter, the verdicts that attest it, and whose updates are in it."""
 
     round: int
     sequence: int
     adapter: bytes
     verdicts: bytes
+    survivors: str
+    """Names, with blanks between."""
 
 
 class Journal:
@@ -68,6 +71,11 @@ class Journal:
         """The newest finished round."""
         row = self._db.execute("SELECT * FROM finals ORDER BY round DESC LIMIT 1").fetchone()
         return None if row is None else Final(*row)
+
+    def survivors(self) -> list[frozenset[SiteId]]:
+        """Whose updates are in each finished round, in order."""
+        rows = self._db.execute("SELECT survivors FROM finals ORDER BY round").fetchall()
+        return [frozenset(map(SiteId, row[0].split())) for row in rows]
 
     def look_up(self, sequence: int, exchange: Exchange) -> Outcome | None:
         """The journalled outcome of this exchange, or None. Another exchange at its place is an error, not a guess."""
@@ -108,7 +116,7 @@ class Journal:
     def finish_round(self, final: Final) -> None:
         """Keep the round's adapter and verdicts; drop its replies, its uploads and the adapter before it."""
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?)", tuple(vars(final).values()))
+        self._db.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?)", tuple(vars(final).values()))
         self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (final.round,))
         self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (final.sequence,))
         self._db.execute("COMMIT")

@@ -39,9 +39,12 @@ class Runner:
             start, self.sequence = final.round + 1, final.sequence
         for index in range(start, driver.plan.rounds):
             began = time.monotonic()
-            result: RoundResult = self._drive(driver.round(index, adapter, verdicts))
+            history = self.journal.survivors()
+            result: RoundResult = self._drive(driver.round(index, adapter, verdicts, history))
             adapter, verdicts = result.adapter, dict(result.verdicts)
-            self.journal.finish_round(Final(index, self.sequence, adapter.to_bytes(), encode_packets(verdicts)))
+            names = " ".join(result.survivors)
+            final = Final(index, self.sequence, adapter.to_bytes(), encode_packets(verdicts), names)
+            self.journal.finish_round(final)
             self.report(
                 {
                     "event": "round",

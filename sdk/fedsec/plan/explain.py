@@ -43,7 +43,7 @@ def explain(draft: Draft, sites: int | None = None, coordinates: int | None = No
     if isinstance(draft, Plan):
         sites = len(draft.roster.sites)
     statements = [Statement("refused", "supported", reason) for reason in refusals(combination_of(draft))]
-    for part in (_protection, _collusion, _weights, _privacy, _encoding, _baselines):
+    for part in (_protection, _collusion, _differences, _weights, _privacy, _encoding, _baselines):
         statements += part(draft, sites)
     if coordinates is not None and sites is not None:
         statements += _bytes(draft, sites, coordinates)
@@ -124,6 +124,32 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
         "coordinator."
     )
     return [*statements, Statement("fact", "collusion", hidden)]
+
+
+def _differences(draft: Draft, sites: int | None) -> list[Statement]:
+    """What the sums of several rounds tell together."""
+    if draft.secure.mode != "mask" or draft.dp.mode != "none":
+        return []
+    least, number = draft.secure.min_cohort_change, count_in_words
+    if least == 1:
+        text = (
+            "secure.min_cohort_change is 1: sums of two rounds may differ by one site, and their difference is then "
+            "about that site's update."
+        )
+        return [Statement("risk", "differences", text)]
+    text = (
+        f"Two sums are over the same sites or differ by at least {number(least)}: no difference of two is about one "
+        "site. This is a rule of thumb; combinations of more sums are bounded by differential privacy only."
+    )
+    statements = [Statement("fact", "differences", text)]
+    if sites is not None and sites > draft.secure.quorum:
+        rest = sites - least
+        then = f"the round goes on with {number(rest)}" if rest >= draft.secure.quorum else "the run stops"
+        price = (
+            f"After a round with all {number(sites)} sites, one that drops out is waited for; if it stays away, {then}."
+        )
+        statements.append(Statement("risk", "differences", price))
+    return statements
 
 
 def _weights(draft: Draft, sites: int | None) -> list[Statement]:

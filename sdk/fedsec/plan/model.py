@@ -105,6 +105,8 @@ class SecureSpec(Strict):
     """No round ends with fewer sites in its sum; at least 3 wherever masks protect."""
     threshold: int = Field(3, ge=1, le=1000)
     """How many sites together can open a mask: at least two thirds of the roster and one more, floor(2N/3) + 1."""
+    min_cohort_change: int = Field(2, ge=1, le=1000)
+    """Two sums without differential privacy are over the same sites or differ by so many: 1 allows any difference."""
     clip: float = Field(0.5, gt=0, le=1e6)
     """Every coordinate of an update is clipped to [-clip, clip] before it is encoded."""
     ring: Literal["2x32", "3x21", "4x16"] = "3x21"

@@ -72,7 +72,8 @@ class Policy(Strict):
     budgets: tuple[PrivacyBudget, ...] = ()
     """The most that one study may charge, by unit; a DP plan without a line for its unit is refused."""
     min_cohort_change: int = Field(2, ge=1, le=1000)
-    """Rosters of two runs must be equal or differ by this many sites, so that no difference isolates one site."""
+    """Rosters of two runs, and without differential privacy the sites of any two sums, must be equal or differ by this
+    many sites, so that no difference isolates one site. A heuristic: only differential privacy bounds combinations."""
 
     @model_validator(mode="after")
     def _lists_name_a_thing_once(self) -> Policy:
@@ -170,6 +171,7 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
         allowed_baselines=plan.evaluation.baselines,
         dp_modes=(plan.dp.mode,),
         budgets=budgets,
+        min_cohort_change=plan.secure.min_cohort_change,
     )
 
 
@@ -319,6 +321,16 @@ def _cohort_change(q: _Question) -> Answer:
     )
 
 
+def _survivor_change(q: _Question) -> Answer:
+    """The same between rounds: the coordinator has to know how far two survivor sets must be apart."""
+    if q.plan.dp.mode != "none" or q.plan.secure.mode == "none":
+        return None
+    wanted, found = q.policy.min_cohort_change, q.plan.secure.min_cohort_change
+    if found >= wanted:
+        return None
+    return (f"secure.min_cohort_change of at least {wanted}", f"{found}", "raise secure.min_cohort_change")
+
+
 _CHECKS: Final[tuple[Callable[[_Question], Answer], ...]] = (
     _supported,
     _not_expired,
@@ -335,5 +347,6 @@ _CHECKS: Final[tuple[Callable[[_Question], Answer], ...]] = (
     _budget,
     _baselines,
     _cohort_change,
+    _survivor_change,
 )
 """In this order, numbered from 1; new checks go to the end."""

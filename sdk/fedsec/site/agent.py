@@ -24,7 +24,7 @@ from fedsec_secure.codec import Header, head_length, open_packet, seal, sha256
 from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
-from fedsec_secure.masking.checks import check_members, open_request
+from fedsec_secure.masking.checks import check_members, close_cohort, open_request
 from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
@@ -68,6 +68,8 @@ class SiteIdentity:
     Attributes:
         authorise: raises where the approval or the policy does not hold (any more); called before every answer.
         minimum_cohort: the policy's own floor; the larger of it and the plan's counts.
+        min_cohort_change: the policy's own least difference of two survivor sets; the larger of it and the plan's
+            counts.
         max_runs: run ids that one plan may have here.
         rounding_secret: keys the rounding coins; the same for the same site key.
     """
@@ -77,6 +79,7 @@ class SiteIdentity:
     authorise: Callable[[], None]
     minimum_cohort: int
     max_runs: int
+    min_cohort_change: int
     rounding_secret: SecretBytes = field(repr=False)
 
 
@@ -215,8 +218,20 @@ class SiteAgent:
         masked = SiteMasked.restore(record)
         self._store.claim(place, "confirm", self._table)
         state, reply = SiteConfirmed.enter(masked, body, self._group(), self._id.key.sign)
-        self._store.save(place, "confirm", masked.bound, body, state.record(), reply)
+        sites = frozenset(self._roster.sites[site].hex for site in state.survivors)
+        self._check_change(sites)
+        self._store.save_confirmed(place, masked.bound, body, state.record(), reply, sites)
         return reply
+
+    def _check_change(self, sites: frozenset[str]) -> None:
+        """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
+        least = max(self._id.min_cohort_change, self._plan.secure.min_cohort_change)
+        before = close_cohort(sites, self._store.survivor_sets(), least) if self._plan.dp.mode == "none" else None
+        if before is not None:
+            raise AbortError(
+                f"U3 has {len(sites)} sites and differs by {len(sites ^ before)} from a set that this site confirmed "
+                f"before; expected the same sites or {least} others: try again with all of them, or without more"
+            )
 
     def _unmask(self, body: bytes) -> Reply:
         place, record = self._continue("unmask", body)

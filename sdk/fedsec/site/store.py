@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ CREATE TABLE IF NOT EXISTS stages (
   request BLOB NOT NULL, record BLOB, reply BLOB, file TEXT, PRIMARY KEY (run, round, attempt, stage));
 CREATE INDEX IF NOT EXISTS by_context ON stages (context);
 CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE stage = 'confirm';
+CREATE TABLE IF NOT EXISTS survivors (
+  run TEXT NOT NULL, round INTEGER NOT NULL, sites TEXT NOT NULL, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
 """
 
@@ -89,6 +92,29 @@ class SiteStore:
         rows = self._db.execute("SELECT cohort FROM runs").fetchall()
         return [frozenset(row[0].split()) for row in rows]
 
+    def survivor_sets(self) -> list[frozenset[str]]:
+        """The site keys (hex) of every survivor set that this site signed, in any run."""
+        return [frozenset(row[0].split()) for row in self._db.execute("SELECT sites FROM survivors").fetchall()]
+
+    def save_confirmed(
+        self, place: Place, context: bytes, request: bytes, record: bytes, reply: bytes, sites: frozenset[str]
+    ) -> None:
+        """Record the signature on a survivor set, and who is in it, in one transaction."""
+        with self._transaction():
+            self.save(place, "confirm", context, request, record, reply)
+            row = (place.run, place.round, " ".join(sorted(sites)))
+            self._db.execute("INSERT INTO survivors VALUES (?, ?, ?)", row)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
     def run_of(self, plan: bytes, matches: Callable[[str], bool]) -> str:
         """The run of this plan that ``matches``."""
         for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall():
@@ -114,12 +140,11 @@ class SiteStore:
             raise PeerViolationError(f"round {round_index} was started here from another adapter")
         if row is None:
             write_durably(self._path(run, round_index, "global"), [adapter])
-            self._db.execute("BEGIN IMMEDIATE")
-            sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
-            self._db.execute(sql, (run, round_index, digest))
-            sql = "UPDATE stages SET record = NULL WHERE run = ? AND round < ?"
-            self._db.execute(sql, (run, round_index))  # of a round whose verdict never came
-            self._db.execute("COMMIT")
+            with self._transaction():
+                sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
+                self._db.execute(sql, (run, round_index, digest))
+                sql = "UPDATE stages SET record = NULL WHERE run = ? AND round < ?"
+                self._db.execute(sql, (run, round_index))  # of a round whose verdict never came
             self._sweep()
 
     def adapter(self, run: str, round_index: int) -> bytes:
@@ -221,16 +246,11 @@ class SiteStore:
 
         One transaction: a site that is killed here has either not answered, or has nothing left to hide.
         """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             self.save(place, "verdict", context, request, None, reply)
             where = "WHERE run = ? AND round = ?"
             self._db.execute(f"UPDATE rounds SET result = ? {where}", (result, place.run, place.round))  # noqa: S608
             self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
         self._sweep()
 
     def _sweep(self) -> None:

@@ -107,6 +107,7 @@ class Study:
             authorise=authorise,
             minimum_cohort=policy.minimum_cohort,
             max_runs=policy.max_runs,
+            min_cohort_change=policy.min_cohort_change,
             rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
         )
         work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from fedsec_secure.codec import Writer, open_packet, sha256
 from fedsec_secure.errors import AbortError, PeerViolationError
@@ -38,6 +38,14 @@ def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Co
     if len(set(public)) != len(public):
         raise PeerViolationError("two X25519 keys of the statements are the same")
     return statements
+
+
+def close_cohort(survivors: Set[str], history: Iterable[Set[str]], least: int) -> Set[str] | None:
+    """An earlier cohort S' with 0 < |S △ S'| < ``least``, or None. The difference of two such sums is about few sites.
+
+    A heuristic (combinations of more sums can isolate a site as well): only differential privacy bounds all of them.
+    """
+    return next((before for before in history if 0 < len(survivors ^ before) < least), None)
 
 
 def commit(context: bytes, site: SiteId, nonce: bytes, update_sha256: bytes) -> bytes:

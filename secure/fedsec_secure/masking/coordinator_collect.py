@@ -7,7 +7,7 @@ the floor aborts the attempt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -199,6 +199,12 @@ class Masked:
         good, refused = sift({s: u.head for s, u in uploads.items()}, accept)
         require(len(good), shared.group, "U3")
         return cls(shared, good), refused
+
+    def restricted(self, survivors: Collection[SiteId]) -> Masked:
+        """The same with fewer survivors, at least the floor. Who is left out counts as dropped: its self-mask stays."""
+        heads = {site: head for site, head in self.heads.items() if site in survivors}
+        require(len(heads), self.shared.group, "U3")
+        return Masked(self.shared, heads)
 
     @property
     def digest(self) -> bytes:

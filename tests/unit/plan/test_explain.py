@@ -70,6 +70,25 @@ def test_quantisation_step_is_the_encoders_own(world):
     assert "clipped to 1000" in texts(wide, topic="encoding")[0]
 
 
+def test_differences_of_rounds_and_what_a_dropout_costs(world):
+    def about(n, threshold, change):
+        secure = SecureSpec(threshold=threshold, min_cohort_change=change)
+        return texts(world.draft.model_copy(update={"secure": secure}), n, topic="differences")
+
+    fact, price = about(5, 4, 2)
+    assert "differ by at least two" in fact
+    assert price.endswith(
+        "After a round with all five sites, one that drops out is waited for; if it stays away, the run stops."
+    )
+    assert about(7, 5, 2)[1].endswith("the round goes on with five.")
+    assert about(7, 5, 3)[1].endswith("the run stops.")
+    assert len(about(3, 3, 2)) == 1, "where nobody may drop out there is no price"
+    (risk,) = about(5, 4, 1)
+    assert "may differ by one site" in risk
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="none")})
+    assert texts(draft, 5, topic="differences") == []
+
+
 def test_weights_by_size_name_share_and_effective_cohort(world):
     plan = world.plan(weighting=WeightingSpec(rule="size", count_min=100, count_max=300))
     risk = texts(plan, topic="weights", level="risk")[0]

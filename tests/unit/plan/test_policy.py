@@ -117,14 +117,21 @@ def test_rosters_that_differ_by_one_site_are_refused(world):
     assert numbers(world.policy(), world.plan(), history=[now]) == []
     assert numbers(world.policy(), world.plan(), history=[two_less]) == []
     assert numbers(world.policy(), world.plan(), history=[now, one_less]) == [15]
-    assert numbers(world.policy(min_cohort_change=3), world.plan(), history=[two_less]) == [15]
+    assert numbers(world.policy(min_cohort_change=3), world.plan(), history=[two_less]) == [15, 16]
+
+
+def test_a_plan_that_lets_sums_differ_by_fewer_sites_is_refused(world):
+    assert numbers(world.policy(min_cohort_change=3), world.plan()) == [16]
+    wider = world.plan(secure=world.draft.secure.model_copy(update={"min_cohort_change": 3}))
+    assert numbers(world.policy(min_cohort_change=3), wider) == []
+    assert draft_policy(wider, END).min_cohort_change == 3
 
 
 def test_runs_are_counted(world):
     assert check_run_count(world.policy(max_runs=2), 1) is None
     violation = check_run_count(world.policy(max_runs=2), 2)
     assert violation is not None
-    assert violation.number == 16
+    assert violation.number == 17
 
 
 @given(
