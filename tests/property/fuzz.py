@@ -1,0 +1,186 @@
+"""Mutated real messages into every decoder that meets bytes from outside: a value or the decoder's error, nothing else.
+
+    python -m tests.property.fuzz --seconds 600
+
+Runs each decoder in turn until the time is over, prints how many inputs it took and how many of them were values, and
+stops at the first other exception with the input that caused it. The test runs a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fedsec.plan.approval import Approval
+from fedsec.plan.document import parse_canonical
+from fedsec.plan.model import Plan
+from fedsec.plan.policy import Policy, draft_policy
+from fedsec.training.adapter import AdapterState
+from fedsec.wire import TrainRequest, VerdictRequest
+from fedsec_secure.codec import Header, head_length, open_head, open_packet
+from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, VerificationError
+from fedsec_secure.identity.envelope import open_envelope, sign_envelope
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.pkcs8 import decode_private_key
+from fedsec_secure.masking.messages import Dealing, MaskRequest, Revealed, ShareReply, Statement, decode_packets
+from tests.e2e.federation import ArithmeticWork, Keys, make_plan
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+Read = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A decoder, good inputs for it, and all that it may raise. ``encode`` gives a value's only encoding."""
+
+    read: Read
+    good: Sequence[bytes]
+    errors: tuple[type[Exception], ...] = (CodecError,)
+    encode: Callable[[object], bytes] | None = None
+
+
+def _bodies() -> dict[str, list[bytes]]:
+    """Bodies of the messages of a committed round, by kind."""
+    v = json.loads((VECTORS / "round_3x21.json").read_text(encoding="utf-8"))
+    packets = [bytes.fromhex(x) for site in v["sites"].values() for x in site["sent"].values()]
+    packets += [bytes.fromhex(x) for x in v["requests"].values()]
+    shares = [bytes.fromhex(site["sent"]["share"]) for site in v["sites"].values()]
+    packets = [p for p in packets if p not in shares] + [ShareReply.decode(s).packet for s in shares]
+    found: dict[str, list[bytes]] = {"share": shares, "packet": packets}
+    for packet in packets:
+        cut = head_length(packet)
+        header = Header.decode(packet[6 : cut - 64])
+        found.setdefault(header.kind, []).append(packet[cut:])
+        found.setdefault("header", []).append(packet[6 : cut - 64])
+    return found
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """By name."""
+    b, keys = _bodies(), Keys.generate(3)
+    plan = make_plan(keys)
+    policy = draft_policy(plan, datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC))
+    adapter = ArithmeticWork("site-a", plan).initial_adapter()
+    officer = SigningKey.generate()
+    envelope = sign_envelope("application/vnd.fedsec.plan+json", plan.canonical(), officer)
+    train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
+    verdict = VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).encode()
+    anyone = officer.public.verify
+
+    def method(name: str) -> Callable[[object], bytes]:
+        return lambda value: getattr(value, name)()
+
+    return {
+        "header": Target(Header.decode, b["header"], encode=method("encode")),
+        "statement": Target(Statement.decode, b["statement"], encode=method("encode")),
+        "dealing": Target(Dealing.decode, b["dealing"], encode=method("encode")),
+        "share reply": Target(ShareReply.decode, b["share"], encode=method("encode")),
+        "mask request": Target(MaskRequest.decode, b["mask-request"], encode=method("encode")),
+        "revealed": Target(Revealed.decode, b["unmask"], encode=method("encode")),
+        "packets": Target(lambda data: decode_packets(data, "fuzz"), b["share-request"] + b["unmask-request"]),
+        "train request": Target(TrainRequest.decode, [train], encode=method("encode")),
+        "verdict request": Target(VerdictRequest.decode, [verdict], encode=method("encode")),
+        "packet": Target(
+            lambda data: open_packet(data, kind="confirm", sender="site-a", context=None, verify=anyone),
+            b["packet"],
+            (CodecError, VerificationError, PeerViolationError),
+        ),
+        "head": Target(
+            lambda data: open_head(data, kind="masked", sender="site-a", context=bytes(32), verify=lambda s, d: None),
+            b["packet"],
+            (CodecError, PeerViolationError),
+        ),
+        "adapter": Target(lambda data: AdapterState.from_bytes(data, adapter.shapes), [adapter.to_bytes()]),
+        "plan": Target(
+            lambda data: parse_canonical(data, Plan, "fuzz"), [plan.canonical()], encode=method("canonical")
+        ),
+        "policy": Target(
+            lambda data: parse_canonical(data, Policy, "fuzz"), [policy.canonical()], encode=method("canonical")
+        ),
+        "approval": Target(lambda data: parse_canonical(data, Approval, "fuzz"), [policy.canonical(), b"{}"]),
+        "envelope": Target(
+            lambda data: open_envelope(data, "application/vnd.fedsec.plan+json", [officer.public]),
+            [envelope],
+            (CodecError, VerificationError),
+        ),
+        "key file": Target(lambda data: decode_private_key(data, None, "fuzz"), [_key_file(officer)], (ConfigError,)),
+    }
+
+
+def _key_file(key: SigningKey) -> bytes:
+    from fedsec_secure.identity.pkcs8 import encode_private_key
+
+    return encode_private_key(key._key, None)
+
+
+def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """One to four edits: a bit, a byte, an interesting length, a cut, a repeat, a piece of another message."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randint(0, len(out))
+        match rng.randrange(8):
+            case 0 if out:
+                out[at % len(out)] ^= 1 << rng.randrange(8)
+            case 1 if out:
+                out[at % len(out)] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+            case 2:
+                out[at : at + 2] = rng.choice((b"\0\0", b"\xff\xff", b"\0\1", b"\3\xe9"))
+            case 3:
+                out[at : at + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, b"\0\0\0\1", b"\x7f\xff\xff\xff"))
+            case 4:
+                del out[at : at + rng.randint(1, 40)]
+            case 5:
+                out[at:at] = out[at : at + rng.randint(1, 40)]
+            case 6:
+                start = rng.randint(0, len(other))
+                out[at : at + rng.randint(0, 40)] = other[start : start + rng.randint(1, 80)]
+            case _:
+                out[at:at] = rng.randbytes(rng.randint(1, 8))
+    return bytes(out)
+
+
+def check(target: Target, data: bytes) -> bool:
+    """Whether ``data`` is a value; an exception that the decoder may not raise passes through."""
+    try:
+        value = target.read(data)
+    except target.errors:
+        return False
+    assert target.encode is None or target.encode(value) == data, f"two encodings of one value: {data.hex()}"
+    return True
+
+
+def fuzz(name: str, seed: int, *, seconds: float = float("inf"), cases: int = 1 << 62) -> tuple[int, int]:
+    """(inputs, values among them) of one decoder, until either limit."""
+    target, rng = targets()[name], random.Random(f"{name} {seed}")
+    every = [good for t in targets().values() for good in t.good]
+    end, done, values = time.monotonic() + seconds, 0, 0
+    while done < cases and (done % 64 or time.monotonic() < end):
+        data = mutated(rng.choice(target.good), rng.choice(every), rng)
+        try:
+            values += check(target, data)
+        except Exception as error:
+            raise AssertionError(f"{name}: {type(error).__name__} from {data.hex()}") from error
+        done += 1
+    return done, values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    for name in targets():
+        done, values = fuzz(name, given.seed, seconds=given.seconds / len(targets()))
+        print(f"{name:16} {done:>10,} inputs, {values:>8,} of them values")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
