@@ -1,6 +1,7 @@
 # Each target is complete by itself on a fresh machine with Python 3.11 or newer, GNU make and a package index.
 
 VENV ?= .venv
+PEER ?= .venv-peer
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Every file that pip takes is pinned by hash, and a wheel: installing runs no package's code.
@@ -64,9 +65,16 @@ test: check unit
 test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST)
 
-bench: $(VENV)/.test-installed
+# Flower pins other versions of what fedsec uses: it gets an environment of its own.
+$(PEER)/.installed: requirements/peer.txt | $(BIN)/python
+	"$(PYTHON)" -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --only-binary=:all: \
+	  --require-hashes -r requirements/peer.txt
+	@touch $@
+
+bench: $(VENV)/.test-installed $(PEER)/.installed
 	@set -e; for file in benchmarks/[a-z]*.py; do \
-	  name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" --json; \
+	  name=$$(basename "$$file" .py); echo "== $$name"; FEDSEC_PEER=$(PEER)/bin/python $(BIN)/python -m "benchmarks.$$name" --json; \
 	done
 
 lock: $(VENV)/.installed
@@ -74,5 +82,5 @@ lock: $(VENV)/.installed
 	$(BIN)/python requirements/update.py
 
 clean:
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEER) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

