@@ -21,8 +21,11 @@ M = TypeVar("M", bound=Strict)
 
 
 def canonical(document: Strict) -> bytes:
-    """RFC 8785 bytes of the document: one document, one text."""
-    return rfc8785.dumps(document.model_dump(mode="json"))
+    """RFC 8785 bytes of the document: one document, one text. CodecError for a number that JSON cannot hold exactly."""
+    try:
+        return rfc8785.dumps(document.model_dump(mode="json"))
+    except rfc8785.CanonicalizationError as e:
+        raise CodecError(f"a number in this {type(document).__name__} has no canonical form: {e}") from None
 
 
 def digest(document: Strict) -> bytes:

@@ -74,7 +74,7 @@ class TrainingSpec(Strict):
     batch_size: int = Field(4, ge=1, le=4096)
     epochs: int = Field(2, ge=1, le=100)
     """Passes over the round's share of the examples."""
-    examples_per_round: int | None = Field(None, ge=1)
+    examples_per_round: int | None = Field(None, ge=1, le=1 << 24)
     """How many examples of the site's (shuffled once by the plan's seed) a round consumes, going on where the last
     round stopped and wrapping round; None: all of them every round."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
@@ -138,7 +138,7 @@ class PublicTest(Strict):
     """The labels that its prompts ask for."""
     relation_types: tuple[LabelName, ...] | None = None
     """The relations that its prompts ask for; left out: none are annotated."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=1 << 24)
     """Use at most so many examples; the same ones always."""
 
 
@@ -149,9 +149,9 @@ class EvaluationSpec(Strict):
     baselines: tuple[Literal["zero-shot", "single", "central"], ...] = ()
     max_new_tokens: int = Field(160, ge=1, le=4096)
     batch_size: int = Field(25, ge=1, le=4096)
-    single_test_limit: int | None = Field(None, ge=1)
+    single_test_limit: int | None = Field(None, ge=1, le=1 << 24)
     """At most so many examples of each public test set for the single-site baselines."""
-    zero_shot_test_limit: int | None = Field(None, ge=1)
+    zero_shot_test_limit: int | None = Field(None, ge=1, le=1 << 24)
     """At most so many for zero-shot: an untrained model rambles on to max_new_tokens, which is slow."""
 
 

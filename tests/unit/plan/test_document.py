@@ -4,8 +4,10 @@ import stat
 
 import pytest
 
+from fedsec.plan.approval import Approval
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, load_plan, parse_canonical, write_private
-from fedsec.plan.model import Plan
+from fedsec.plan.model import Plan, Strict
+from fedsec.plan.policy import Policy
 from fedsec_secure.errors import CodecError, ConfigError
 
 
@@ -38,3 +40,34 @@ def test_load_plan(tmp_path, world):
         load_plan(tmp_path / "none.json")
     with pytest.raises(CodecError, match="at most"):
         parse_canonical(b" " * (MAX_DOCUMENT_BYTES + 1), Plan, "plan.json")
+
+
+def test_a_number_beyond_what_json_holds_exactly_is_refused(world):
+    data = world.plan().canonical().replace(b'"rounds":2', b'"rounds":' + b"9" * 40)
+    assert b"9" * 40 in data
+    with pytest.raises(CodecError):
+        parse_canonical(data, Plan, "plan.json")
+
+
+class Unbounded(Strict):
+    """A document that forgot an upper bound."""
+
+    number: int
+
+
+def test_a_document_without_a_canonical_form_is_an_error_of_its_own():
+    with pytest.raises(CodecError, match="no canonical form"):
+        parse_canonical(b'{"number":99999999999999999999}', Unbounded, "a document")
+
+
+@pytest.mark.parametrize("model", [Plan, Policy, Approval], ids=lambda m: m.__name__)
+def test_every_integer_of_a_signed_document_is_bounded(model):
+    """RFC 8785 has no integers beyond 2^53: each field's own bound says so first, and in words."""
+    schema = model.model_json_schema()
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        for field, value in part.get("properties", {}).items():
+            for kind in (value, *value.get("anyOf", ())):
+                if kind.get("type") == "integer":
+                    most = kind.get("maximum", kind.get("exclusiveMaximum", kind.get("const")))
+                    assert most is not None, f"{name}.{field} has no upper bound"
+                    assert most <= 1 << 53
