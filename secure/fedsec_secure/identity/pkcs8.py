@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from base64 import encodebytes
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -96,7 +96,7 @@ def decode_private_key(pem: bytes, passphrase: bytes | None, name: str) -> Ed255
     except TypeError as e:
         needed = "is encrypted; give its passphrase" if passphrase is None else "is not encrypted; give no passphrase"
         raise ConfigError(f"the key {name} {needed}") from e
-    except (ValueError, UnsupportedAlgorithm) as e:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as e:  # the last: a key of another length
         hint = "the passphrase is wrong or the file is damaged" if passphrase else "expected one PKCS#8 PEM key"
         raise ConfigError(f"the key {name} does not open: {hint}") from e
     if not isinstance(key, Ed25519PrivateKey):

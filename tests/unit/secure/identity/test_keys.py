@@ -14,6 +14,7 @@ from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity import keys as keys_module
 from fedsec_secure.identity import pkcs8
 from fedsec_secure.identity.keys import PublicKey, SigningKey
+from fedsec_secure.identity.pkcs8 import decode_private_key
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P
@@ -216,3 +217,14 @@ def test_a_key_of_another_user_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(keys_module.os, "geteuid", lambda: owner + 1)
     with pytest.raises(ConfigError, match="belongs to another user"):
         SigningKey.load(tmp_path / "k")
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 33])
+def test_an_ed25519_key_of_another_length_is_a_damaged_file(length):
+    """OpenSSL answers such a file with an internal error."""
+    inner = bytes([0x04, length]) + bytes(length)
+    der = bytes.fromhex("020100300506032b6570") + bytes([0x04, len(inner)]) + inner
+    body = base64.b64encode(bytes([0x30, len(der)]) + der).decode()
+    pem = f"-----BEGIN PRIVATE {'KEY'}-----\n{body}\n-----END PRIVATE {'KEY'}-----\n"
+    with pytest.raises(ConfigError, match="does not open"):
+        decode_private_key(pem.encode(), None, "site.key")
