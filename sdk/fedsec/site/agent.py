@@ -270,6 +270,8 @@ class SiteAgent:
         survivors = len(request.heads)
         if self._table is MASKED:
             decoded = SiteRevealed.restore(record).check_sum(request.heads, total, request.tag, parameters)
+        elif request.tag:
+            raise PeerViolationError("a sum without masks has no tag; expected 0")
         else:
             decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
         new = apply_update(self._plan.lora.strategy, adapter, decoded.mean)
