@@ -1,0 +1,78 @@
+"""`fedsec attack`: the known attacks, performed on what is installed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from textwrap import shorten
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from fedsec.cli.output import Json, err, out, print_json
+
+_LONGEST = 100
+"""Letters of what an attack got, in the table; `--json` has all of them, and what was expected."""
+
+app = typer.Typer(help="Perform the known attacks on this build, and say what they got.", no_args_is_help=True)
+
+
+class Against(StrEnum):
+    """Whom to attack."""
+
+    BUILD = "build"
+    NAIVE = "naive"
+
+
+@app.callback()
+def attack() -> None:
+    """Perform the known attacks on this build, and say what they got."""
+
+
+@app.command()
+def masking(
+    against: Annotated[
+        Against,
+        typer.Option(help="naive: a deliberately weak aggregator, on which every attack has to succeed."),
+    ] = Against.BUILD,
+    json: Json = False,
+) -> None:
+    """Masked aggregation: hostile coordinators and sites, through real bytes. Exit code 1 where an attack got through.
+
+    Five site agents with fresh keys and records in a temporary folder; nothing of yours is read.
+    """
+    from fedsec.attacks.build import ThisBuild
+    from fedsec.attacks.lab import Target
+    from fedsec.attacks.masking import ATTACKS, perform
+    from fedsec.attacks.naive import Naive
+
+    target: Target = ThisBuild() if against is Against.BUILD else Naive()
+    steps = track(perform(target), f"attacking {target.name}", len(ATTACKS), console=err, transient=True, disable=json)
+    done = list(steps)
+    through = sum(not got.held for _, got in done)
+    if json:
+        rows = [
+            {
+                "attack": a.name,
+                "attacker": a.attacker,
+                "source": a.source,
+                "expected": a.expected,
+                "got": got.what,
+                "held": got.held,
+            }
+            for a, got in done
+        ]
+        print_json({"target": target.name, "rows": rows})
+    else:
+        table = Table(title=f"Attacks on {target.name}", title_justify="left")
+        for name in ("attack", "by", "got", "held"):
+            table.add_column(name)
+        for a, got in done:
+            word = Text("yes", "green") if got.held else Text("NO", "bold red")
+            table.add_row(a.name, a.attacker, Text(shorten(got.what, _LONGEST, placeholder=" …")), word)
+        out.print(table)
+        held = len(done) - through
+        out.print(f"{held} of {len(done)} attacks held" + ("" if not through else f", {through} got through"))
+    raise typer.Exit(1 if through else 0)

@@ -1,0 +1,41 @@
+"""`fedsec attack`: a row an attack, and an exit code that says whether one got through."""
+
+from dataclasses import replace
+
+import pytest
+
+from fedsec.attacks import masking
+from fedsec.attacks.masking import ATTACKS
+from fedsec.attacks.outcome import broken
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    two = tuple(a for a in ATTACKS if a.name in ("drop before share", "small cohort"))
+    monkeypatch.setattr(masking, "ATTACKS", two)
+    return two
+
+
+def test_held_attacks_end_with_0(fedsec, quick):
+    result = fedsec("attack", "masking", "--json")
+    assert result.code == 0
+    assert [(r["attack"], r["held"]) for r in result.json["rows"]] == [
+        ("small cohort", True),
+        ("drop before share", True),
+    ]
+    assert all({"attack", "expected", "got", "held"} <= set(r) for r in result.json["rows"])
+
+
+def test_on_the_weak_aggregator_all_get_through(fedsec, quick):
+    result = fedsec("attack", "masking", "--against", "naive")
+    assert result.code == 1
+    assert "0 of 2 attacks held, 2 got through" in result.out
+    assert max(len(line) for line in result.out.splitlines()) <= 100
+
+
+def test_one_that_gets_through_ends_with_1(fedsec, quick, monkeypatch):
+    changed = (quick[0], replace(quick[1], run=lambda target, folder: broken("read it")))
+    monkeypatch.setattr(masking, "ATTACKS", changed)
+    result = fedsec("attack", "masking")
+    assert result.code == 1
+    assert "1 of 2 attacks held, 1 got through" in result.out
