@@ -19,7 +19,7 @@ import numpy as np
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.tag import LinearTag
 from fedsec_secure.masking.vector import Encoder, decode_sum, sum_words, write_masked
-from fedsec_secure.numeric.keystream import CHUNK_WORDS, Keystream, add_streams
+from fedsec_secure.numeric.keystream import CHUNK_WORDS, Keystream, MaskStreams
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 from fedsec_secure.secrets import SecretBytes, derive
 
@@ -71,8 +71,8 @@ class Usage:
 TAG_KEY = derive(SecretBytes(b"benchmark"), "tag")
 
 
-def measure_client(params: int, sites: int, ring: str, tagged: bool = True) -> dict[str, float]:
-    """Encode, tag and mask one update; then the same words hashed, as an upload is."""
+def measure_client(params: int, sites: int, ring: str, tagged: bool = True, threads: int = 1) -> dict[str, float]:
+    """Encode, tag and mask one update; then the same words hashed, as an upload is. The hash is in ``wall`` only."""
     p, update = parameters(params, sites, ring), update_of(0, params)
     plus, minus = masks_of(0, sites)
     tag = LinearTag(TAG_KEY, p.fixed.lanes) if tagged else None
@@ -80,13 +80,13 @@ def measure_client(params: int, sites: int, ring: str, tagged: bool = True) -> d
 
     def write(chunk: np.ndarray) -> None:
         nonlocal seconds
-        began = time.process_time()
+        began = time.thread_time()
         digest.update(chunk.data)
-        seconds += time.process_time() - began
+        seconds += time.thread_time() - began
 
     usage = Usage()
     coins = derive(SecretBytes(b"benchmark"), "coins")
-    write_masked(p.words, Encoder(p, update, 1, coins, tag), plus, minus, write)
+    write_masked(p.words, Encoder(p, update, 1, coins, tag), plus, minus, write, threads)
     result = usage.stop()
     return result | {"cpu": result["cpu"] - seconds, "hash": seconds, "bytes": p.masked_bytes / params}
 
@@ -94,6 +94,11 @@ def measure_client(params: int, sites: int, ring: str, tagged: bool = True) -> d
 def measure_untagged(params: int, sites: int, ring: str) -> dict[str, float]:
     """The same without the tag: the difference is what the verified sum costs a site before the upload."""
     return measure_client(params, sites, ring, tagged=False)
+
+
+def measure_both_threads(params: int, sites: int, ring: str) -> dict[str, float]:
+    """With two threads: what counts is ``wall``."""
+    return measure_client(params, sites, ring, threads=2)
 
 
 def measure_check(params: int, sites: int, ring: str) -> dict[str, float]:
@@ -119,12 +124,14 @@ def measure_cipher(params: int, sites: int, ring: str) -> dict[str, float]:
 def measure_expand(params: int, sites: int, ring: str) -> dict[str, float]:
     """Keystreams added to a chunk, as masking does it, and nothing else."""
     p = parameters(params, sites, ring)
-    plus, minus = ([Keystream(pair_key(side, n)) for n in range(5)] for side in (0, 1))
-    chunk, scratch = np.zeros(CHUNK_WORDS, dtype="<u8"), np.empty(CHUNK_WORDS, dtype="<u8")
+    plus, minus = ([pair_key(side, n) for n in range(5)] for side in (0, 1))
+    chunk = np.zeros(CHUNK_WORDS, dtype="<u8")
     chunks = -(-p.words // CHUNK_WORDS)
     usage = Usage()
-    for _ in range(chunks):
-        add_streams(chunk, plus, minus, scratch)
+    with MaskStreams(plus, minus, threads=1) as streams:
+        for _ in range(chunks):
+            streams.begin(CHUNK_WORDS)
+            streams.add_to(chunk)
     return usage.stop() | {"bytes": 8.0 * CHUNK_WORDS * chunks * 10}
 
 
@@ -138,7 +145,9 @@ class FileSource:
         assert self._file.readinto(out.view(np.uint8).data) == out.nbytes  # type: ignore[attr-defined]
 
 
-def measure_server(params: int, sites: int, ring: str, dropped: int, folder: Path, one: bool) -> dict[str, float]:
+def measure_server(
+    params: int, sites: int, ring: str, dropped: int, folder: Path, threads: int, one: bool
+) -> dict[str, float]:
     """Sum the spooled uploads, remove the masks, decode. The first ``dropped`` sites uploaded nothing.
 
     With ``one``, the one upload there is stands for everybody's: the same work, and a sum that decodes to nothing.
@@ -151,7 +160,7 @@ def measure_server(params: int, sites: int, ring: str, dropped: int, folder: Pat
     with ExitStack() as stack:
         sources = [FileSource(folder / str(0 if one else site), stack) for site in alive]
         usage = Usage()
-        total = sum_words(p.words, sources, plus, minus)
+        total = sum_words(p.words, sources, plus, minus, threads)
         if one:
             total[:] = 0  # words that decode, in place of noise that would be refused
         mean = decode_sum(p, total, len(alive), len(alive)).mean
@@ -177,12 +186,13 @@ def write_uploads(params: int, sites: int, ring: str, folder: Path, one: bool) -
 def run_task(task: str, params: str, sites: str, ring: str, *more: str) -> dict[str, float]:
     size = (int(params), int(sites), ring)
     if task == "server":
-        return measure_server(*size, int(more[0]), Path(more[1]), "one" in more[2:])
+        return measure_server(*size, int(more[0]), Path(more[1]), int(more[2]), "one" in more[3:])
     if task == "upload":
         return write_uploads(*size, Path(more[0]), "one" in more[1:])
     simple: dict[str, Callable[..., dict[str, float]]] = {
         "client": measure_client,
         "untagged": measure_untagged,
+        "threads": measure_both_threads,
         "check": measure_check,
         "cipher": measure_cipher,
         "expand": measure_expand,

@@ -178,12 +178,16 @@ def open_head(data: Buffer, *, kind: str, sender: str, context: bytes | None, ve
     """
     end = head_length(data)
     raw = bytes(data[len(MAGIC) + 2 : end - SIGNATURE_BYTES])
+    # Check 1 (key substitution): every packet is signed under its sender's pinned key, before anything in it is parsed.
     verify(bytes(data[end - SIGNATURE_BYTES : end]), _DOMAIN + raw)
     header = Header.decode(raw)
+    # Check 2 (type confusion): a message of one kind never passes for another.
     if header.kind != kind:
         raise PeerViolationError(f"expected a {kind!r} packet from {sender}, found {header.kind!r}")
+    # Check 3 (impersonation): nobody signs in another's name.
     if header.sender != sender:
         raise PeerViolationError(f"expected a packet from {sender}, found one that names {header.sender!r}")
+    # Check 4 (replay): of another plan, run, round, attempt, roster, adapter or set.
     if context is not None and header.context != context:
         raise PeerViolationError(
             f"the {kind!r} packet from {sender} belongs to another plan, run, round, attempt, roster or adapter"
@@ -195,6 +199,7 @@ def open_packet(data: Buffer, *, kind: str, sender: str, context: bytes | None, 
     """:func:`open_head`, then the body's length and hash; returns the body without a copy."""
     header = open_head(data, kind=kind, sender=sender, context=context, verify=verify)
     body = memoryview(data).toreadonly()[head_length(data) :]
+    # Check 5 (alteration): the body is the one that was signed.
     if len(body) != header.body_length or sha256(body) != header.body_sha256:
         raise CodecError(f"the body of the {kind!r} packet from {sender} does not match its signed hash")
     return body

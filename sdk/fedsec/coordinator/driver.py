@@ -264,6 +264,7 @@ class _Attempt:
         def accept(site: SiteId, packet: bytes) -> bytes:
             verify = driver.roster.verifier(site)
             body = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
+            # Check 70 (forged verdict): sites attest the adapter that the coordinator has.
             if bytes(body) != digest:
                 raise PeerViolationError(f"{site} computed another adapter from the same sum")
             return packet

@@ -94,6 +94,7 @@ class SiteAgent:
         self._store = store
         self._work = work
         self._roster: Roster = core_roster(plan)
+        # Check 54 (key substitution): the plan names this site with its own key.
         if self._roster.sites.get(identity.me) != identity.key.public:
             raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
         floor = max(plan.secure.minimum_cohort, identity.minimum_cohort)
@@ -107,6 +108,7 @@ class SiteAgent:
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
+        # Check 55 (withdrawn approval): read anew before every answer.
         self._id.authorise()
         handler = self._handlers.get(name)
         if handler is None:
@@ -128,12 +130,15 @@ class SiteAgent:
         adapter = AdapterState.from_bytes(request.adapter, self._work.initial_adapter().shapes)
         place = Place(request.run, request.round, request.attempt)
         context = self._context(place, adapter.digest())
+        # Check 56 (replay): the request is for the plan, round and adapter that it carries.
         if _claimed_context(body) != context:
             raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
+        # Check 57 (extra rounds): the plan's rounds and no more.
         if not _RUN_ID.match(place.run) or place.round >= self._plan.rounds:
             raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
         cohort = frozenset(key.hex for key in self._roster.sites.values())
         self._store.open_run(place.run, self._plan_digest, cohort, self._id.max_runs)
+        # Check 58 (replayed round): no way back to an earlier round.
         if place.round < self._store.newest_round(place.run):
             raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
         self._store.claim(place, "train", self._table)
@@ -154,11 +159,13 @@ class SiteAgent:
         that at least the floor's number of sites verified. Never just the coordinator's word.
         """
         if place.round == 0:
+            # Check 59 (trap adapter): round 0 starts from the adapter that the plan fixes.
             if adapter != self._work.initial_adapter():
                 raise PeerViolationError("round 0 does not start from the adapter that the plan fixes")
             return
         own = self._store.result(place.run, place.round - 1)
         if own is not None:
+            # Check 60 (trap adapter): later rounds start from the sum that this site verified.
             if own != adapter.digest():
                 raise PeerViolationError(f"round {place.round} does not start from the sum that this site verified")
             return
@@ -166,8 +173,10 @@ class SiteAgent:
         for site, packet in verdicts.items():
             verify = self._roster.verifier(site)
             signed = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
+            # Check 61 (trap adapter): or, where it was away, from the one that others verified.
             if bytes(signed) != adapter.digest():
                 raise PeerViolationError(f"{site} attests another adapter for round {place.round}")
+        # Check 62 (trap adapter): as many of them as a sum needs.
         if len(verdicts) < self._cohort.floor:
             raise AbortError(
                 f"this site was away in round {place.round - 1}, and {len(verdicts)} of the {self._cohort.floor} "
@@ -182,6 +191,7 @@ class SiteAgent:
         checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
         trained = self._work.train(adapter, place.run, place.round, checkpoint)
         update = local_update(self._plan.lora.strategy, adapter, trained)
+        # Check 63 (not a number): nothing that diverged is stored.
         if not np.isfinite(update).all():
             raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
         self._store.save_update(place.run, place.round, update, self._work.weight())
@@ -227,6 +237,7 @@ class SiteAgent:
         """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
         least = max(self._id.min_cohort_change, self._plan.secure.min_cohort_change)
         before = close_cohort(sites, self._store.survivor_sets(), least) if self._plan.dp.mode == "none" else None
+        # Check 64 (cross-round differencing): no two sums that differ by few sites.
         if before is not None:
             raise AbortError(
                 f"U3 has {len(sites)} sites and differs by {len(sites ^ before)} from a set that this site confirmed "

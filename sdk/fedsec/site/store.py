@@ -81,6 +81,7 @@ class SiteStore:
         row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
         if row is None:
             known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]
+            # Check 65 (differencing of runs): as many runs as the policy allows.
             if known >= most:
                 raise PeerViolationError(f"the policy allows {most} runs of one plan here, and {known} were started")
             self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, plan, " ".join(sorted(cohort))))
@@ -136,6 +137,7 @@ class SiteStore:
         """Bind a round to the one adapter that it is trained from, and keep that adapter for the verdict."""
         query = "SELECT adapter FROM rounds WHERE run = ? AND round = ?"
         row = self._db.execute(query, (run, round_index)).fetchone()
+        # Check 66 (model inconsistency): a round is trained from one adapter.
         if row is not None and row[0] != digest:
             raise PeerViolationError(f"round {round_index} was started here from another adapter")
         if row is None:
@@ -167,6 +169,7 @@ class SiteStore:
             return None
         path = self._path(run, round_index, "update")
         update = np.fromfile(path, dtype="<f4") if path.is_file() else np.empty(0, "<f4")
+        # Check 67 (two-time pad): every attempt masks the update that was recorded.
         if hashlib.sha256(update.data.cast("B")).digest() != row[0]:
             raise VerificationError(f"{path} is not the update that was recorded: this site sits the run out")
         return update, row[0], int(row[1])
@@ -206,21 +209,12 @@ class SiteStore:
     def claim(self, place: Place, exchange: str, table: Table) -> None:
         """May this be answered now? Never twice, never for an older attempt, and only as the table says."""
         newest, stage = self.stage(place, table)
+        # Check 68 (replayed attempt): an attempt that was given up stays so.
         if place.attempt < newest:
             raise PeerViolationError(f"round {place.round} has moved on from attempt {place.attempt}")
-        if table.is_legal(stage, exchange, attempt=place.attempt > newest):
-            return
-        if stage is Stage.OVER:
-            raise PeerViolationError(f"round {place.round} is over here")
-        if place.attempt > newest:
-            raise PeerViolationError(
-                f"{exchange} of attempt {place.attempt}: this site is {stage} in attempt {newest} of round "
-                f"{place.round}, and joins no other attempt from there"
-            )
-        raise PeerViolationError(
-            f"{exchange} of round {place.round}, attempt {place.attempt}: this site is {stage}; it was answered before "
-            "or is not due"
-        )
+        # Check 69 (second survivor set): one answer an exchange, in order, and no attempt after `confirm`.
+        if not table.is_legal(stage, exchange, attempt=place.attempt > newest):
+            raise PeerViolationError(_why_not(place, exchange, newest, stage))
 
     def save(  # one row, many columns
         self,
@@ -298,3 +292,17 @@ class SiteStore:
 
     def _path(self, run: str, round_index: int, what: str) -> Path:
         return self.folder / f"{run}-{round_index:04d}.{what}"
+
+
+def _why_not(place: Place, exchange: str, newest: int, stage: Stage) -> str:
+    if stage is Stage.OVER:
+        return f"round {place.round} is over here"
+    if place.attempt > newest:
+        return (
+            f"{exchange} of attempt {place.attempt}: this site is {stage} in attempt {newest} of round "
+            f"{place.round}, and joins no other attempt from there"
+        )
+    return (
+        f"{exchange} of round {place.round}, attempt {place.attempt}: this site is {stage}; it was answered before or "
+        "is not due"
+    )

@@ -48,6 +48,7 @@ class Roster:
     def verifier(self, party: str) -> Verify:
         """The signature check of a site or of the coordinator; unknown parties are refused."""
         key = self.coordinator if party == COORDINATOR else self.sites.get(SiteId(party))
+        # Check 6 (Sybil): no party but those that the officers approved.
         if key is None:
             raise PeerViolationError(f"expected a party of the pinned roster, found {party!r}")
         return key.verify

@@ -20,10 +20,13 @@ def open_request(kind: str, data: bytes, context: bytes, group: Cohort) -> memor
 def check_members(members: Mapping[SiteId, object], me: SiteId, group: Cohort, name: str) -> None:
     """Every accepted set is within the roster, holds this site, and is not below the floor."""
     for site in members:
+        # Check 7 (Sybil): no set holds a stranger.
         if site not in group.roster.sites:
             raise PeerViolationError(f"{name} names {site!r}, which is not on the pinned roster")
+    # Check 8 (split views): no set that a site is asked about leaves it out.
     if me not in members:
         raise PeerViolationError(f"{name} leaves out this site, {me}")
+    # Check 9 (small cohort): the floor is the site's own.
     if len(members) < group.floor:
         raise AbortError(f"{name} has {len(members)} sites; this site takes part from {group.floor} on")
 
@@ -35,6 +38,7 @@ def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Co
         body = open_packet(packet, kind="statement", sender=site, context=context, verify=group.roster.verifier(site))
         statements[site] = Statement.decode(body)
     public = [k for s in statements.values() for k in (s.channel_key, s.mask_key)]
+    # Check 10 (reflected keys): two pairs with one key would have one mask.
     if len(set(public)) != len(public):
         raise PeerViolationError("two X25519 keys of the statements are the same")
     return statements
@@ -60,10 +64,12 @@ def verify_dealings(
     u1 = set_digest("U1", statements)
     dealings = {}
     for site, packet in packets.items():
+        # Check 11 (Sybil): nobody deals who made no statement.
         if site not in statements:
             raise PeerViolationError(f"U2 names {site}, which made no statement")
         body = open_packet(packet, kind="dealing", sender=site, context=context, verify=group.roster.verifier(site))
         dealing = Dealing.decode(body)
+        # Check 12 (split views): every dealer was shown the same statements.
         if dealing.statements != u1 or set(dealing.promises) != set(statements):
             raise PeerViolationError(f"{site} was shown another set of statements (split view)")
         dealings[site] = dealing

@@ -49,6 +49,7 @@ def sift(replies: Mapping[SiteId, bytes], accept: Callable[[SiteId, bytes], T]) 
 
 def require(count: int, group: Cohort, name: str) -> None:
     """AbortError below the floor."""
+    # Check 33 (small cohort): the coordinator's own floor, before it asks for more.
     if count < group.floor:
         raise AbortError(f"{name} has {count} sites, {group.floor} are needed")
 
@@ -83,6 +84,7 @@ class Stated(Collected):
 
         def accept(site: SiteId, packet: bytes) -> Statement:
             statement = verify_statements({site: packet}, context, group)[site]
+            # Check 34 (small-order keys): their owner is left out, rather than every peer refusing.
             for public in (statement.channel_key, statement.mask_key):
                 keys.agree(_ANY_SCALAR, public, site)
             return statement
@@ -92,6 +94,7 @@ class Stated(Collected):
         for site, statement in parsed.items():
             for key in (statement.channel_key, statement.mask_key):
                 seen.setdefault(key, []).append(site)
+        # Check 35 (reflected keys): both owners are left out, rather than every site refusing.
         for owners in seen.values():
             for site in owners if len(owners) > 1 else ():
                 refused[site] = "its X25519 key stands twice among the statements"
@@ -122,6 +125,7 @@ class Shared(Stated):
         def accept(site: SiteId, data: bytes) -> tuple[bytes, Dealing, dict[SiteId, bytes]]:
             reply = ShareReply.decode(data)
             dealing = verify_dealings({site: reply.packet}, stated.statements, stated.context, stated.group)[site]
+            # Check 36 (bad share): a sealed pair for every recipient.
             if len(reply.sealed) != len(recipients):
                 raise PeerViolationError(f"{site} sealed {len(reply.sealed)} share pairs, {len(recipients)} are due")
             return reply.packet, dealing, dict(zip(recipients, reply.sealed, strict=True))
@@ -171,8 +175,10 @@ def verify_upload(site: SiteId, upload: UploadFacts, kind: str, context: bytes, 
     """The head's signature, and that the spooled bytes are those that it signs. Never add a partial upload."""
     verify = group.roster.verifier(site)
     header = open_head(upload.head, kind=kind, sender=site, context=context, verify=verify)
+    # Check 37 (alteration): an upload is added whole or not at all.
     if (header.body_length, header.body_sha256) != (upload.body_length, upload.body_sha256):
         raise CodecError(f"the upload of {site} is cut short or altered")
+    # Check 38 (malformed update): and has the length of this round's vector.
     if header.body_length != length:
         raise PeerViolationError(f"the upload of {site} has {header.body_length} bytes, {length} are due")
     return header
@@ -191,6 +197,7 @@ class Masked:
         length = shared.parameters.masked_bytes
 
         def accept(site: SiteId, _: bytes) -> bytes:
+            # Check 39 (Sybil): nobody uploads who dealt no shares.
             if site not in shared.dealings:
                 raise PeerViolationError(f"an upload by {site}, which is not in U2")
             verify_upload(site, uploads[site], "masked", shared.bound, shared.group, length)
@@ -230,10 +237,12 @@ class Confirmed:
         shared = masked.shared
 
         def accept(site: SiteId, packet: bytes) -> bytes:
+            # Check 40 (split survivor sets): only survivors confirm.
             if site not in masked.heads:
                 raise PeerViolationError(f"a confirmation by {site}, which is not in U3")
             verify = shared.group.roster.verifier(site)
             body = open_packet(packet, kind="confirm", sender=site, context=shared.bound, verify=verify)
+            # Check 41 (split survivor sets): a signature on another set would make every site refuse.
             if bytes(body) != masked.digest:
                 raise PeerViolationError(f"{site} confirmed another survivor set")
             return packet

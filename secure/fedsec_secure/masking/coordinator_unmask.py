@@ -70,17 +70,20 @@ class Unmasked:
 
 def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:
     shared = confirmed.masked.shared
+    # Check 42 (bad share): only survivors reveal.
     if site not in confirmed.masked.heads:
         raise PeerViolationError(f"a reveal by {site}, which is not in U3")
     verify = shared.group.roster.verifier(site)
     body = open_packet(data, kind="unmask", sender=site, context=shared.bound, verify=verify)
     revealed = Revealed.decode(body)
+    # Check 43 (bad share): one share of every dealer.
     if set(revealed.shares) != set(shared.dealings):
         raise PeerViolationError(f"{site} revealed shares of another set of peers than U2")
     for dealer, (kind, share) in revealed.shares.items():
         due = ShareKind.SELF_SEED if dealer in confirmed.masked.heads else ShareKind.MASK_KEY
         promise = shared.promises[dealer].promises[site]
         expected = promise.self_share if due == ShareKind.SELF_SEED else promise.key_share
+        # Check 44 (bad share): of the due kind, and the one that was dealt: its sender is named.
         if kind != due or keys.share_hash(kind, share, dealer, site, shared.context) != expected:
             raise PeerViolationError(f"{site} revealed a share of {dealer}'s that {dealer} did not deal")
     return revealed
@@ -88,17 +91,20 @@ def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:
 
 def _recover(shared: Shared, dealer: SiteId, shares: Mapping[SiteId, bytes]) -> SecretBytes:
     roster, threshold = shared.group.roster, shared.group.threshold
+    # Check 45 (bad share): fewer shares give another secret.
     if len(shares) < threshold:
         raise AbortError(f"{len(shares)} shares of {dealer}'s secret, {threshold} are needed")
     return shamir.combine({roster.index(site): share for site, share in shares.items()}, threshold)
 
 
 def _check_seed(shared: Shared, dealer: SiteId, seed: SecretBytes) -> None:
+    # Check 46 (bad share): the recovered seed is the advertised one.
     if keys.seed_hash(seed, dealer, shared.context) != shared.promises[dealer].self_seed:
         raise PeerViolationError(f"{dealer} dealt shares of another self-mask seed than it advertised")
 
 
 def _check_mask_key(shared: Shared, dealer: SiteId, secret: SecretBytes) -> None:
+    # Check 47 (bad share): the recovered mask key is the advertised one.
     if keys.x25519_public(secret) != shared.parsed[dealer].mask_key:
         raise PeerViolationError(f"{dealer} dealt shares of another mask key than it advertised")
 

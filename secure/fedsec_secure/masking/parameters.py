@@ -49,6 +49,7 @@ class SumParameters:
     hidden_weight: bool
 
     def __post_init__(self) -> None:
+        # Check 48 (overflow): the bounds below are proved for such sums only.
         if not 1 <= self.length <= 1 << 34 or not 1 <= self.weight_max <= 1 << 24:
             raise ConfigError("a sum has 1 to 2^34 coordinates and weights from 1 to 2^24")
 
@@ -94,6 +95,7 @@ class Cohort:
     minimum_cohort: int
 
     def __post_init__(self) -> None:
+        # Check 49 (small cohort): a floor that exists.
         if not 1 <= self.minimum_cohort <= len(self.roster.sites):
             raise ConfigError(
                 f"expected a minimum cohort from 1 to the {len(self.roster.sites)} sites, found {self.minimum_cohort}"
@@ -119,8 +121,10 @@ class Group(Cohort):
         super().__post_init__()
         n = len(self.roster.sites)
         least = 2 * n // 3 + 1
+        # Check 50 (small cohort): of two sites each knows the other's update.
         if n < 3 or self.minimum_cohort < 3:
             raise ConfigError(f"masked aggregation needs at least 3 sites and a minimum cohort of 3, found {n} sites")
+        # Check 51 (split survivor sets): two sets of t sites share enough honest ones.
         if not least <= self.threshold <= n:
             raise ConfigError(f"{n} sites need a threshold from {least} to {n}, found {self.threshold}")
 

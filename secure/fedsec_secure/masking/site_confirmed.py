@@ -32,11 +32,14 @@ class SiteConfirmed:
         me = masked.shared.stated.me
         heads = decode_packets(open_request("confirm", request, masked.bound, group), "confirm request")
         check_members(heads, me, group, "U3")
+        # Check 21 (split views): what counts as this site's upload is what it sent.
         if heads[me] != masked.head:
             raise PeerViolationError(f"the upload of {me} came back with another hash")
         for site, head in heads.items():
+            # Check 22 (split survivor sets): U3 lies within U2.
             if site not in masked.dealings:
                 raise PeerViolationError(f"U3 names {site}, which is not in U2")
+            # Check 23 (forged survivors): who is named a survivor has uploaded: its mask key is not asked for.
             open_head(head, kind="masked", sender=site, context=masked.bound, verify=group.roster.verifier(site))
         state = cls(masked, heads)
         return state, seal("confirm", me, masked.bound, state.digest, sign)

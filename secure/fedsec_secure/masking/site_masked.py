@@ -74,6 +74,7 @@ class SiteMasked:
         me, context = shared.stated.me, shared.stated.context
         message = MaskRequest.decode(open_request("mask", request, context, group))
         check_members(message.dealings, me, group, "U2")
+        # Check 14 (split views): the others are shown what this site dealt.
         if message.dealings[me] != shared.dealing:
             raise PeerViolationError(f"the dealing of {me} came back changed")
         dealings = verify_dealings(message.dealings, shared.statements, context, group)
@@ -127,6 +128,7 @@ def _open(
     secret: SecretBytes, sealed: bytes, dealing: Dealing, dealer: SiteId, me: SiteId, context: bytes, u1: bytes
 ) -> keys.Dealt:
     promise = dealing.promises[me]
+    # Check 15 (bad share): blames the right party: the dealer or the carrier.
     if sha256(sealed) != promise.sealed:
         raise PeerViolationError(f"the sealed shares from {dealer} are not those that it signed")
     dealt = keys.open_dealt(secret, sealed, dealer, me, sha256(context, u1))
@@ -134,8 +136,10 @@ def _open(
         keys.share_hash(ShareKind.SELF_SEED, dealt.self_share, dealer, me, context),
         keys.share_hash(ShareKind.MASK_KEY, dealt.key_share, dealer, me, context),
     )
+    # Check 16 (bad share): a share that its dealer did not promise would be refused at the reveal.
     if hashes != (promise.self_share, promise.key_share):
         raise PeerViolationError(f"{dealer} sealed other shares than it signed for {me}")
+    # Check 17 (split tag keys): all sites get one seed from each dealer.
     if keys.tag_seed_hash(dealt.tag_seed, dealer, context) != dealing.tag_seed:
         raise PeerViolationError(f"{dealer} sealed another tag seed than it signed for all")
     return dealt

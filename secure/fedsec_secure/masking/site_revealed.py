@@ -33,12 +33,15 @@ class SiteRevealed:
         me = masked.shared.stated.me
         packets = decode_packets(open_request("unmask", request, masked.bound, group), "unmask request")
         for site, packet in packets.items():
+            # Check 24 (split survivor sets): only survivors vouch for the survivor set.
             if site not in confirmed.survivors:
                 raise PeerViolationError(f"a confirmation by {site}, which is not in U3")
             verify = group.roster.verifier(site)
             signed = open_packet(packet, kind="confirm", sender=site, context=masked.bound, verify=verify)
+            # Check 25 (split survivor sets): all that vouch were shown the same set.
             if bytes(signed) != confirmed.digest:
                 raise PeerViolationError(f"{site} confirmed another survivor set")
+        # Check 26 (split survivor sets): two sets with so many signatures share an honest site.
         if len(packets) < group.floor:
             raise AbortError(f"{len(packets)} sites confirmed U3; this site reveals from {group.floor} on")
         shares = {
@@ -51,11 +54,13 @@ class SiteRevealed:
         """`verdict`: the sum is over the confirmed survivors, has the right size, lies in the possible range, and is
         the sum of their uploads: its tag fits.
         """
+        # Check 27 (forged sum): the sum is over the survivors that were confirmed.
         if dict(heads) != dict(self.confirmed.survivors):
             raise PeerViolationError("the verdict is about another survivor set than the confirmed one")
         survivors, key = len(heads), self.confirmed.masked.tag_key
         found = LinearTag(key, parameters.fixed.lanes)
         decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors, found)
+        # Check 28 (forged sum): the sum is that of the uploads: its tag fits.
         if (found.value + pads(key, heads)) % PRIME != tag:
             raise PeerViolationError(
                 "the sum is not the sum of the uploads that the sites confirmed: its tag does not fit. Either the "

@@ -44,6 +44,7 @@ class SiteShared:
         """
         packets = decode_packets(open_request("share", request, stated.context, group), "share request")
         check_members(packets, stated.me, group, "U1")
+        # Check 13 (key substitution): the others are shown the keys that this site has.
         if packets[stated.me] != stated.statement:
             raise PeerViolationError(f"the statement of {stated.me} came back changed")
         statements = verify_statements(packets, stated.context, group)

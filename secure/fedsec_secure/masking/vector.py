@@ -14,18 +14,20 @@ from fedsec_secure.codec import Writer
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.tag import LinearTag
-from fedsec_secure.numeric.keystream import CHUNK_WORDS, Keystream, WordSource, add_streams
+from fedsec_secure.numeric.keystream import CHUNK_WORDS, Keystream, MaskStreams, WordSource
 from fedsec_secure.numeric.lanes import Floats, Ints, Words, pack_into, round_stochastic, unpack
 from fedsec_secure.secrets import SecretBytes, derive
 
 
 def check_update(update: Floats, parameters: SumParameters) -> None:
     """An update is a finite float32[d]. One NaN or infinity would silently wreck everybody's sum."""
+    # Check 18 (malformed update): every addend has one shape.
     if update.dtype != np.float32 or update.shape != (parameters.length,):
         raise LocalMisuseError(
             f"expected an update of float32[{parameters.length}], found {update.dtype}{list(update.shape)}"
         )
     for start in range(0, len(update), 1 << 16):
+        # Check 19 (not a number): one NaN would wreck everybody's sum.
         if not np.isfinite(update[start : start + (1 << 16)]).all():
             raise LocalMisuseError("the update holds NaN or infinity: training diverged; lower the learning rate")
 
@@ -50,6 +52,7 @@ class Encoder:
         coins: SecretBytes,
         tag: LinearTag | None = None,
     ) -> None:
+        # Check 20 (lopsided weights): no weight beyond the plan's bounds.
         if not 1 <= weight <= parameters.weight_max:
             raise LocalMisuseError(f"expected a weight from 1 to {parameters.weight_max}, found one outside")
         check_update(update, parameters)
@@ -101,31 +104,45 @@ def write_masked(
     plus: Sequence[SecretBytes],
     minus: Sequence[SecretBytes],
     write: Callable[[Words], None],
+    threads: int | None = None,
 ) -> None:
-    """y = source + sum of PRG(plus) - sum of PRG(minus), handed to ``write`` chunk by chunk (the chunk is reused)."""
-    up, down = [Keystream(k) for k in plus], [Keystream(k) for k in minus]
-    buffer, scratch = np.empty(CHUNK_WORDS, dtype="<u8"), np.empty(CHUNK_WORDS, dtype="<u8")
-    for start in range(0, words, CHUNK_WORDS):
-        chunk = buffer[: min(CHUNK_WORDS, words - start)]
-        source.read_into(chunk)
-        add_streams(chunk, up, down, scratch[: len(chunk)])
-        write(chunk)
+    """y = source + sum of PRG(plus) - sum of PRG(minus), handed to ``write`` chunk by chunk (the chunk is reused).
+
+    ``threads``: at most 2; left out, as there are processors. ``write`` and ``source`` are used by the caller's alone.
+    """
+    buffers: Words = np.empty((2, CHUNK_WORDS), dtype="<u8")
+    done: Words | None = None
+    with MaskStreams(plus, minus, threads) as streams:
+        for index, start in enumerate(range(0, words, CHUNK_WORDS)):
+            chunk = buffers[index % 2, : min(CHUNK_WORDS, words - start)]
+            streams.begin(len(chunk))
+            if done is not None:  # hashing and writing the last chunk goes beside the next one's masks
+                write(done)
+            source.read_into(chunk)
+            streams.add_to(chunk)
+            done = chunk
+        if done is not None:
+            write(done)
 
 
 def sum_words(
-    words: int, sources: Sequence[WordSource], plus: Sequence[SecretBytes], minus: Sequence[SecretBytes]
+    words: int,
+    sources: Sequence[WordSource],
+    plus: Sequence[SecretBytes],
+    minus: Sequence[SecretBytes],
+    threads: int | None = None,
 ) -> Words:
     """The sum of all sources, plus and minus keystreams: uint64[words]. Memory: O(words), whatever the number."""
-    up, down = [Keystream(k) for k in plus], [Keystream(k) for k in minus]
     out = np.zeros(words, dtype="<u8")
     buffer = np.empty(CHUNK_WORDS, dtype="<u8")
-    for start in range(0, words, CHUNK_WORDS):
-        chunk = out[start : start + CHUNK_WORDS]
-        scratch = buffer[: len(chunk)]
-        for source in sources:
-            source.read_into(scratch)
-            np.add(chunk, scratch, out=chunk)
-        add_streams(chunk, up, down, scratch)
+    with MaskStreams(plus, minus, threads) as streams:
+        for start in range(0, words, CHUNK_WORDS):
+            chunk = out[start : start + CHUNK_WORDS]
+            streams.begin(len(chunk))
+            for source in sources:
+                source.read_into(buffer[: len(chunk)])
+                np.add(chunk, buffer[: len(chunk)], out=chunk)
+            streams.add_to(chunk)
     return out
 
 
@@ -146,6 +163,7 @@ def decode_sum(
     ``tag`` is fed every lane that passed; the caller compares it, and uses nothing of the result where it differs.
     Raises PeerViolationError where a lane is outside what ``survivors`` honest encodings can add up to.
     """
+    # Check 29 (malformed sum): a word for every coordinate.
     if total.shape != (parameters.words,):
         raise PeerViolationError(f"expected a sum of {parameters.words} words, found {total.size}")
     mean: Floats = np.empty(parameters.length, dtype=np.float32)
@@ -158,6 +176,7 @@ def decode_sum(
         if tag is not None:
             tag.add(planes)
     weight = _total_weight(parameters, limbs, survivors) if public_weight is None else public_weight
+    # Check 30 (lopsided weights): the total weight is possible.
     if not survivors <= weight <= survivors * parameters.weight_max:
         raise PeerViolationError("the summed weight is outside what the plan's bounds allow")
     mean *= np.float32(parameters.fixed.step * parameters.weight_max / weight)
@@ -172,6 +191,7 @@ def _place(parameters: SumParameters, survivors: int, first: int, plane: Ints, l
         limbs[first : first + low] = plane[:low]
     coordinates = plane[low:high]
     largest = survivors * parameters.fixed.largest
+    # Check 31 (rubbish upload): every lane is within what so many encodings add up to.
     if (len(coordinates) and (coordinates.min() < -largest or coordinates.max() > largest)) or plane[high:].any():
         raise PeerViolationError("the sum has a coordinate outside what the survivors' encodings can add up to")
     at = first + low - parameters.limbs
@@ -180,6 +200,7 @@ def _place(parameters: SumParameters, survivors: int, first: int, plane: Ints, l
 
 def _total_weight(parameters: SumParameters, limbs: Ints, survivors: int) -> int:
     most = survivors * ((1 << parameters.limb_bits) - 1)
+    # Check 32 (rubbish upload): so is every limb of the count.
     if limbs.min() < 0 or limbs.max() > most:
         raise PeerViolationError("the summed count has a limb outside what the survivors' counts can add up to")
     return sum(int(limb) << (parameters.limb_bits * i) for i, limb in enumerate(limbs))

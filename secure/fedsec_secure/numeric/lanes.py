@@ -110,6 +110,7 @@ class FixedPoint:
                 f"found {sites} and {clip}"
             )
         largest = min(lanes.largest_sum // sites, (1 << (_FLOAT32_BITS - 1)))
+        # Check 52 (overflow): a ring that leaves too few steps is refused.
         if largest < 16:
             raise ConfigError(
                 f"a ring with {lanes.bits} bits a lane leaves values below 16 for {sites} sites: choose a wider ring"

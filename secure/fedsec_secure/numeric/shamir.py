@@ -70,6 +70,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> SecretBytes:
     xs = tuple(sorted(shares)[:threshold])
     weights = _lagrange_at_zero(xs)
     value = sum(w * decode_share(shares[x]) for x, w in zip(xs, weights, strict=True)) % PRIME
+    # Check 53 (bad share): shares of one 32-byte secret.
     if value >> 256:
         raise PeerViolationError("the shares of one secret do not fit together")
     return SecretBytes(value.to_bytes(SECRET_BYTES, "big"))

@@ -28,7 +28,7 @@ def test_the_masking_benchmark_prints_its_rows():
 
 
 def test_many_large_uploads_are_one_upload_read_often(tmp_path):
-    for task in (["upload", "3e4", tmp_path, "one"], ["server", "3e4", "1", tmp_path, "one"]):
+    for task in (["upload", "3e4", tmp_path, "one"], ["server", "3e4", "1", tmp_path, "1", "one"]):
         name, _, *more = map(str, task)
         command = [sys.executable, "-m", "benchmarks.tasks.masking", name, "30000", "40", "3x21", *more]
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedsec_secure.errors import LocalMisuseError
-from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource, Keystream, add_streams
+from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource, Keystream, MaskStreams
 from fedsec_secure.secrets import SecretBytes
 
 # NIST SP 800-38A, F.1.5 (ECB-AES256) and F.5.5 (CTR-AES256): one key, two modes.
@@ -53,15 +53,42 @@ def test_bounds_of_a_read_and_a_key():
         Keystream(SecretBytes(bytes(16)))
 
 
-def test_streams_are_added_and_subtracted_modulo_two_to_the_64():
-    keys = [bytes([i]) * 32 for i in range(3)]
+@pytest.mark.parametrize("threads", [1, 2])
+def test_streams_are_added_and_subtracted_modulo_two_to_the_64(threads):
+    keys = [bytes([i]) * 32 for i in range(5)]
+    secrets = [SecretBytes(k) for k in keys]
     out = np.full(100, 2**64 - 1, dtype=np.uint64)
-    streams = [Keystream(SecretBytes(k)) for k in keys]
-    add_streams(out, streams[:2], streams[2:], np.empty(100, dtype="<u8"))
+    with MaskStreams(secrets[:3], secrets[3:], threads) as streams:
+        for chunk in (out[:60], out[60:]):
+            streams.begin(len(chunk))
+            streams.add_to(chunk)
     by_definition = [
-        (2**64 - 1 + int(a) + int(b) - int(c)) % 2**64 for a, b, c in zip(*(words(k, 100) for k in keys), strict=True)
+        (2**64 - 1 + int(a) + int(b) + int(c) - int(d) - int(e)) % 2**64
+        for a, b, c, d, e in zip(*(words(k, 100) for k in keys), strict=True)
     ]
     assert out.tolist() == by_definition
+
+
+def test_chunks_are_begun_and_added_in_turn():
+    with MaskStreams([SecretBytes(bytes(32))] * 3, [], 2) as streams:
+        streams.begin(4)
+        with pytest.raises(LocalMisuseError, match="not added yet"):
+            streams.begin(4)
+        streams.add_to(np.zeros(4, dtype=np.uint64))
+        streams.begin(4)  # left open: the helper ends all the same
+
+
+def test_a_helper_that_fails_is_heard(monkeypatch):
+    """An error on the other thread is no silent gap in a mask."""
+
+    def fail(self, out):
+        raise MemoryError("no room")
+
+    with MaskStreams([SecretBytes(bytes(32))] * 2, [], 2) as streams:
+        monkeypatch.setattr(Keystream, "read_into", fail)
+        streams.begin(4)
+        with pytest.raises(MemoryError, match="no room"):
+            streams.add_to(np.zeros(4, dtype=np.uint64))
 
 
 def test_a_source_ends_where_its_array_ends():
