@@ -64,7 +64,7 @@ class SiteRevealed:
         if (found.value + pads(key, heads)) % PRIME != tag:
             raise PeerViolationError(
                 "the sum is not the sum of the uploads that the sites confirmed: its tag does not fit. Either the "
-                "coordinator changed it, or one site's tag was wrong; keep the uploads, they can be audited"
+                "coordinator changed it, or one site's tag was wrong; do not go on with this run"
             )
         return decoded
 
