@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from fedsec_secure.codec import Header, head_length, open_head, seal, seal_head
-from fedsec_secure.errors import AbortError, CodecError, LocalMisuseError, PeerViolationError, VerificationError
+from fedsec_secure.errors import (
+    AbortError,
+    CodecError,
+    ConfigError,
+    LocalMisuseError,
+    PeerViolationError,
+    VerificationError,
+)
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking import coordinator_unmask, keys, site_shared
 from fedsec_secure.masking.checks import verify_dealings
@@ -28,6 +35,7 @@ from fedsec_secure.masking.messages import (
     decode_packets,
     encode_packets,
 )
+from fedsec_secure.masking.parameters import Cohort
 from fedsec_secure.masking.vector import Encoder, check_update, decode_sum
 from fedsec_secure.secrets import SecretBytes
 from tests.sim.network import SimNetwork, measure, parameters_for
@@ -357,3 +365,9 @@ def test_a_packet_whose_body_is_not_the_signed_one_and_a_signature_that_does_not
         open_packet(packet[:-1] + b"x", **options)
     with pytest.raises(VerificationError):
         open_packet(flip(packet, 12), **options)
+
+
+@pytest.mark.parametrize("minimum", [0, 6])
+def test_a_floor_that_does_not_exist(network, minimum):
+    with pytest.raises(ConfigError, match=f"expected a minimum cohort from 1 to the 5 sites, found {minimum}"):
+        Cohort(network.group.roster, minimum)

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from fedsec.plan.model import Plan
+from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
 from fedsec.training.adapter import AdapterState
@@ -142,7 +143,11 @@ class SiteAgent:
         if place.round < self._store.newest_round(place.run):
             raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
         self._store.claim(place, "train", self._table)
-        self._check_provenance(place, adapter, request.verdicts)
+        if place.round == 0:
+            check_first(adapter, self._work.initial_adapter())
+        else:
+            own = self._store.result(place.run, place.round - 1)
+            check_next(adapter, own, request.verdicts, self._attested(place), self._cohort)
         self._store.start_round(place.run, place.round, adapter.digest(), request.adapter)
         update_sha256 = self._ensure_update(place, adapter)
         state = SiteStated.begin(self._id.me, context, update_sha256, self._id.key.sign)
@@ -154,34 +159,9 @@ class SiteAgent:
             self._plan_digest, place.run, place.round, place.attempt, self._roster.digest(), adapter
         ).digest()
 
-    def _check_provenance(self, place: Place, adapter: AdapterState, verdicts: Mapping[SiteId, bytes]) -> None:
-        """The adapter is the plan's first, the one this site verified itself, or, where this site was away, the one
-        that at least the floor's number of sites verified. Never just the coordinator's word.
-        """
-        if place.round == 0:
-            # Check 59 (trap adapter): round 0 starts from the adapter that the plan fixes.
-            if adapter != self._work.initial_adapter():
-                raise PeerViolationError("round 0 does not start from the adapter that the plan fixes")
-            return
-        own = self._store.result(place.run, place.round - 1)
-        if own is not None:
-            # Check 60 (trap adapter): later rounds start from the sum that this site verified.
-            if own != adapter.digest():
-                raise PeerViolationError(f"round {place.round} does not start from the sum that this site verified")
-            return
-        context = verdict_context(self._plan_digest, place.run, place.round - 1, self._roster.digest())
-        for site, packet in verdicts.items():
-            verify = self._roster.verifier(site)
-            signed = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
-            # Check 61 (trap adapter): or, where it was away, from the one that others verified.
-            if bytes(signed) != adapter.digest():
-                raise PeerViolationError(f"{site} attests another adapter for round {place.round}")
-        # Check 62 (trap adapter): as many of them as a sum needs.
-        if len(verdicts) < self._cohort.floor:
-            raise AbortError(
-                f"this site was away in round {place.round - 1}, and {len(verdicts)} of the {self._cohort.floor} "
-                "verdicts that it needs came with the adapter"
-            )
+    def _attested(self, place: Place) -> bytes:
+        """The context of the verdicts that attest the adapter of this round."""
+        return verdict_context(self._plan_digest, place.run, place.round - 1, self._roster.digest())
 
     def _ensure_update(self, place: Place, adapter: AdapterState) -> bytes:
         """Train once a round; every attempt sends the same update."""
