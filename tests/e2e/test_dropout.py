@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedsec.plan.model import Plan
+from fedsec.site.agent import SiteAgent
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import local_update, shared_names
@@ -370,6 +371,14 @@ def test_a_withdrawn_approval_stops_a_site_before_its_next_answer(tmp_path, keys
         withdrawn.append(True)
         with pytest.raises(ConfigError, match="taken away"):
             federation.agents["site-a"].handle("train", request)
+
+
+def test_a_plan_that_names_this_site_with_another_key_is_not_taken_up(tmp_path, keys):
+    other = Keys.generate(SITES)
+    with Federation(tmp_path, keys, make_plan(keys)) as federation:
+        agent = federation.agents["site-a"]
+        with pytest.raises(PeerViolationError, match="does not name site-a with this site's key"):
+            SiteAgent(agent._id, make_plan(other), federation.stores["site-a"], federation.works["site-a"])
 
 
 def test_one_state_folder_has_one_process(tmp_path):

@@ -22,6 +22,7 @@ from fedsec_secure.errors import (
     VerificationError,
 )
 from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import Roster
 from fedsec_secure.masking import coordinator_unmask, keys, site_shared
 from fedsec_secure.masking.checks import verify_dealings
 from fedsec_secure.masking.coordinator_collect import Confirmed, Masked
@@ -35,7 +36,7 @@ from fedsec_secure.masking.messages import (
     decode_packets,
     encode_packets,
 )
-from fedsec_secure.masking.parameters import Cohort
+from fedsec_secure.masking.parameters import Cohort, Group
 from fedsec_secure.masking.vector import Encoder, check_update, decode_sum
 from fedsec_secure.secrets import SecretBytes
 from tests.sim.network import SimNetwork, measure, parameters_for
@@ -371,3 +372,18 @@ def test_a_packet_whose_body_is_not_the_signed_one_and_a_signature_that_does_not
 def test_a_floor_that_does_not_exist(network, minimum):
     with pytest.raises(ConfigError, match=f"expected a minimum cohort from 1 to the 5 sites, found {minimum}"):
         Cohort(network.group.roster, minimum)
+
+
+@pytest.mark.parametrize(("sites", "minimum", "threshold"), [(2, 2, 2), (5, 2, 4)])
+def test_a_masked_sum_of_two(sites, minimum, threshold):
+    """Each of the two would know the other's update."""
+    keys_of = {f"site-{i}": SigningKey.generate().public for i in range(sites)}
+    roster = Roster(SigningKey.generate().public, keys_of)
+    with pytest.raises(ConfigError, match="at least 3 sites and a minimum cohort of 3"):
+        Group(roster, minimum, threshold)
+
+
+@pytest.mark.parametrize("threshold", [3, 6])
+def test_a_threshold_that_lets_two_survivor_sets_open(network, threshold):
+    with pytest.raises(ConfigError, match=f"5 sites need a threshold from 4 to 5, found {threshold}"):
+        Group(network.group.roster, 3, threshold)

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from fedsec.cli.output import Json, Quiet, err, out, print_json
+from fedsec.plan.spoken import spoken
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey, SigningKey
 
@@ -77,7 +78,7 @@ def read_passphrase(path: Path, *, confirm: bool) -> bytes:
 
 def _show(public: PublicKey, path: Path | None, *, json: bool, quiet: bool) -> None:
     if json:
-        value = {"public_key": public.hex, "fingerprint": public.fingerprint()}
+        value = {"public_key": public.hex, "fingerprint": public.fingerprint(), "words": spoken(public)}
         print_json(value if path is None else {**value, "path": str(path)})
         return
     if quiet:
@@ -89,5 +90,6 @@ def _show(public: PublicKey, path: Path | None, *, json: bool, quiet: bool) -> N
         table.add_row("file", str(path))
     table.add_row("public key", public.hex)
     table.add_row("fingerprint", public.fingerprint())
+    table.add_row("in words", spoken(public))
     out.print(table)
-    err.print("Compare the fingerprint by telephone before you put a key into a roster.", style="dim")
+    err.print("Compare the words by telephone before you put a key into a roster.", style="dim")

@@ -201,13 +201,15 @@ def _show_statements(draft: Draft, statements: list[Statement], sites: int | Non
 
 
 def _show_roster(plan: Plan) -> None:
+    from fedsec.plan.spoken import spoken
     from fedsec_secure.identity.keys import PublicKey
 
-    table = Table(title="roster (fingerprints)", title_justify="left")
+    table = Table(title="roster: compare each key's words with its owner, by telephone", title_justify="left")
     table.add_column("who")
-    table.add_column("fingerprint", overflow="fold")
-    for owner, key in plan.roster.everyone():
-        table.add_row(owner.removeprefix("roster."), PublicKey.from_hex(key).fingerprint())
+    table.add_column("words of its key (fingerprint)", overflow="fold")
+    for owner, text in plan.roster.everyone():
+        key = PublicKey.from_hex(text)
+        table.add_row(owner.removeprefix("roster."), f"{spoken(key)}\n[dim]{key.fingerprint()}[/dim]")
     out.print(table)
     out.print(f"sha256 {plan.digest().hex()}", soft_wrap=True)
 

@@ -4,6 +4,7 @@ import stat
 
 import pytest
 
+from fedsec.plan.spoken import spoken
 from fedsec_secure.identity import pkcs8
 from fedsec_secure.identity.keys import SigningKey
 
@@ -17,11 +18,17 @@ def test_a_site_key_without_passphrase(fedsec, tmp_path):
     made = fedsec("keys", "new", "site.key", "--no-passphrase", "--json")
     assert made.code == 0
     key = SigningKey.load(tmp_path / "site.key").public
-    assert made.json == {"public_key": key.hex, "fingerprint": key.fingerprint(), "path": "site.key"}
+    assert made.json == {
+        "public_key": key.hex,
+        "fingerprint": key.fingerprint(),
+        "words": spoken(key),
+        "path": "site.key",
+    }
     assert stat.S_IMODE((tmp_path / "site.key").stat().st_mode) == 0o600
     shown = fedsec("keys", "show", "site.key")
     assert key.hex in shown.out
     assert key.fingerprint() in shown.out
+    assert spoken(key).split()[-1] in shown.out
     assert fedsec("keys", "show", key.hex, "--json").json["fingerprint"] == key.fingerprint()
 
 
