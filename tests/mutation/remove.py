@@ -32,6 +32,7 @@ CORE = (
     "tests/property",
 )
 SITES = (
+    "tests/e2e/test_hostile_requests.py",
     "tests/e2e/test_dropout.py",
     "tests/e2e/test_cohort_change.py",
     "tests/e2e/test_lying_coordinator.py",
