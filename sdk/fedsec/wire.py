@@ -66,9 +66,9 @@ class VerdictRequest:
     tag: int
     words: Buffer
 
-    def encode(self) -> bytes:
-        """Deterministic."""
-        return b"".join([encode_packets(self.heads), Writer().uint(self.tag, TAG_BYTES).done(), self.words])
+    def parts(self) -> list[Buffer]:
+        """Deterministic; the words as they are, for they are as long as an adapter."""
+        return [encode_packets(self.heads), Writer().uint(self.tag, TAG_BYTES).done(), self.words]
 
     @classmethod
     def decode(cls, data: Buffer) -> VerdictRequest:

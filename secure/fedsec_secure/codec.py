@@ -9,7 +9,7 @@ survivors' upload hashes reach every site. All integers are big-endian. One valu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedsec_secure.errors import CodecError, LocalMisuseError, PeerViolationError
@@ -156,8 +156,14 @@ def seal_head(kind: str, sender: str, context: bytes, body_length: int, body_sha
 
 
 def seal(kind: str, sender: str, context: bytes, body: Buffer, sign: Sign) -> bytes:
-    """A whole packet. ``body`` is copied once; large bodies go through :func:`seal_head`."""
-    return seal_head(kind, sender, context, len(body), sha256(body), sign) + bytes(body)
+    """A whole packet. ``body`` is copied once; one that is written as it is made goes through :func:`seal_head`."""
+    return seal_parts(kind, sender, context, [body], sign)
+
+
+def seal_parts(kind: str, sender: str, context: bytes, parts: Sequence[Buffer], sign: Sign) -> bytes:
+    """A whole packet whose body is the concatenation of ``parts``: each is copied once, into the packet."""
+    head = seal_head(kind, sender, context, sum(memoryview(p).nbytes for p in parts), sha256(*parts), sign)
+    return b"".join([head, *parts])
 
 
 def head_length(data: Buffer) -> int:

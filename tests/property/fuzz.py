@@ -72,7 +72,7 @@ def targets() -> dict[str, Target]:
     officer = SigningKey.generate()
     envelope = sign_envelope("application/vnd.fedsec.plan+json", plan.canonical(), officer)
     train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
-    verdict = VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).encode()
+    verdict = b"".join(VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).parts())
     anyone = officer.public.verify
 
     def method(name: str) -> Callable[[object], bytes]:

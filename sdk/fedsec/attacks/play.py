@@ -166,7 +166,7 @@ class Play:
 
     def verdict(self, to: Iterable[SiteId], u3: Packets, words: Words, tag: int) -> dict[SiteId, bytes]:
         """Hand out a sum; the signatures on what follows from it."""
-        body = VerdictRequest(u3, tag % PRIME, words.view("u1").data).encode()
+        body = b"".join(VerdictRequest(u3, tag % PRIME, words.view("u1").data).parts())
         got = {s: self._ask("verdict", s, self.bound(s), body) for s in to}
         return {s: r for s, r in got.items() if r is not None}
 

@@ -20,7 +20,7 @@ from fedsec.spool import Upload, UploadWords
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import apply_update, shared_names
 from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_roster, sum_parameters, verdict_context
-from fedsec_secure.codec import Sign, open_packet, seal
+from fedsec_secure.codec import Sign, open_packet, seal, seal_parts
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
 from fedsec_secure.masking.checks import close_cohort, verify_statements
@@ -247,15 +247,18 @@ class _Attempt:
         """Sum, decode, and let the sites judge: the new adapter counts once the floor has signed its digest."""
         summed = yield from self.summed(uploaded)
         parameters, survivors = self.driver.parameters(self.adapter), len(summed.heads)
-        decoded = decode_sum(parameters, summed.total.words, survivors, None if parameters.hidden_weight else survivors)
+        words = summed.total.words
+        decoded = decode_sum(parameters, words, survivors, None if parameters.hidden_weight else survivors)
         new = apply_update(self.driver.plan.lora.strategy, self.adapter, decoded.mean)
-        body = VerdictRequest(summed.heads, summed.total.tag, summed.total.words.view("u1").data).encode()
-        request = seal("verdict-request", COORDINATOR, summed.context, body, self.driver.sign)
+        weight = decoded.total_weight
+        del decoded  # its mean is as large as the adapter
+        parts = VerdictRequest(summed.heads, summed.total.tag, words.view("u1").data).parts()
+        request = seal_parts("verdict-request", COORDINATOR, summed.context, parts, self.driver.sign)
         outcome = yield from self.ask("verdict", dict.fromkeys(summed.witnesses, request))
         verdicts, refused = self._judge(outcome, new.digest())
         self.note("refused", "verdict", refused)
         require(len(verdicts), self.driver.cohort(), "the verdict")
-        return RoundResult(self.index, new, verdicts, tuple(summed.heads), decoded.total_weight)
+        return RoundResult(self.index, new, verdicts, tuple(summed.heads), weight)
 
     def _judge(self, outcome: Outcome, digest: bytes) -> tuple[dict[SiteId, bytes], Refused]:
         driver = self.driver

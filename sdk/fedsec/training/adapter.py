@@ -86,19 +86,30 @@ class AdapterState(Mapping[str, Float32Array]):
 
     def replaced(self, names: Iterable[str], vector: Float32Array) -> AdapterState:
         """A copy in which the tensors ``names`` take the values of ``vector``, laid out as `select` gives them."""
+        return AdapterState(dict(self._tensors) | self._split(names, vector))
+
+    def moved(self, names: Iterable[str], vector: Float32Array) -> AdapterState:
+        """A copy in which ``vector``, laid out as `select` gives it, is added to the tensors ``names`` (float32 sums).
+
+        Besides the result nothing of the adapter's size is allocated; tensors that do not move are shared.
+        """
+        moved = {name: _frozen(name, self._tensors[name] + part) for name, part in self._split(names, vector).items()}
+        state = AdapterState.__new__(AdapterState)
+        state._tensors = self._tensors | moved  # read-only arrays: those that stay need no copy
+        state._digest = None
+        return state
+
+    def _split(self, names: Iterable[str], vector: Float32Array) -> dict[str, Float32Array]:
+        """Views of ``vector`` in the shapes of the tensors ``names``."""
         wanted = self._known(names)
         expected = sum(self._tensors[name].size for name in wanted)
         if vector.dtype != np.float32 or vector.shape != (expected,):
             raise LocalMisuseError(
                 f"adapter vector: expected float32[{expected}], found {vector.dtype}{list(vector.shape)}"
             )
-        tensors = dict(self._tensors)
-        position = 0
-        for name in wanted:
-            old = tensors[name]
-            tensors[name] = vector[position : position + old.size].reshape(old.shape)
-            position += old.size
-        return AdapterState(tensors)
+        ends = np.cumsum([self._tensors[name].size for name in wanted])
+        parts = np.split(vector, ends[:-1])
+        return {name: part.reshape(self._tensors[name].shape) for name, part in zip(wanted, parts, strict=True)}
 
     def digest(self) -> bytes:
         """SHA-256, 32 bytes, over domain, count and, in canonical order, each name, shape and little-endian values."""
@@ -220,8 +231,12 @@ def seeded_uniform(seed: bytes, shape: tuple[int, ...], bound: float) -> Float32
 def _frozen_copy(name: str, tensor: Float32Array) -> Float32Array:
     if tensor.dtype != np.float32:
         raise CodecError(f"adapter tensor {name}: expected float32, found {tensor.dtype}")
-    copy = np.array(tensor, dtype=np.float32, order="C", copy=True)
-    if copy.size == 0 or not np.isfinite(copy).all():
-        raise CodecError(f"adapter tensor {name} {copy.shape}: empty, or a value is not finite")
-    copy.flags.writeable = False
-    return copy
+    return _frozen(name, np.array(tensor, dtype=np.float32, order="C", copy=True))
+
+
+def _frozen(name: str, tensor: Float32Array) -> Float32Array:
+    """A fresh array, checked and made read-only."""
+    if tensor.size == 0 or not np.isfinite(tensor).all():
+        raise CodecError(f"adapter tensor {name} {tensor.shape}: empty, or a value is not finite")
+    tensor.flags.writeable = False
+    return tensor

@@ -44,11 +44,8 @@ def local_update(strategy: Strategy, before: AdapterState, after: AdapterState) 
 
 
 def apply_update(strategy: Strategy, adapter: AdapterState, mean_update: Float32Array) -> AdapterState:
-    """The next global adapter: shared values plus the mean update (float32[d_shared]), each sum rounded to float32."""
-    names = shared_names(strategy, adapter)
-    old = adapter.select(names)
-    if mean_update.dtype != np.float32 or mean_update.shape != old.shape:
-        raise LocalMisuseError(
-            f"mean update: expected float32[{old.size}], found {mean_update.dtype}{list(mean_update.shape)}"
-        )
-    return adapter.replaced(names, old + mean_update)
+    """The next global adapter: shared values plus the mean update (float32[d_shared]), each sum rounded to float32.
+
+    ``mean_update`` is float32[d_shared]; LocalMisuseError otherwise.
+    """
+    return adapter.moved(shared_names(strategy, adapter), mean_update)
