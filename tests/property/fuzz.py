@@ -87,7 +87,7 @@ def targets() -> dict[str, Target]:
         "revealed": Target(Revealed.decode, b["unmask"], encode=method("encode")),
         "packets": Target(lambda data: decode_packets(data, "fuzz"), b["share-request"] + b["unmask-request"]),
         "train request": Target(TrainRequest.decode, [train], encode=method("encode")),
-        "verdict request": Target(VerdictRequest.decode, [verdict], encode=method("encode")),
+        "verdict request": Target(VerdictRequest.decode, [verdict], encode=lambda value: b"".join(value.parts())),
         "packet": Target(
             lambda data: open_packet(data, kind="confirm", sender="site-a", context=None, verify=anyone),
             b["packet"],
