@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsec.cli.output import Json, Quiet, err, out, print_json
+from fedsec.cli.statements import statements_table
 from fedsec.plan.document import compile_plan, load_plan, write_private
 from fedsec.plan.explain import Statement, explain
 from fedsec.plan.matrix import verify_supported
@@ -23,7 +24,6 @@ from fedsec_secure.errors import ConfigError
 app = typer.Typer(help="Study plans: write, show, check, compile, approve.", no_args_is_help=True)
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the draft; repeatable.")]
-_STYLES = {"fact": "green", "risk": "yellow", "refused": "bold red"}
 
 
 @app.callback()
@@ -189,13 +189,7 @@ def _violations(draft: Draft, policy: Path | None) -> list[Violation]:
 
 
 def _show_statements(draft: Draft, statements: list[Statement], sites: int | None) -> None:
-    table = Table(title=f"plan {draft.name}", title_justify="left", show_lines=True)
-    for column in ("", "about"):
-        table.add_column(column)
-    table.add_column("what it means", overflow="fold")
-    for s in statements:
-        table.add_row(Text(s.level, style=_STYLES[s.level]), s.topic, Text(s.text))
-    out.print(table)
+    out.print(statements_table(f"plan {draft.name}", statements))
     if sites is None and not isinstance(draft, Plan):
         out.print("A draft: give --sites N to see who could conspire, who may drop out, and how coarse the sum is.")
 

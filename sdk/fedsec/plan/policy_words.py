@@ -1,0 +1,148 @@
+"""A policy in plain words: what it lets plans do, and each of its rules by number."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Final
+
+from fedsec.plan.explain import Statement, count_in_words
+from fedsec.plan.model import Plan
+from fedsec.plan.policy import Policy, check_plan
+
+RULES: Final = (
+    ("supported", "a plan that this version cannot protect", None),
+    ("expires", "an old decision that still counts", "expires"),
+    ("modes", "downgrade: a plan with less protection than was allowed", "modes"),
+    ("minimum cohort", "small sums, from which the others' updates can be subtracted", "minimum_cohort"),
+    ("weight rules", "weights that nobody here agreed to", "weight_rules"),
+    ("weight cap", "one heavy site, whose update is the sum", "weight_cap"),
+    ("effective cohort", "a cohort in name only", "minimum_effective_cohort"),
+    ("base models", "a model that was prepared to leak", "base_models"),
+    ("targets", "adapters in layers that nobody looked at", "targets"),
+    ("rank", "an adapter with room to memorise", "max_rank"),
+    ("rounds", "more releases than were agreed", "max_rounds"),
+    ("dp modes", "a plan without the differential privacy that is required", "dp_modes"),
+    ("budgets", "more privacy loss than the study may charge", "budgets"),
+    ("baselines", "comparisons that publish this site's own scores, or pool notes", "allowed_baselines"),
+    ("rosters", "two runs whose rosters differ by one site", "min_cohort_change"),
+    ("survivors", "two sums that differ by one site", "min_cohort_change"),
+    ("runs", "many runs under one approval", "max_runs"),
+)
+"""(name, what it stops, the policy's field), in the order of the policy checks, from 1."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One numbered policy check: what it stops, what this policy says, and where a plan goes beyond it."""
+
+    number: int
+    name: str
+    stops: str
+    says: str
+    violation: str | None
+
+
+def rules(policy: Policy, plan: Plan | None = None, now: datetime.datetime | None = None) -> list[Rule]:
+    """All of them. With a ``plan``, ``violation`` says what it exceeds at the moment ``now``, or is None."""
+    broken: dict[int, str] = {}
+    if plan is not None:
+        moment = now or datetime.datetime.now(datetime.UTC)
+        broken = {v.number: f"found {v.found}; {v.fix}" for v in check_plan(policy, plan, moment)}
+    return [
+        Rule(number, name, stops, _value(policy, field), broken.get(number))
+        for number, (name, stops, field) in enumerate(RULES, start=1)
+    ]
+
+
+def _value(policy: Policy, field: str | None) -> str:
+    if field is None:
+        return "always"
+    value = getattr(policy, field)
+    if field == "budgets":
+        return "; ".join(f"{b.unit}: ε ≤ {b.max_epsilon:g}, δ ≤ {b.max_delta:g}" for b in value) or "none"
+    if field == "base_models":
+        return ", ".join(f"{digest[:12]}…" for digest in value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:%Y-%m-%d %H:%M} UTC" if isinstance(value, datetime.datetime) else f"{value:g}"
+
+
+def describe(policy: Policy, now: datetime.datetime) -> list[Statement]:
+    """What an officer should know before putting this policy into force at the moment ``now``."""
+    parts = (_time(policy, now), _protection(policy), _sums(policy), _model(policy), _privacy(policy))
+    return [statement for part in parts for statement in part]
+
+
+def _time(policy: Policy, now: datetime.datetime) -> list[Statement]:
+    if policy.expires <= now:
+        return [Statement("refused", "time", f"It expired on {policy.expires:%Y-%m-%d}: nothing runs under it.")]
+    days = (policy.expires - now).days
+    releases = policy.max_rounds * policy.max_runs
+    text = (
+        f"For {days} more days, each approval lets a plan run {_times(policy.max_runs)} with at most "
+        f"{policy.max_rounds} rounds: up to {releases} sums with this site's update in them."
+    )
+    several = policy.max_runs > 1
+    more = [Statement("risk", "time", "Two runs from the same notes are alike: their sums can be compared.")] * several
+    return [Statement("risk" if days > 366 else "fact", "time", text), *more]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count_in_words(count)} times"
+
+
+def _protection(policy: Policy) -> list[Statement]:
+    risks = {
+        "none": "A plan may choose mode none: the coordinator then sees this site's update.",
+        "he": "A plan may choose mode he: the server and one site together open all updates.",
+        "single": "A plan may publish the scores of this site's own adapter on public test sets.",
+        "central": "A plan may pool notes for comparison: for public or invented ones only.",
+    }
+    allowed = (*policy.modes, *policy.allowed_baselines)
+    found = [Statement("risk", "protection", text) for choice, text in risks.items() if choice in allowed]
+    if not {"none", "he"} & set(policy.modes):
+        text = f"Updates leave only under protection: mode {' or '.join(policy.modes)}."
+        found.insert(0, Statement("fact", "protection", text))
+    return found
+
+
+def _sums(policy: Policy) -> list[Statement]:
+    cohort, cap = policy.minimum_cohort, policy.weight_cap
+    open_it = count_in_words(cohort - 1)
+    text = (
+        f"Every sum holds at least {count_in_words(cohort)} sites; {open_it} of them together can open the "
+        f"{'third' if cohort == 3 else 'last'} one's update. No site weighs more than {cap:.0%}."
+    )
+    found = [Statement("risk" if cohort < 4 else "fact", "sums", text)]
+    if policy.minimum_effective_cohort > cohort and policy.weight_rules == ("uniform",):
+        text = f"With equal weights a sum of {cohort} is worth {cohort} sites: larger sums than the minimum are needed."
+        found.append(Statement("risk", "sums", text))
+    if policy.min_cohort_change == 1 and "none" in policy.dp_modes:
+        text = "Two sums may differ by this site alone: their difference is close to its update."
+        found.append(Statement("risk", "sums", text))
+    return found
+
+
+def _model(policy: Policy) -> list[Statement]:
+    count = len(policy.base_models)
+    text = (
+        f"{count_in_words(count, capital=True)} base model{'s' if count > 1 else ''}, by digest; adapters of rank "
+        f"{policy.max_rank} at most, in {', '.join(policy.targets)}."
+    )
+    return [Statement("fact", "model", text)]
+
+
+def _privacy(policy: Policy) -> list[Statement]:
+    found = []
+    private = [mode for mode in policy.dp_modes if mode != "none"]
+    if "none" in policy.dp_modes:
+        text = "Differential privacy is not required: nothing bounds what an adapter remembers of one patient."
+        found.append(Statement("risk", "privacy", text))
+    if private and not policy.budgets:
+        text = f"dp_modes has {' and '.join(private)}, but budgets has no line: every such plan is refused."
+        found.append(Statement("refused", "privacy", text))
+    for budget in policy.budgets:
+        text = f"A study may charge each {budget.unit} ε ≤ {budget.max_epsilon:g} at δ ≤ {budget.max_delta:g}."
+        found.append(Statement("risk" if budget.max_epsilon > 10 else "fact", "privacy", text))
+    return found

@@ -1,0 +1,67 @@
+"""A policy in words: each rule by number, and sentences that change with the policy."""
+
+import datetime
+
+import pytest
+
+from fedsec.plan.model import LoraSpec
+from fedsec.plan.policy import _CHECKS, Policy, PrivacyBudget, check_run_count, draft_policy
+from fedsec.plan.policy_words import RULES, describe, rules
+
+from .conftest import END, NOW
+
+
+@pytest.fixture
+def policy(world) -> Policy:
+    return draft_policy(world.plan(), END)
+
+
+def texts(policy: Policy, level: str, now=NOW) -> str:
+    return " ".join(s.text for s in describe(policy, now) if s.level == level)
+
+
+def test_there_is_a_rule_for_every_numbered_check(policy):
+    assert len(RULES) == len(_CHECKS) + 1 == check_run_count(policy, 99).number
+    assert {field for _, _, field in RULES if field} | {"format"} == set(Policy.model_fields)
+    assert [r.number for r in rules(policy)] == list(range(1, len(RULES) + 1))
+    assert all(r.says for r in rules(policy))
+
+
+def test_a_plan_beyond_the_policy_is_named_at_its_rule(world, policy):
+    assert not [r for r in rules(policy, world.plan(), NOW) if r.violation]
+    (broken,) = (r for r in rules(policy, world.plan(lora=LoraSpec(rank=17)), NOW) if r.violation)
+    assert (broken.number, broken.name) == (10, "rank")
+    assert "found 17" in broken.violation
+    assert [r.number for r in rules(policy, world.plan(), END) if r.violation] == [2]
+
+
+def test_an_expired_policy_and_one_without_a_budget_let_nothing_run(policy):
+    assert "nothing runs under it" in texts(policy, "refused", END)
+    private = policy.model_copy(update={"dp_modes": ("local",), "budgets": ()})
+    assert "every such plan is refused" in texts(private, "refused")
+    paid = private.model_copy(update={"budgets": (PrivacyBudget(unit="patient", max_epsilon=2, max_delta=1e-6),)})
+    assert texts(paid, "refused") == ""
+    assert "each patient ε ≤ 2 at δ ≤ 1e-06" in texts(paid, "fact")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"modes": ("mask", "none")}, "the coordinator then sees this site's update"),
+        ({"modes": ("he",)}, "the server and one site together open all updates"),
+        ({"allowed_baselines": ("single",)}, "publish the scores of this site's own adapter"),
+        ({"allowed_baselines": ("central",)}, "pool notes"),
+        ({"minimum_cohort": 3}, "two of them together can open the third one's update"),
+        ({"min_cohort_change": 1}, "their difference is close to its update"),
+        ({"max_runs": 3}, "Two runs from the same notes"),
+        ({"minimum_effective_cohort": 20.0}, "larger sums than the minimum are needed"),
+        ({"expires": NOW + datetime.timedelta(days=900)}, "For 900 more days"),
+        ({"budgets": (PrivacyBudget(unit="record", max_epsilon=50, max_delta=1e-6),)}, "ε ≤ 50"),
+    ],
+)
+def test_what_an_officer_should_think_about_is_a_risk(policy, changes, said):
+    calm = policy.model_copy(
+        update={"minimum_cohort": 4, "max_runs": 1, "modes": ("mask",), "min_cohort_change": 2, "allowed_baselines": ()}
+    )
+    assert said not in texts(calm, "risk")
+    assert said in texts(calm.model_copy(update=changes), "risk")
