@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.messages import SEALED_BYTES, bound_context, set_digest
 from fedsec_secure.masking.parameters import RoundContext
@@ -45,6 +46,27 @@ def test_both_ends_of_a_pair_have_the_same_mask_and_no_other_pair_has():
     assert len({m.vector.reveal() for m in [one, *others]}) == 5
     assert len({m.tag for m in [one, *others]}) == 5
     assert all(str(m.tag) not in repr(m) and m.vector.reveal().hex() not in repr(m) for m in [one, *others])
+
+
+def test_every_bit_of_a_seed_and_of_a_mask_key_counts():
+    """No seed is folded into a smaller one: 256 flipped bits give 256 other masks, keystream and tag alike.
+
+    (X25519 clamps five bits of a private key, RFC 7748 section 5: those may not change anything.)
+    """
+    site, peer = SiteId("a"), SiteId("b")
+    public = keys.x25519_public(BOB)
+    clamped = {0, 1, 2, 254, 255}
+    for make, unused in (
+        (lambda secret: keys.self_mask(secret, site, CONTEXT), set()),
+        (lambda secret: keys.pair_mask(secret, public, site, peer, CONTEXT), clamped),
+    ):
+        flipped = {bit: make(flip_bit(ALICE, bit)) for bit in range(256) if bit not in unused}
+        masks = [make(ALICE), *flipped.values()]
+        assert len({m.vector.reveal() for m in masks}) == len({m.tag for m in masks}) == 257 - len(unused)
+
+
+def flip_bit(secret: SecretBytes, bit: int) -> SecretBytes:
+    return SecretBytes((int.from_bytes(secret.reveal(), "little") ^ 1 << bit).to_bytes(32, "little"))
 
 
 def test_shares_open_for_their_recipient_context_and_direction_only():
