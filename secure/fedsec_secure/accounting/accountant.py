@@ -1,0 +1,58 @@
+"""The accountant, as the ledger sees it: events in, one epsilon out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from fedsec_secure.accounting.events import Event, Neighbours, is_private
+from fedsec_secure.errors import ConfigError
+
+
+class Accountant(Protocol):
+    """An upper bound on what a sequence of mechanisms reveals about one unit.
+
+    The ledger refuses by it, and which mechanism comes next depends on what the earlier ones released. So a bound must
+    hold as a *privacy filter* (Rogers, Roth, Ullman and Vadhan, NeurIPS 2016): for parameters chosen adaptively while
+    the composition stays below a limit fixed beforehand. Adding the Rényi divergences of each order does (Feldman and
+    Zrnic, NeurIPS 2021); a composition theorem for parameters fixed in advance need not.
+    """
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The relation that the numbers are for. Numbers of different relations do not compose."""
+        ...
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        """An epsilon (natural logarithms, math.inf allowed) such that all ``events`` together are (epsilon, delta)-DP.
+
+        It never falls when an event is added. ConfigError for a mechanism that it cannot account for.
+        """
+        ...
+
+
+class TrivialAccountant:
+    """Exact for what needs no arithmetic: nothing released is 0, anything released without privacy is infinite.
+
+    It bounds no mechanism of differential privacy, and refuses instead of guessing.
+    """
+
+    def __init__(self, neighbours: Neighbours = "add-or-remove") -> None:
+        self._neighbours = neighbours
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """As given: both answers hold under either relation."""
+        return self._neighbours
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        """0.0 for no events, math.inf where one is not private, ConfigError otherwise."""
+        if not events:
+            return 0.0
+        if not all(is_private(event) for event in events):
+            return math.inf
+        raise ConfigError(
+            f"expected releases without differential privacy or none at all, found {len(events)} with it: accounting "
+            "for mechanisms of differential privacy is not built yet, so no epsilon can be given"
+        )
