@@ -13,8 +13,12 @@ from fedsec_secure.masking.messages import encode_packets, read_packets
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.tag import PRIME, TAG_BYTES
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
+from fedsec_secure.record.checkpoint import Log
+from fedsec_secure.record.entries import MAX_ENTRY_BYTES
+from fedsec_secure.record.note import MAX_NOTE_BYTES
 
 _MAX_ADAPTER = (1 << 32) - 1
+_MAX_LEAVES = 1 << 20
 
 
 def core_roster(plan: Plan) -> Roster:
@@ -87,3 +91,37 @@ def verdict_context(plan: bytes, run: str, round_index: int, roster: bytes) -> b
 def baseline_context(plan: bytes, run: str, roster: bytes) -> bytes:
     """What the request for a single-site baseline, and its reply, bind."""
     return sha256(Writer().text("fedsec baseline v1").fixed(plan, DIGEST_BYTES).text(run).fixed(roster, 32).done())
+
+
+@dataclass(frozen=True)
+class WitnessRequest:
+    """`witness`: the coordinator's signed checkpoint of the run's log, and every leaf of it, first to last."""
+
+    note: bytes
+    leaves: tuple[bytes, ...]
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        out = Writer().blob(self.note).uint(len(self.leaves), 4)
+        for leaf in self.leaves:
+            out.blob(leaf)
+        return out.done()
+
+    @classmethod
+    def decode(cls, data: Buffer) -> WitnessRequest:
+        """Strict inverse; the leaves are not parsed."""
+        r = Reader(data, "witness request")
+        note = r.blob(most=MAX_NOTE_BYTES)
+        leaves = tuple(r.blob(most=MAX_ENTRY_BYTES) for _ in range(r.uint(4, most=_MAX_LEAVES)))
+        r.done()
+        return cls(note, leaves)
+
+
+def witness_context(plan: bytes, run: str, roster: bytes) -> bytes:
+    """What a request to cosign the run's log, and its answer, bind."""
+    return sha256(Writer().text("fedsec witness v1").fixed(plan, DIGEST_BYTES).text(run).fixed(roster, 32).done())
+
+
+def log_of(plan: Plan, run: str) -> Log:
+    """The log of a run: its origin names plan and run, its key is the coordinator's."""
+    return Log(f"fedsec/{plan.digest().hex()[:32]}/{run}", core_roster(plan).coordinator)

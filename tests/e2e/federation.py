@@ -18,6 +18,7 @@ import numpy as np
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Transport
 from fedsec.coordinator.journal import Journal
+from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
 from fedsec.engines.embedded import EmbeddedTransport, Handler
 from fedsec.plan.model import (
@@ -35,7 +36,7 @@ from fedsec.plan.model import (
 from fedsec.site.agent import SiteAgent, SiteIdentity, SiteWork
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
-from fedsec.wire import core_roster
+from fedsec.wire import core_roster, log_of
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 
@@ -225,8 +226,9 @@ class Federation:
     def runner(self, run: str = RUN) -> Runner:
         self.journal.bind(self.plan.digest(), run, core_roster(self.plan).digest())
         transport = EmbeddedTransport({s: self.wrap(s, a) for s, a in self.agents.items()})
-        driver = Driver(self.plan, run, self.keys.coordinator.sign, self.events.append)
-        return Runner(driver, self.journal, self.carry(transport), self.events.append)
+        log = RunLog(self.folder / "run" / "log", log_of(self.plan, run), self.keys.coordinator)
+        driver = Driver(self.plan, run, self.keys.coordinator.sign, self.events.append, log.record)
+        return Runner(driver, self.journal, self.carry(transport), self.events.append, log)
 
     def initial(self) -> AdapterState:
         return next(iter(self.works.values())).initial_adapter()

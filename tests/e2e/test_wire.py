@@ -24,6 +24,7 @@ from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import lanes, shamir
 from fedsec_secure.numeric.keystream import CHUNK_WORDS, ArraySource, Keystream
+from fedsec_secure.record.note import NoteSignature
 from fedsec_secure.secrets import SecretBytes
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, tiny_base, tiny_work
 
@@ -104,6 +105,9 @@ def fields_of(name: str, data: bytes, parameters: SumParameters) -> list[tuple[s
         assert len(body) == parameters.masked_bytes
     elif name == "unmask":
         out += [(f"{site} {kind.name}", len(share)) for site, (kind, share) in Revealed.decode(body).shares.items()]
+    elif name == "witness":
+        signature = NoteSignature.parse(body)  # a fixed number of letters but for the site's name
+        out += [(signature.name, len(signature.signature))]
     else:
         assert len(body) == 32
     return out
@@ -131,7 +135,7 @@ def test_lengths_and_fields_do_not_depend_on_update_count_or_notes(tmp_path, key
     second, two = tapped(tmp_path / "2", keys, plan, large)
     parameters = sum_parameters(plan, first.initial().size)
     assert pattern(one, parameters) == pattern(two, parameters)
-    assert list(one["site-a"].sent) == list(MASKED[:-1])
+    assert list(one["site-a"].sent) == [*MASKED[:-1], "witness"]
     assert first.adapter != second.adapter
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedsec.attacks.lab import Finished, KnownWork, Site, World
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.journal import Journal
+from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
 from fedsec.engines.embedded import EmbeddedTransport
 from fedsec.plan.document import canonical, parse_canonical
@@ -17,7 +18,7 @@ from fedsec.plan.policy import check_plan, draft_policy
 from fedsec.site.agent import SiteAgent, SiteIdentity
 from fedsec.site.store import SiteStore
 from fedsec.spool import private_folder
-from fedsec.wire import core_roster
+from fedsec.wire import core_roster, log_of
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.roster import SiteId
@@ -97,8 +98,9 @@ class ThisBuild:
         journal = Journal(private_folder(folder))
         try:
             journal.bind(plan.digest(), "attack-1", core_roster(plan).digest())
-            driver = Driver(plan, "attack-1", world.coordinator.sign, events.append)
-            adapter = Runner(driver, journal, EmbeddedTransport(sites), events.append).rounds(world.start)
+            log = RunLog(folder / "log", log_of(plan, "attack-1"), world.coordinator)
+            driver = Driver(plan, "attack-1", world.coordinator.sign, events.append, log.record)
+            adapter = Runner(driver, journal, EmbeddedTransport(sites), events.append, log).rounds(world.start)
         finally:
             journal.close()
         named: dict[SiteId, str] = {}

@@ -19,8 +19,17 @@ from fedsec.plan.model import Plan
 from fedsec.spool import Upload, UploadWords
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import apply_update, shared_names
-from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_roster, sum_parameters, verdict_context
-from fedsec_secure.codec import Sign, open_packet, seal, seal_parts
+from fedsec.wire import (
+    TrainRequest,
+    VerdictRequest,
+    WitnessRequest,
+    baseline_context,
+    core_roster,
+    sum_parameters,
+    verdict_context,
+    witness_context,
+)
+from fedsec_secure.codec import Sign, open_packet, seal, seal_parts, sha256
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
 from fedsec_secure.masking.checks import close_cohort, verify_statements
@@ -36,8 +45,18 @@ from fedsec_secure.masking.coordinator_collect import (
     verify_upload,
 )
 from fedsec_secure.masking.coordinator_unmask import Total, Unmasked
+from fedsec_secure.masking.messages import set_digest
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.vector import decode_sum, sum_words
+from fedsec_secure.record.checkpoint import add_cosignature
+from fedsec_secure.record.entries import (
+    AggregateEntry,
+    Entry,
+    RefusalEntry,
+    RoundStartedEntry,
+    SurvivorsEntry,
+    printable,
+)
 
 MAX_ATTEMPTS = 3
 Steps = Generator[Exchange, Outcome, "RoundResult"]
@@ -63,6 +82,8 @@ class Driver:
     run: str
     sign: Sign = field(repr=False)
     report: Report = lambda event: None
+    record: Callable[[Entry], None] = lambda entry: None
+    """Into the run's log. What follows from the same outcomes is recorded again, the same, in a replay."""
 
     @property
     def roster(self) -> Roster:
@@ -101,6 +122,29 @@ class Driver:
                 continue
             return (yield from this.finish(ready))
         raise AssertionError("unreachable")
+
+    def witness(self, index: int, note: bytes, leaves: tuple[bytes, ...]) -> Generator[Exchange, Outcome, bytes]:
+        """Ask every site to cosign the run's log; the note with all cosignatures, at least the floor's number."""
+        context = witness_context(self.plan.digest(), self.run, self.roster.digest())
+        body = WitnessRequest(note, leaves).encode()
+        request = seal("witness-request", COORDINATOR, context, body, self.sign)
+        requests = dict.fromkeys(self.roster.ids, request)
+        outcome = yield Exchange("witness", index, 0, requests, self.plan.deadline_seconds, self.cohort().floor)
+
+        def accept(site: SiteId, packet: bytes) -> bytes:
+            verify, key = self.roster.verifier(site), self.roster.sites[site]
+            line = bytes(open_packet(packet, kind="witness", sender=site, context=context, verify=verify))
+            add_cosignature(note, line, site, key)
+            return line
+
+        lines, refused = sift(outcome.small(), accept)
+        for event, sites in (("lost", outcome.lost), ("refused", refused)):
+            if sites:
+                self.report({"event": event, "round": index, "exchange": "witness", "sites": dict(sites)})
+        require(len(lines), self.cohort(), "the cosignatures of the log")
+        for site, line in lines.items():
+            note = add_cosignature(note, line, site, self.roster.sites[site])
+        return note
 
     def baselines(self) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
         """Ask every site for its single-site baseline's scores on the plan's public tests; JSON a site."""
@@ -161,8 +205,12 @@ class _Attempt:
     def note(self, event: str, name: str, sites: Mapping[SiteId, str]) -> None:
         if sites:
             self.driver.report({"event": event, "round": self.index, "exchange": name, "sites": dict(sites)})
+        for site, reason in sorted(sites.items()):
+            self.driver.record(RefusalEntry(site=site, exchange=name, reason=printable(reason)))
 
     def train(self) -> Generator[Exchange, Outcome, Outcome]:
+        driver, context = self.driver, self.context.hex()
+        driver.record(RoundStartedEntry(run=driver.run, round=self.index, attempt=self.attempt, context_sha256=context))
         body = TrainRequest(self.driver.run, self.index, self.attempt, self.adapter.to_bytes(), self.verdicts).encode()
         request = seal("train-request", COORDINATOR, self.context, body, self.driver.sign)
         return (yield from self.ask("train", dict.fromkeys(self.driver.roster.ids, request)))
@@ -232,16 +280,23 @@ class _Attempt:
             words = self.driver.parameters(self.adapter).words
             with _open(uploaded) as sources:
                 total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
+            self.survivors(set_digest("U3", uploaded.heads), uploaded.heads)
             return _Summed(uploaded.heads, Total(total, 0), self.context, tuple(uploaded.heads))
         signed = yield from self.ask("confirm", state.confirm_requests())
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)
+        self.survivors(state.digest, state.heads)
         revealed = yield from self.ask("unmask", confirmed.unmask_requests())
         unmasked, refused = Unmasked.gather(confirmed, revealed.small())
         self.note("refused", "unmask", refused)
         with _open(uploaded) as sources:
             summed = unmasked.total(sources)
         return _Summed(state.heads, summed, state.shared.bound, tuple(sorted(revealed.small())))
+
+    def survivors(self, digest: bytes, heads: Mapping[SiteId, bytes]) -> None:
+        """Into the log."""
+        sites, run = tuple(sorted(heads)), self.driver.run
+        self.driver.record(SurvivorsEntry(run=run, round=self.index, sites=sites, uploads_sha256=digest.hex()))
 
     def finish(self, uploaded: _Uploaded) -> Steps:
         """Sum, decode, and let the sites judge: the new adapter counts once the floor has signed its digest."""
@@ -258,6 +313,15 @@ class _Attempt:
         verdicts, refused = self._judge(outcome, new.digest())
         self.note("refused", "verdict", refused)
         require(len(verdicts), self.driver.cohort(), "the verdict")
+        self.driver.record(
+            AggregateEntry(
+                run=self.driver.run,
+                round=self.index,
+                sum_sha256=sha256(words.view("u1").data).hex(),
+                adapter_before_sha256=self.adapter.digest().hex(),
+                adapter_after_sha256=new.digest().hex(),
+            )
+        )
         return RoundResult(self.index, new, verdicts, tuple(summed.heads), weight)
 
     def _judge(self, outcome: Outcome, digest: bytes) -> tuple[dict[SiteId, bytes], Refused]:

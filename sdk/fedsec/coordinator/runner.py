@@ -10,9 +10,11 @@ from typing import TypeVar
 from fedsec.coordinator.driver import Driver, RoundResult
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
 from fedsec.coordinator.journal import Final, Journal
+from fedsec.coordinator.run_log import RunLog
 from fedsec.training.adapter import AdapterState
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.messages import decode_packets, encode_packets
+from fedsec_secure.record.entries import ModelEntry, RunFinishedEntry
 
 Report = Callable[[dict[str, object]], None]
 R = TypeVar("R")
@@ -26,6 +28,7 @@ class Runner:
     journal: Journal
     transport: Transport
     report: Report
+    log: RunLog
     sequence: int = 0
 
     def rounds(self, initial: AdapterState) -> AdapterState:
@@ -37,6 +40,8 @@ class Runner:
             adapter = AdapterState.from_bytes(final.adapter, initial.shapes)
             verdicts = decode_packets(final.verdicts, "journalled verdicts")
             start, self.sequence = final.round + 1, final.sequence
+            self.log.after_round(final.round)
+            self._witness(final.round)
         for index in range(start, driver.plan.rounds):
             began = time.monotonic()
             history = self.journal.survivors()
@@ -54,7 +59,30 @@ class Runner:
                     "seconds": round(time.monotonic() - began, 3),
                 }
             )
+            self._witness(index)
+        self._register(adapter)
         return adapter
+
+    def _witness(self, index: int) -> None:
+        """Have the sites cosign the log as it is now, and keep the cosigned checkpoint."""
+        self.log.publish(self._drive(self.driver.witness(index, self.log.signed(), self.log.leaves())))
+
+    def _register(self, adapter: AdapterState) -> None:
+        """The end of the run, in the log: which adapter, from which base, by which sites."""
+        plan, digest = self.driver.plan, adapter.digest().hex()
+        sites = tuple(sorted(frozenset().union(*self.journal.survivors())))
+        model = ModelEntry(
+            adapter_sha256=digest,
+            base_weights_sha256=str(plan.model.weights_sha256),
+            run=self.driver.run,
+            plan_sha256=plan.digest().hex(),
+            sites=sites,
+            strategy=plan.lora.strategy,
+            rank=plan.lora.rank,
+        )
+        self.log.record(model)
+        self.log.record(RunFinishedEntry(run=self.driver.run, rounds=plan.rounds, adapter_sha256=digest))
+        self._witness(plan.rounds)
 
     def baselines(self) -> dict[SiteId, bytes]:
         """The sites' own single-site scores, as JSON a site."""

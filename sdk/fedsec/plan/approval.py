@@ -112,14 +112,7 @@ def verify_approval(
     """
     if now.tzinfo is None:
         raise LocalMisuseError("verify_approval needs a moment with a time zone")
-    try:
-        payload = open_envelope(data, APPROVAL_TYPE, {officer})
-    except (CodecError, VerificationError) as e:
-        raise _failed(1, f"expected an approval signed by the pinned officer of {site}; {e}") from e
-    try:
-        approval = parse_canonical(payload, Approval, "the approval")
-    except CodecError as e:
-        raise _failed(2, str(e)) from e
+    approval = read_approval(data, site, officer)
     _verify_bindings(approval, plan, policy, site, officer)
     if not now < approval.expires <= policy.expires:
         raise _failed(7, f"expected a valid approval; it ended {approval.expires:%Y-%m-%dT%H:%M:%SZ}; approve again")
@@ -129,6 +122,18 @@ def verify_approval(
     if violations:
         raise _failed(9, "\n".join(str(v) for v in violations))
     return approval
+
+
+def read_approval(data: bytes, site: str, officer: PublicKey) -> Approval:
+    """What an officer signed: checks 1 and 2 of `verify_approval`, which alone decides whether it holds now."""
+    try:
+        payload = open_envelope(data, APPROVAL_TYPE, {officer})
+    except (CodecError, VerificationError) as e:
+        raise _failed(1, f"expected an approval signed by the pinned officer of {site}; {e}") from e
+    try:
+        return parse_canonical(payload, Approval, "the approval")
+    except CodecError as e:
+        raise _failed(2, str(e)) from e
 
 
 def _verify_bindings(approval: Approval, plan: Plan, policy: Policy, site: str, officer: PublicKey) -> None:

@@ -7,6 +7,7 @@ before?; the signature; strict parsing; the context; the work; the record, durab
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,20 @@ from fedsec.plan.model import Plan
 from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
+from fedsec.site.witness import cosign_log
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import apply_update, local_update, shared_names
-from fedsec.wire import TrainRequest, VerdictRequest, baseline_context, core_roster, sum_parameters, verdict_context
+from fedsec.wire import (
+    TrainRequest,
+    VerdictRequest,
+    WitnessRequest,
+    baseline_context,
+    core_roster,
+    log_of,
+    sum_parameters,
+    verdict_context,
+    witness_context,
+)
 from fedsec_secure.codec import Header, head_length, open_packet, seal, sha256
 from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.keys import SigningKey
@@ -105,7 +117,10 @@ class SiteAgent:
         every = {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
         every |= {"unmask": self._unmask, "plain": self._plain, "verdict": self._verdict}
         answered = {name: every[name] for name in self._table.exchanges}
-        self._handlers: Mapping[str, Callable[[bytes], Reply]] = answered | {"baseline": self._baseline}
+        self._handlers: Mapping[str, Callable[[bytes], Reply]] = answered | {
+            "baseline": self._baseline,
+            "witness": self._witness,
+        }
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
@@ -295,6 +310,25 @@ class SiteAgent:
 
     def _baseline_context(self, run: str) -> bytes:
         return baseline_context(self._plan_digest, run, self._roster.digest())
+
+    # ---- the run's log
+
+    def _witness(self, body: bytes) -> Reply:
+        """Cosign the coordinator's log of a run: one history, and none that contradicts this site's own record."""
+        context, digest = _claimed_context(body), self._roster.digest()
+        run = self._store.run_of(self._plan_digest, lambda r: witness_context(self._plan_digest, r, digest) == context)
+        request = WitnessRequest.decode(open_request("witness", body, context, self._cohort))
+        stored = self._store.cosigned(run, body)
+        if stored is not None:
+            return stored
+        keys = {site: key.hex for site, key in self._roster.sites.items()}
+        me, key, now = self._id.me, self._id.key, int(time.time())
+        seen, line = cosign_log(
+            self._store, run, log_of(self._plan, run), me, key, request.note, request.leaves, keys, now
+        )
+        reply = seal("witness", me, context, line, key.sign)
+        self._store.save_witnessed(run, body, seen.text(), reply)
+        return reply
 
     # ---- helpers
 

@@ -36,6 +36,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE 
 CREATE TABLE IF NOT EXISTS survivors (
   run TEXT NOT NULL, round INTEGER NOT NULL, sites TEXT NOT NULL, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS witnessed (
+  run TEXT PRIMARY KEY, request BLOB NOT NULL, checkpoint BLOB NOT NULL, reply BLOB NOT NULL);
 """
 
 
@@ -289,6 +291,34 @@ class SiteStore:
     def save_baseline(self, run: str, reply: bytes) -> None:
         """Keep them: asked again, the site sends the same."""
         self._db.execute("INSERT INTO baselines VALUES (?, ?)", (run, reply))
+
+    # ---- the run's log
+
+    def results(self, run: str) -> dict[int, bytes]:
+        """Digest of the adapter that this site verified at the end of each round where it did."""
+        query = "SELECT round, result FROM rounds WHERE run = ? AND result IS NOT NULL"
+        return {int(number): bytes(result) for number, result in self._db.execute(query, (run,)).fetchall()}
+
+    def confirmed(self, run: str) -> dict[int, frozenset[str]]:
+        """The site keys (hex) of the survivor set that this site signed in each round where it did."""
+        rows = self._db.execute("SELECT round, sites FROM survivors WHERE run = ?", (run,)).fetchall()
+        return {int(number): frozenset(sites.split()) for number, sites in rows}
+
+    def witnessed(self, run: str) -> bytes | None:
+        """The text of the last checkpoint of the run's log that this site cosigned."""
+        row = self._db.execute("SELECT checkpoint FROM witnessed WHERE run = ?", (run,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def cosigned(self, run: str, request: bytes) -> bytes | None:
+        """The stored reply to this very request."""
+        digest = hashlib.sha256(request).digest()
+        row = self._db.execute("SELECT reply FROM witnessed WHERE run = ? AND request = ?", (run, digest)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def save_witnessed(self, run: str, request: bytes, checkpoint: bytes, reply: bytes) -> None:
+        """Remember the checkpoint before the cosignature leaves: a witness never goes back."""
+        row = (run, hashlib.sha256(request).digest(), checkpoint, reply)
+        self._db.execute("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", row)
 
     def _path(self, run: str, round_index: int, what: str) -> Path:
         return self.folder / f"{run}-{round_index:04d}.{what}"

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.journal import Journal
+from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
 from fedsec.data.schema import Example
 from fedsec.engines.embedded import EmbeddedTransport
@@ -33,7 +34,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
 from fedsec.training.base_model import load_base
 from fedsec.training.loop import StepInfo, train_round
 from fedsec.training.replicas import Replicas, cores
-from fedsec.wire import core_roster
+from fedsec.wire import core_roster, log_of
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import AbortError, ConfigError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
@@ -83,9 +84,12 @@ class Study:
             key = SigningKey.load(self.folder.sites / COORDINATOR_KEY)
             if key.public != roster.coordinator:
                 raise ConfigError(f"{self.folder.sites / COORDINATOR_KEY} is not the key of the plan's coordinator")
-            driver = Driver(self.plan, self.folder.run, key.sign, self.report)
+            log = RunLog(self.folder.path / "log", log_of(self.plan, self.folder.run), key)
+            for entry in self.folder.approval_entries():
+                log.record(entry)
+            driver = Driver(self.plan, self.folder.run, key.sign, self.report, log.record)
             transport = EmbeddedTransport(agents, self.models.count, self.stopping)
-            runner = Runner(driver, journal, transport, self.report)
+            runner = Runner(driver, journal, transport, self.report, log)
             adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
             adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
             self._score(adapter, runner)

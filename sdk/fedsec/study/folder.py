@@ -8,11 +8,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsec.plan.approval import read_approval
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.spool import fsync_folder, private_folder, write_durably
 from fedsec.study.results import Results
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import PublicKey
+from fedsec_secure.record.entries import ApprovalEntry
 
 _RUN_FILE = "run.json"
 
@@ -60,6 +63,22 @@ class RunFolder:
     def adapter(self) -> Path:
         """A plain PEFT folder."""
         return self.path / "adapter"
+
+    def approval_entries(self) -> list[ApprovalEntry]:
+        """The approvals of this run, for its log. VerificationError where one is not signed by the roster's officer."""
+        entries = []
+        for path in sorted((self.path / "approvals").glob("*.json")):
+            officer = PublicKey.from_hex(self.plan.roster.sites[path.stem].officer)
+            approval = read_approval(path.read_bytes(), path.stem, officer)
+            entries.append(
+                ApprovalEntry(
+                    plan_sha256=approval.plan_sha256,
+                    policy_sha256=approval.policy_sha256,
+                    site=approval.site,
+                    officer_key=officer.hex,
+                )
+            )
+        return entries
 
     def note(self, event: dict[str, object]) -> None:
         """Append one line to ``metrics.jsonl``; what a kill left of the line before stays a line of its own."""

@@ -35,7 +35,8 @@ Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Sites = Annotated[tuple[SiteName, ...], Field(min_length=1, max_length=1000), AfterValidator(_sorted_set)]
 Round = Annotated[int, Field(ge=0, lt=1 << 32)]
 """From 0, as messages count."""
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
+_LONGEST_REASON: Final = 500
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_REASON, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 """One line of text without characters that are not seen: nothing in it can hide or reorder a page."""
 
 
@@ -148,6 +149,12 @@ Entry = (
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(
     Annotated[Entry, Field(discriminator="kind")], config=ConfigDict(hide_input_in_errors=True)
 )
+
+
+def printable(reason: str) -> str:
+    """A reason as `RefusalEntry` takes it: one line of at most 500 characters, what is not seen replaced by a blank."""
+    seen = "".join(c if c.isprintable() else " " for c in reason)[:_LONGEST_REASON].strip()
+    return seen or "no reason given"
 
 
 def decode_entry(data: bytes) -> Entry:
