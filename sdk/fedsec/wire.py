@@ -117,6 +117,26 @@ class WitnessRequest:
         return cls(note, leaves)
 
 
+@dataclass(frozen=True)
+class WitnessReply:
+    """`witness`: the cosignature's line, and the digest of the site's ledger head, which the log will hold."""
+
+    line: bytes
+    ledger_head: bytes
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        return Writer().blob(self.line).fixed(self.ledger_head, DIGEST_BYTES).done()
+
+    @classmethod
+    def decode(cls, data: Buffer) -> WitnessReply:
+        """Strict inverse; the line is not parsed."""
+        r = Reader(data, "witness reply")
+        out = cls(r.blob(most=1 << 10), r.fixed(DIGEST_BYTES))
+        r.done()
+        return out
+
+
 def witness_context(plan: bytes, run: str, roster: bytes) -> bytes:
     """What a request to cosign the run's log, and its answer, bind."""
     return sha256(Writer().text("fedsec witness v1").fixed(plan, DIGEST_BYTES).text(run).fixed(roster, 32).done())

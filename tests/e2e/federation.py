@@ -33,7 +33,10 @@ from fedsec.plan.model import (
     TrainingSpec,
     WeightingSpec,
 )
-from fedsec.site.agent import SiteAgent, SiteIdentity, SiteWork
+from fedsec.site.agent import SiteAgent
+from fedsec.site.charges import LedgerCharges
+from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, log_of
@@ -200,6 +203,8 @@ class Federation:
     max_runs: int = 2
     change: int = 1
     """The sites' own least difference of two survivor sets."""
+    allow_non_private: bool = True
+    """Whether the sites' policies let a plan run without differential privacy."""
 
     def __enter__(self) -> Federation:
         self._stack = ExitStack()
@@ -207,6 +212,7 @@ class Federation:
         self.stores = {n: SiteStore(self.folder / "state" / n) for n in self.keys.sites}
         for store in self.stores.values():
             self._stack.callback(store.close)
+        self.ledgers: dict[str, Ledger] = {}
         self.agents = {SiteId(n): self._agent(n) for n in self.keys.sites}
         run = self.folder / "run"
         run.mkdir(parents=True, exist_ok=True)
@@ -220,8 +226,14 @@ class Federation:
     def _agent(self, name: str) -> SiteAgent:
         key = self.keys.sites[name]
         secret = key.derive_secret("fedsec v1 rounding secret")
-        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, self.change, secret)
-        return SiteAgent(identity, self.plan, self.stores[name], self.works[name])
+        store = self.stores[name]
+        path, unit = self.folder / "state" / name / "ledger.sqlite", self.plan.dp.unit
+        ledger = self.ledgers[name] = Ledger(path, name, unit, expected=store.ledger_head())
+        self._stack.callback(ledger.close)
+        allow, keep = self.allow_non_private, store.save_ledger_head
+        charges = LedgerCharges(ledger, self.plan, allow_non_private=allow, keep=keep)
+        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, self.change, secret, charges)
+        return SiteAgent(identity, self.plan, store, self.works[name])
 
     def runner(self, run: str = RUN) -> Runner:
         self.journal.bind(self.plan.digest(), run, core_roster(self.plan).digest())

@@ -18,7 +18,7 @@ from fedsec_secure.errors import (
 )
 from fedsec_secure.identity.roster import COORDINATOR
 from fedsec_secure.record.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from fedsec_secure.record.entries import AggregateEntry, RefusalEntry, SurvivorsEntry, printable
+from fedsec_secure.record.entries import AggregateEntry, LedgerHeadEntry, RefusalEntry, SurvivorsEntry, printable
 from fedsec_secure.record.tree import MerkleTree
 from tests.e2e.federation import RUN, Federation, Keys, make_plan
 
@@ -45,7 +45,8 @@ def test_a_run_leaves_a_log_that_every_site_cosigned(tmp_path, keys):
         adapter = federation.run()
     entries = read_entries(log_folder(tmp_path))
     kinds = [e.kind for e in entries]
-    assert kinds == ["round-started", "survivors", "aggregate"] * 2 + ["model", "run-finished"]
+    each_round = ["round-started", "survivors", "aggregate", *["ledger-head"] * SITES]
+    assert kinds == [*each_round, *each_round, "model", "run-finished"]
     model = entries[-2]
     assert model.adapter_sha256 == adapter.digest().hex() == entries[-1].adapter_sha256
     assert list(model.sites) == list(keys.sites)
@@ -148,6 +149,15 @@ def test_leaves_of_another_tree_and_a_note_by_a_stranger_are_refused(finished):
         agent.handle("witness", request(federation, more(entries), signer=federation.keys.sites["site-b"]))
 
 
+def test_a_ledger_that_was_rolled_back_is_found_by_its_own_site(finished):
+    """The log holds heads of every site's ledger: record and ledger of one site set back together differ from it."""
+    federation, entries = finished
+    head = LedgerHeadEntry(site="site-a", head_sha256="1" * 64)
+    with pytest.raises(VerificationError, match="a head of this site's privacy ledger that the ledger does not know"):
+        federation.agents["site-a"].handle("witness", request(federation, [*entries, head]))
+    federation.agents["site-b"].handle("witness", request(federation, [*entries, head]))
+
+
 def test_leaves_that_are_no_entries_are_refused(tmp_path, keys):
     with Federation(tmp_path, keys, make_plan(keys)) as federation:
         federation.run()
@@ -183,7 +193,7 @@ def test_an_edited_log_is_found_when_the_run_is_resumed(tmp_path, keys, monkeypa
         monkeypatch.undo()
     path = log_folder(tmp_path) / ENTRIES
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-3]))
+    path.write_bytes(b"".join(lines[: -3 - SITES]))
     resume_fails(tmp_path, keys, "has no sum of round 1")
     path.write_bytes(b"".join(lines) + lines[0])
     resume_fails(tmp_path, keys, "is another one than this run makes")

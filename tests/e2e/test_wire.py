@@ -16,7 +16,7 @@ import pytest
 
 from fedsec.plan.model import EvaluationSpec
 from fedsec.training.strategies import local_update
-from fedsec.wire import sum_parameters
+from fedsec.wire import WitnessReply, sum_parameters
 from fedsec_secure.codec import SIGNATURE_BYTES, Header, head_length
 from fedsec_secure.masking import keys as masking_keys
 from fedsec_secure.masking.messages import Dealing, Revealed, ShareReply, Statement
@@ -106,7 +106,7 @@ def fields_of(name: str, data: bytes, parameters: SumParameters) -> list[tuple[s
     elif name == "unmask":
         out += [(f"{site} {kind.name}", len(share)) for site, (kind, share) in Revealed.decode(body).shares.items()]
     elif name == "witness":
-        signature = NoteSignature.parse(body)  # a fixed number of letters but for the site's name
+        signature = NoteSignature.parse(WitnessReply.decode(body).line)  # as long as the site's name makes it
         out += [(signature.name, len(signature.signature))]
     else:
         assert len(body) == 32

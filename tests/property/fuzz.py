@@ -13,8 +13,6 @@ import datetime
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -31,19 +29,10 @@ from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.pkcs8 import decode_private_key
 from fedsec_secure.masking.messages import Dealing, MaskRequest, Revealed, ShareReply, Statement, decode_packets
 from tests.e2e.federation import ArithmeticWork, Keys, make_plan
+from tests.property.record_targets import record_targets
+from tests.property.target import Target, method
 
 VECTORS = Path(__file__).parents[1] / "vectors"
-Read = Callable[[bytes], object]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A decoder, good inputs for it, and all that it may raise. ``encode`` gives a value's only encoding."""
-
-    read: Read
-    good: Sequence[bytes]
-    errors: tuple[type[Exception], ...] = (CodecError,)
-    encode: Callable[[object], bytes] | None = None
 
 
 def _bodies() -> dict[str, list[bytes]]:
@@ -74,9 +63,6 @@ def targets() -> dict[str, Target]:
     train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
     verdict = b"".join(VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).parts())
     anyone = officer.public.verify
-
-    def method(name: str) -> Callable[[object], bytes]:
-        return lambda value: getattr(value, name)()
 
     return {
         "header": Target(Header.decode, b["header"], encode=method("encode")),
@@ -112,6 +98,7 @@ def targets() -> dict[str, Target]:
             (CodecError, VerificationError),
         ),
         "key file": Target(lambda data: decode_private_key(data, None, "fuzz"), [_key_file(officer)], (ConfigError,)),
+        **record_targets(),
     }
 
 

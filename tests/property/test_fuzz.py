@@ -3,7 +3,8 @@
 import pytest
 
 from fedsec_secure.errors import CodecError
-from tests.property.fuzz import Target, check, fuzz, targets
+from tests.property.fuzz import check, fuzz, targets
+from tests.property.target import Target
 
 
 @pytest.mark.parametrize("name", list(targets()))

@@ -58,13 +58,18 @@ MESSAGES = {
 EVERY = pytest.mark.parametrize("name", list(MESSAGES))
 
 
+def encoded(value) -> bytes:
+    """The words of a verdict request are not copied: it has parts."""
+    return b"".join(value.parts()) if isinstance(value, VerdictRequest) else value.encode()
+
+
 @EVERY
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_round_trip_and_any_change_is_refused_or_another_value(name, data):
     strategy, decode = MESSAGES[name]
     value = data.draw(strategy)
-    raw = value.encode()
+    raw = encoded(value)
     assert decode(raw) == value
     assert decode(memoryview(raw)) == value
     at = data.draw(st.integers(0, len(raw) - 1))
@@ -75,7 +80,7 @@ def test_round_trip_and_any_change_is_refused_or_another_value(name, data):
     except CodecError:
         return
     assert other != value
-    assert other.encode() == bytes(changed), "two encodings of one value"
+    assert encoded(other) == bytes(changed), "two encodings of one value"
 
 
 @EVERY
@@ -83,7 +88,7 @@ def test_round_trip_and_any_change_is_refused_or_another_value(name, data):
 @given(data=st.data())
 def test_truncated_and_extended_messages_are_refused(name, data):
     strategy, decode = MESSAGES[name]
-    raw = data.draw(strategy).encode()
+    raw = encoded(data.draw(strategy))
     if name != "verdict request":  # its words are all that is left; the length of a sum is checked with the sum
         with pytest.raises(CodecError):
             decode(raw + data.draw(st.binary(min_size=1, max_size=3)))
@@ -100,7 +105,7 @@ def test_arbitrary_bytes_are_a_value_or_a_codec_error(name, raw):
         value = decode(raw)
     except CodecError:
         return
-    assert value.encode() == raw
+    assert encoded(value) == raw
 
 
 @given(PACKETS)

@@ -15,7 +15,10 @@ from fedsec.engines.embedded import EmbeddedTransport
 from fedsec.plan.document import canonical, parse_canonical
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import check_plan, draft_policy
-from fedsec.site.agent import SiteAgent, SiteIdentity
+from fedsec.site.agent import SiteAgent
+from fedsec.site.charges import LedgerCharges
+from fedsec.site.identity import SiteIdentity
+from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.spool import private_folder
 from fedsec.wire import core_roster, log_of
@@ -41,10 +44,12 @@ class AgentSite:
     def _start(self) -> None:
         key = self._world.keys[self._site]
         secret = key.derive_secret("fedsec v1 rounding secret")
-        identity = SiteIdentity(
-            self._site, key, lambda: None, self._world.policy_cohort, _MAX_RUNS, _MIN_COHORT_CHANGE, secret
-        )
-        self._store = SiteStore(self._folder)
+        self._store = store = SiteStore(self._folder)
+        path, plan = self._folder / "ledger.sqlite", self._world.plan
+        self._ledger = Ledger(path, self._site, plan.dp.unit, expected=store.ledger_head())
+        charges = LedgerCharges(self._ledger, plan, allow_non_private=True, keep=store.save_ledger_head)
+        cohort = self._world.policy_cohort
+        identity = SiteIdentity(self._site, key, lambda: None, cohort, _MAX_RUNS, _MIN_COHORT_CHANGE, secret, charges)
         self._agent = SiteAgent(identity, self._world.plan, self._store, self._work)
 
     def handle(self, name: str, body: bytes) -> bytes | Path:
@@ -53,11 +58,12 @@ class AgentSite:
 
     def restart(self) -> None:
         """A new agent over what is on disk."""
-        self._store.close()
+        self.close()
         self._start()
 
     def close(self) -> None:
         """Let go of the folder."""
+        self._ledger.close()
         self._store.close()
 
 

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 _COMMANDS = ("demo", "run", "resume", "status", "evaluate", "predict")
-_GROUPS = ("keys", "plan", "policy", "site", "log", "attack")
+_GROUPS = ("keys", "plan", "policy", "site", "budget", "log", "attack")
 
 
 @cache

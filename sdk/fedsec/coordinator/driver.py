@@ -22,6 +22,7 @@ from fedsec.training.strategies import apply_update, shared_names
 from fedsec.wire import (
     TrainRequest,
     VerdictRequest,
+    WitnessReply,
     WitnessRequest,
     baseline_context,
     core_roster,
@@ -52,6 +53,7 @@ from fedsec_secure.record.checkpoint import add_cosignature
 from fedsec_secure.record.entries import (
     AggregateEntry,
     Entry,
+    LedgerHeadEntry,
     RefusalEntry,
     RoundStartedEntry,
     SurvivorsEntry,
@@ -124,26 +126,32 @@ class Driver:
         raise AssertionError("unreachable")
 
     def witness(self, index: int, note: bytes, leaves: tuple[bytes, ...]) -> Generator[Exchange, Outcome, bytes]:
-        """Ask every site to cosign the run's log; the note with all cosignatures, at least the floor's number."""
+        """Ask every site to cosign the run's log; the note with all cosignatures, at least the floor's number.
+
+        Before the end of the run the heads of the sites' privacy ledgers go into the log: the next checkpoint has them.
+        """
         context = witness_context(self.plan.digest(), self.run, self.roster.digest())
         body = WitnessRequest(note, leaves).encode()
         request = seal("witness-request", COORDINATOR, context, body, self.sign)
         requests = dict.fromkeys(self.roster.ids, request)
         outcome = yield Exchange("witness", index, 0, requests, self.plan.deadline_seconds, self.cohort().floor)
 
-        def accept(site: SiteId, packet: bytes) -> bytes:
+        def accept(site: SiteId, packet: bytes) -> WitnessReply:
             verify, key = self.roster.verifier(site), self.roster.sites[site]
-            line = bytes(open_packet(packet, kind="witness", sender=site, context=context, verify=verify))
-            add_cosignature(note, line, site, key)
-            return line
+            body = open_packet(packet, kind="witness", sender=site, context=context, verify=verify)
+            reply = WitnessReply.decode(body)
+            add_cosignature(note, reply.line, site, key)
+            return reply
 
-        lines, refused = sift(outcome.small(), accept)
+        replies, refused = sift(outcome.small(), accept)
         for event, sites in (("lost", outcome.lost), ("refused", refused)):
             if sites:
                 self.report({"event": event, "round": index, "exchange": "witness", "sites": dict(sites)})
-        require(len(lines), self.cohort(), "the cosignatures of the log")
-        for site, line in lines.items():
-            note = add_cosignature(note, line, site, self.roster.sites[site])
+        require(len(replies), self.cohort(), "the cosignatures of the log")
+        for site, reply in replies.items():
+            note = add_cosignature(note, reply.line, site, self.roster.sites[site])
+            if index < self.plan.rounds:
+                self.record(LedgerHeadEntry(site=site, head_sha256=reply.ledger_head.hex()))
         return note
 
     def baselines(self) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:

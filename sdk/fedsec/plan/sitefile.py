@@ -66,6 +66,10 @@ class SiteTemplate(Strict):
     """The site's own signing key (mode 0600)."""
     state: RelativePath = "state"
     """Folder for what this site must remember: write-ahead record, checkpoints."""
+    population: SiteName | None = None
+    """Whose notes these are, for the privacy ledger: the same at sites with the same patients. Default: the name."""
+    ledger: RelativePath = "state/ledger.sqlite"
+    """The privacy ledger, in a folder of its owner's alone. Every study on these patients uses the same file."""
     policy: RelativePath = "policy.toml"
     """What this site's officer allows."""
     approval: RelativePath = "approval.json"
@@ -119,6 +123,16 @@ class Site:
     def state_path(self) -> Path:
         """The state folder."""
         return self.resolve(self.file.state)
+
+    @property
+    def population(self) -> str:
+        """Whose notes these are."""
+        return self.file.population or self.file.name
+
+    @property
+    def ledger_path(self) -> Path:
+        """The privacy ledger, SQLite."""
+        return self.resolve(self.file.ledger)
 
     @property
     def policy_path(self) -> Path:

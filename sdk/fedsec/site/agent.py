@@ -9,22 +9,23 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from fedsec.plan.model import Plan
+from fedsec.site.charges import BASELINE, UPDATE
+from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
-from fedsec.site.witness import cosign_log
+from fedsec.site.witness import View, cosign_log
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import apply_update, local_update, shared_names
 from fedsec.wire import (
     TrainRequest,
     VerdictRequest,
+    WitnessReply,
     WitnessRequest,
     baseline_context,
     core_roster,
@@ -35,8 +36,7 @@ from fedsec.wire import (
 )
 from fedsec_secure.codec import Header, head_length, open_packet, seal, sha256
 from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
-from fedsec_secure.identity.keys import SigningKey
-from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
+from fedsec_secure.identity.roster import COORDINATOR, Roster
 from fedsec_secure.masking.checks import check_members, close_cohort, open_request
 from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
@@ -48,52 +48,9 @@ from fedsec_secure.masking.site_stated import SiteStated
 from fedsec_secure.masking.transitions import MASKED, PLAIN
 from fedsec_secure.masking.vector import Encoder, decode_sum
 from fedsec_secure.numeric.lanes import Words
-from fedsec_secure.secrets import SecretBytes
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 Reply = bytes | Path
-
-
-class SiteWork(Protocol):
-    """What happens to the notes. Only updates' encodings and, where allowed, public scores ever leave."""
-
-    def initial_adapter(self) -> AdapterState:
-        """The adapter that the plan fixes for round 0."""
-        ...
-
-    def train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path) -> AdapterState:
-        """Local training of one round. Order and dropout depend on the run id: no two runs give one update."""
-        ...
-
-    def weight(self) -> int:
-        """The site's weight under the plan's rule, within its bounds."""
-        ...
-
-    def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
-        """Go on alone from this site's own round-0 adapter; scores on the plan's public tests as JSON."""
-        ...
-
-
-@dataclass(frozen=True)
-class SiteIdentity:
-    """Who this site is, and what its officer lets it do.
-
-    Attributes:
-        authorise: raises where the approval or the policy does not hold (any more); called before every answer.
-        minimum_cohort: the policy's own floor; the larger of it and the plan's counts.
-        min_cohort_change: the policy's own least difference of two survivor sets; the larger of it and the plan's
-            counts.
-        max_runs: run ids that one plan may have here.
-        rounding_secret: keys the rounding coins; the same for the same site key.
-    """
-
-    me: SiteId
-    key: SigningKey
-    authorise: Callable[[], None]
-    minimum_cohort: int
-    max_runs: int
-    min_cohort_change: int
-    rounding_secret: SecretBytes = field(repr=False)
 
 
 class SiteAgent:
@@ -183,6 +140,7 @@ class SiteAgent:
         stored = self._store.update(place.run, place.round)
         if stored is not None:
             return stored[1]
+        self._id.charges.reserve(place.run, place.round, UPDATE)
         checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
         trained = self._work.train(adapter, place.run, place.round, checkpoint)
         update = local_update(self._plan.lora.strategy, adapter, trained)
@@ -297,15 +255,21 @@ class SiteAgent:
         open_request("baseline", body, claimed, self._cohort)
         stored = self._store.baseline(run)
         if stored is not None:
-            return stored
+            return self._released(run, stored)
         first = self._store.update(run, 0)
         if first is None:
             raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
+        self._id.charges.reserve(run, self._plan.rounds, BASELINE)
         initial = self._work.initial_adapter()
         own = apply_update(self._plan.lora.strategy, initial, first[0])
         scores = self._work.single_scores(own, run, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
         reply = seal("baseline", self._id.me, claimed, scores, self._id.key.sign)
         self._store.save_baseline(run, reply)
+        return self._released(run, reply)
+
+    def _released(self, run: str, reply: bytes) -> bytes:
+        """The baseline's reply, once the ledger has it."""
+        self._id.charges.spend(run, self._plan.rounds, BASELINE, sha256(reply))
         return reply
 
     def _baseline_context(self, run: str) -> bytes:
@@ -321,12 +285,11 @@ class SiteAgent:
         stored = self._store.cosigned(run, body)
         if stored is not None:
             return stored
-        keys = {site: key.hex for site, key in self._roster.sites.items()}
-        me, key, now = self._id.me, self._id.key, int(time.time())
-        seen, line = cosign_log(
-            self._store, run, log_of(self._plan, run), me, key, request.note, request.leaves, keys, now
-        )
-        reply = seal("witness", me, context, line, key.sign)
+        view = View(self._store, self._id.charges, run, self._roster)
+        witness = (self._id.me, self._id.key, int(time.time()))
+        seen, line = cosign_log(view, log_of(self._plan, run), *witness, request.note, request.leaves)
+        body_out = WitnessReply(line, self._id.charges.head()).encode()
+        reply = seal("witness", self._id.me, context, body_out, self._id.key.sign)
         self._store.save_witnessed(run, body, seen.text(), reply)
         return reply
 
@@ -356,6 +319,7 @@ class SiteAgent:
         if stored is None:
             raise LocalMisuseError("there is no update to send")
         update, digest, weight = stored
+        self._id.charges.spend(place.run, place.round, UPDATE, digest)
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
         coins = rounding_key(self._id.rounding_secret, self._plan_digest, sha256(place.run.encode()), number, digest)

@@ -180,6 +180,11 @@ class Ledger:
         self._file.catch_up()
         return self._file.history.head
 
+    def passed(self, digest: bytes) -> bool:
+        """Whether a head with this digest is or was the ledger's: one that was signed elsewhere has to be."""
+        self._file.catch_up()
+        return self._file.history.passed(digest)
+
     def history(self) -> tuple[Reservation, ...]:
         """Every reservation that counts in this account, in order, spent or not.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsec.spool import private_folder, write_durably
+from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
 from fedsec_secure.masking.transitions import Stage, Table
 from fedsec_secure.numeric.lanes import Floats
@@ -36,6 +37,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE 
 CREATE TABLE IF NOT EXISTS survivors (
   run TEXT NOT NULL, round INTEGER NOT NULL, sites TEXT NOT NULL, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 1), head BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS witnessed (
   run TEXT PRIMARY KEY, request BLOB NOT NULL, checkpoint BLOB NOT NULL, reply BLOB NOT NULL);
 """
@@ -291,6 +293,17 @@ class SiteStore:
     def save_baseline(self, run: str, reply: bytes) -> None:
         """Keep them: asked again, the site sends the same."""
         self._db.execute("INSERT INTO baselines VALUES (?, ?)", (run, reply))
+
+    # ---- the privacy ledger
+
+    def ledger_head(self) -> Head | None:
+        """The newest head of the ledger that was put on record here: a ledger without it was rolled back."""
+        row = self._db.execute("SELECT head FROM ledger").fetchone()
+        return None if row is None else Head.decode(row[0])
+
+    def save_ledger_head(self, head: Head) -> None:
+        """Put it on record."""
+        self._db.execute("INSERT OR REPLACE INTO ledger VALUES (1, ?)", (head.encode(),))
 
     # ---- the run's log
 

@@ -1,40 +1,44 @@
-"""A site as a witness of the run's log: it cosigns one history only, and none that contradicts its own record.
+"""A site as a witness of the run's log: it cosigns one history only, and none that contradicts its own records.
 
 Every site gets every leaf, so it computes the root itself and needs no proof; what two sites cosigned is the same log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from fedsec.site.charges import Charges
 from fedsec.site.store import SiteStore
-from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.errors import PeerViolationError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
-from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.record.checkpoint import Checkpoint, Log
-from fedsec_secure.record.entries import AggregateEntry, Entry, SurvivorsEntry, decode_entry
+from fedsec_secure.record.entries import AggregateEntry, Entry, LedgerHeadEntry, SurvivorsEntry, decode_entry
 from fedsec_secure.record.fork import Witness
 from fedsec_secure.record.merkle import leaf_hash
 from fedsec_secure.record.tree import MerkleTree
 
 
-def cosign_log(
-    store: SiteStore,
-    run: str,
-    log: Log,
-    name: str,
-    key: SigningKey,
-    note: bytes,
-    leaves: Sequence[bytes],
-    site_keys: Mapping[SiteId, str],
-    now: int,
-) -> tuple[Checkpoint, bytes]:
-    """Check the log of ``run`` against what this site saw; the checkpoint to remember, and the cosignature's line.
+@dataclass(frozen=True)
+class View:
+    """What this site knows of a run by itself: its record, its ledger, and the pinned keys."""
 
-    ``site_keys``: site name -> identity key, hex. Nothing is stored here.
+    store: SiteStore
+    charges: Charges
+    run: str
+    roster: Roster
+
+
+def cosign_log(
+    view: View, log: Log, me: SiteId, key: SigningKey, now: int, note: bytes, leaves: Sequence[bytes]
+) -> tuple[Checkpoint, bytes]:
+    """Check a run's log against what this site saw; the checkpoint to remember, and the cosignature's line.
+
+    Nothing is stored here: the caller does, before the line leaves. ``now`` is in seconds since 1970.
     """
-    last = store.witnessed(run)
-    witness = Witness(log, name, None if last is None else Checkpoint.parse(last))
+    last = view.store.witnessed(view.run)
+    witness = Witness(log, me, None if last is None else Checkpoint.parse(last))
     tree = MerkleTree(leaf_hash(leaf) for leaf in leaves)
     old = 0 if witness.last is None else min(witness.last.head.size, tree.size)
     seen, line = witness.cosign(note, tree.consistency(old), key, now)
@@ -42,19 +46,33 @@ def cosign_log(
     # Check 71 (log fork): the leaves are those of the checkpoint.
     if tree.head() != seen.last.head:
         raise PeerViolationError(f"the checkpoint is not over the {tree.size} entries that came with it")
-    _check_entries([decode_entry(leaf) for leaf in leaves], run, store, site_keys)
+    entries = [decode_entry(leaf) for leaf in leaves]
+    _check_rounds(entries, view)
+    _check_ledger(entries, view, me)
     return seen.last, line
 
 
-def _check_entries(entries: Sequence[Entry], run: str, store: SiteStore, site_keys: Mapping[SiteId, str]) -> None:
-    sums = {e.round: e.adapter_after_sha256 for e in entries if isinstance(e, AggregateEntry) and e.run == run}
-    sets = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry) and e.run == run}
-    for number, result in store.results(run).items():
+def _check_rounds(entries: Sequence[Entry], view: View) -> None:
+    sums = {e.round: e.adapter_after_sha256 for e in entries if isinstance(e, AggregateEntry) and e.run == view.run}
+    sets = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry) and e.run == view.run}
+    for number, result in view.store.results(view.run).items():
         # Check 72 (edited log): every sum that this site verified stands there as it was.
         if sums.get(number) != result.hex():
             raise PeerViolationError(f"the log has another adapter after round {number} than this site verified")
-    for number, keys in store.confirmed(run).items():
-        named = frozenset(site_keys.get(SiteId(site), "") for site in sets.get(number, ()))
+    keys = {site: key.hex for site, key in view.roster.sites.items()}
+    for number, confirmed in view.store.confirmed(view.run).items():
+        named = frozenset(keys.get(SiteId(site), "") for site in sets.get(number, ()))
         # Check 73 (edited log): so does every survivor set that it signed, once its round is over.
-        if number in sums and named != keys:
+        if number in sums and named != confirmed:
             raise PeerViolationError(f"the log has other survivors of round {number} than this site confirmed")
+
+
+def _check_ledger(entries: Sequence[Entry], view: View, me: SiteId) -> None:
+    heads = (e.head_sha256 for e in entries if isinstance(e, LedgerHeadEntry) and e.site == me)
+    for head in heads:
+        # Check 74 (ledger rollback): the ledger goes through every head of its own that the log holds.
+        if not view.charges.passed(bytes.fromhex(head)):
+            raise VerificationError(
+                "the run's log holds a head of this site's privacy ledger that the ledger does not know: it was rolled "
+                "back or replaced, or the coordinator made the head up. Compare with the newest backup before you go on"
+            )

@@ -24,9 +24,13 @@ from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.plan.toml import read_toml
-from fedsec.site.agent import SiteAgent, SiteIdentity
+from fedsec.site.agent import SiteAgent
+from fedsec.site.charges import LedgerCharges
+from fedsec.site.identity import SiteIdentity
+from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.site.work import LocalWork, TestSet, score_tests
+from fedsec.spool import private_folder
 from fedsec.study.corpora import load_public_tests, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
@@ -104,6 +108,13 @@ class Study:
         def authorise() -> None:
             authorise_site(site, self.plan, policy, store)
 
+        private_folder(site.ledger_path.parent)
+        expected = store.ledger_head()
+        ledger = Ledger(site.ledger_path, site.population, self.plan.dp.unit, expected=expected)
+        stack.callback(ledger.close)
+        charges = LedgerCharges(
+            ledger, self.plan, allow_non_private="none" in policy.dp_modes, keep=store.save_ledger_head
+        )
         key = SigningKey.load(site.key_path)
         identity = SiteIdentity(
             me=SiteId(name),
@@ -113,6 +124,7 @@ class Study:
             max_runs=policy.max_runs,
             min_cohort_change=policy.min_cohort_change,
             rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
+            charges=charges,
         )
         work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.step)
         return SiteAgent(identity, self.plan, store, work)

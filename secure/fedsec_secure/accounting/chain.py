@@ -124,6 +124,10 @@ class History:
         """(Entry, digest) of the newest state of that write-ahead record that an entry pinned."""
         return self._witnesses.get(record)
 
+    def passed(self, digest: bytes) -> bool:
+        """Whether ``digest`` is the head, was one, or is that of a ledger without entries."""
+        return digest == EMPTY.digest or digest in self._digests
+
     def verify_anchor(self, anchor: Head) -> None:
         """VerificationError unless this chain goes through ``anchor``, a head that was recorded elsewhere."""
         found = self.head.sequence

@@ -36,7 +36,8 @@ def test_the_log_is_shown_and_verified(fedsec, run):
     assert shown.code == 0
     assert max(len(line) for line in shown.out.splitlines()) <= 100
     kinds = [e["kind"] for e in fedsec("log", "show", run, "--json").json["entries"]]
-    assert kinds == ["approval"] * 6 + ["round-started", "survivors", "aggregate", "model", "run-finished"]
+    before = ["approval"] * 6 + ["round-started", "survivors", "aggregate"]
+    assert kinds == before + ["ledger-head"] * 6 + ["model", "run-finished"]
     verified = fedsec("log", "verify", run, "--json")
     assert verified.code == 0
     assert len(verified.json["cosigned"]) == 6
@@ -58,21 +59,21 @@ def test_where_an_adapter_comes_from(fedsec, run, tmp_path):
 
 
 def test_one_entry_is_proved_to_who_has_the_plan_only(fedsec, run, tmp_path):
-    assert fedsec("log", "prove", run, 9, "--out", "proof.json").code == 0
+    assert fedsec("log", "prove", run, 15, "--out", "proof.json").code == 0
     shutil.copy(run / "plan.json", tmp_path / "plan.json")
     good = fedsec("log", "verify", "--proof", "proof.json", "--plan", "plan.json", "--json")
     assert good.code == 0
     assert good.json["entry"]["kind"] == "model"
     proof = json.loads((tmp_path / "proof.json").read_text())
     other = json.loads((tmp_path / "proof.json").read_text())
-    assert fedsec("log", "prove", run, 10, "--out", "second.json").code == 0
+    assert fedsec("log", "prove", run, 16, "--out", "second.json").code == 0
     for field in ("entry", "inclusion"):
         changed = other | {field: json.loads((tmp_path / "second.json").read_text())[field]}
         text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
         (tmp_path / "bad.json").write_text(text)
         assert fedsec("log", "verify", "--proof", "bad.json", "--plan", "plan.json").code == 1
     assert proof == other
-    assert fedsec("log", "prove", run, 9, "--out", "proof.json").code == 2
+    assert fedsec("log", "prove", run, 15, "--out", "proof.json").code == 2
     assert fedsec("log", "prove", run, 99, "--out", "new.json").code == 2
     assert fedsec("log", "verify", "--proof", "proof.json").code == 2
 

@@ -1,0 +1,151 @@
+"""`fedsec budget`: what a site's privacy ledger says, and what a plan would cost."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fedsec.cli.output import Json, out, print_json
+from fedsec.plan.document import load_plan
+from fedsec.plan.policy import Policy, PrivacyBudget
+from fedsec.plan.sitefile import Site, load_site
+from fedsec.plan.toml import read_toml
+from fedsec.site.ledger import Ledger
+from fedsec_secure.accounting.accountant import TrivialAccountant
+from fedsec_secure.accounting.chain import Reservation
+from fedsec_secure.accounting.events import Event, Unit
+
+app = typer.Typer(help="A site's privacy ledger: what was charged, and what a plan would cost.", no_args_is_help=True)
+SiteFile = Annotated[Path, typer.Argument(help="The site's site.toml.")]
+_UNITS: tuple[Unit, ...] = ("patient", "record")
+_ANY_DELTA = 1e-6
+"""What is charged so far is nothing or infinite, whatever the delta."""
+
+
+@app.callback()
+def _budget() -> None:
+    """A site's privacy ledger: what was charged, and what a plan would cost."""
+
+
+@app.command("show")
+def show(path: SiteFile, json: Json = False) -> None:
+    """What was charged to the patients of this site so far, by unit, beside what its policy allows."""
+    site = load_site(path)
+    policy = read_toml(site.policy_path, Policy)
+    rows = []
+    for unit in _UNITS:
+        with _ledger(site, unit) as ledger:
+            count, spent = (0, 0.0) if ledger is None else (len(ledger.history()), _spent(ledger))
+        limit = next((b for b in policy.budgets if b.unit == unit), None)
+        rows.append({"unit": unit, "releases": count, "epsilon": spent, "allowed": _allowed(limit)})
+    if json:
+        print_json({"population": site.population, "rows": [{**r, "epsilon": _plain(r["epsilon"])} for r in rows]})
+        return
+    table = Table(title=f"privacy ledger of {site.population}", title_justify="left")
+    for name in ("unit", "releases", "ε charged", "the policy allows"):
+        table.add_column(name, justify="right" if name in ("releases", "ε charged") else "left")
+    for row in rows:
+        table.add_row(str(row["unit"]), str(row["releases"]), _epsilon(row["epsilon"]), str(row["allowed"]))
+    out.print(table)
+    if any(row["epsilon"] == math.inf for row in rows):
+        out.print(
+            "ε = ∞: something was released without differential privacy. That is never undone, and no budget over all "
+            "that was ever released about these patients can hold any more."
+        )
+
+
+@app.command("history")
+def history(path: SiteFile, json: Json = False) -> None:
+    """Every charge, in order; a charge stays where its release did not leave: there is no refund."""
+    site = load_site(path)
+    found: dict[int, Reservation] = {}
+    for unit in _UNITS:
+        with _ledger(site, unit) as ledger:
+            found |= {} if ledger is None else {r.sequence: r for r in ledger.history()}
+    rows = [
+        {
+            "number": r.sequence,
+            "at": datetime.datetime.fromtimestamp(r.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "run": r.charge.run,
+            "round": r.charge.round,
+            "purpose": r.charge.purpose,
+            "unit": r.charge.unit,
+            "event": type(r.charge.event).__name__,
+            "released": r.released is not None,
+        }
+        for _, r in sorted(found.items())
+    ]
+    if json:
+        print_json({"population": site.population, "rows": rows})
+        return
+    table = Table(title=f"charges of {site.population}", title_justify="left")
+    for name in ("no.", "at (UTC)", "run", "round", "purpose", "unit", "event", "left the site"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        *cells, released = row.values()
+        table.add_row(*map(str, cells), "yes" if released else "no")
+    out.print(table)
+
+
+@app.command("simulate")
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="A compiled plan (JSON).")],
+    site: Annotated[Path, typer.Option(help="The site's site.toml.")],
+    json: Json = False,
+) -> None:
+    """What one run of a plan would charge here, and whether the policy allows it. Charges nothing. Exit 1 if not."""
+    from fedsec.site.charges import releases
+
+    wanted, here = load_plan(plan), load_site(site)
+    policy = read_toml(here.policy_path, Policy)
+    events = [event for _, _, event in releases(wanted)]
+    with _ledger(here, wanted.dp.unit) as ledger:
+        spent, after = (_spent(ledger), _spent(ledger, events)) if ledger else (0.0, _bare(events))
+    allowed = wanted.dp.mode in policy.dp_modes
+    if json:
+        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": allowed}
+        print_json(value)
+    else:
+        out.print(f"One run of {wanted.name} makes {len(events)} releases without differential privacy.", markup=False)
+        out.print(f"ε charged to each {wanted.dp.unit}: {_epsilon(spent)} now, {_epsilon(after)} afterwards.")
+        out.print("The policy allows it." if allowed else "The policy refuses it: dp_modes does not have none.")
+    if not allowed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _ledger(site: Site, unit: Unit) -> Iterator[Ledger | None]:
+    """One account; None where nothing was ever charged, so that looking makes no file."""
+    if not site.ledger_path.exists():
+        yield None
+        return
+    with Ledger(site.ledger_path, site.population, unit) as ledger:
+        yield ledger
+
+
+def _spent(ledger: Ledger, events: Sequence[Event] = ()) -> float:
+    return ledger.simulate(events, TrivialAccountant(), _ANY_DELTA)
+
+
+def _bare(events: Sequence[Event]) -> float:
+    return TrivialAccountant().epsilon(events, _ANY_DELTA)
+
+
+def _allowed(limit: PrivacyBudget | None) -> str:
+    return "no budget" if limit is None else f"ε ≤ {limit.max_epsilon:g}, δ ≤ {limit.max_delta:g}"
+
+
+def _epsilon(value: object) -> str:
+    return "∞" if value == math.inf else f"{value:g}"
+
+
+def _plain(value: object) -> object:
+    """JSON has no infinity."""
+    return "infinity" if value == math.inf else value

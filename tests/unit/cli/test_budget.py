@@ -1,0 +1,77 @@
+"""`fedsec budget`: what a site's ledger says, and what a plan would cost."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMOKE = Path(__file__).parents[3] / "examples" / "smoke"
+SMALL = ("--set", "rounds=2", "--set", "training.examples_per_round=2", "--set", "evaluation.public_tests=[]")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """One smoke run without tests, made once; its sites' folder."""
+    out = tmp_path_factory.mktemp("budget") / "run"
+    options = ("--sites", SMOKE / "sites", "--out", out, "--init", "--quiet", *SMALL)
+    command = [sys.executable, "-c", "from fedsec.cli import main; main()", "run", SMOKE / "plan.toml", *options]
+    subprocess.run(list(map(str, command)), check=True)
+    return out.with_name("run-sites")
+
+
+@pytest.fixture
+def site(template, tmp_path):
+    shutil.copytree(template, tmp_path / "sites")
+    return tmp_path / "sites" / "clifton" / "site.toml"
+
+
+def test_a_run_without_privacy_is_on_the_ledger_for_ever(fedsec, site):
+    shown = fedsec("budget", "show", site)
+    assert shown.code == 0
+    assert "∞" in shown.out
+    assert "never undone" in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 100
+    rows = fedsec("budget", "show", site, "--json").json["rows"]
+    assert [(r["unit"], r["releases"], r["epsilon"]) for r in rows] == [
+        ("patient", 2, "infinity"),
+        ("record", 2, "infinity"),
+    ]
+
+
+def test_every_charge_is_listed(fedsec, site):
+    rows = fedsec("budget", "history", site, "--json").json["rows"]
+    assert [(r["round"], r["purpose"], r["event"], r["released"]) for r in rows] == [
+        (0, "update", "NonPrivateRelease", True),
+        (1, "update", "NonPrivateRelease", True),
+    ]
+    page = fedsec("budget", "history", site).out
+    assert max(len(line) for line in page.splitlines()) <= 100
+
+
+def test_a_plan_is_priced_without_charging_it(fedsec, site):
+    plan = site.parent.parent / "coordinator" / "plan.json"
+    before = fedsec("budget", "history", site, "--json").json
+    result = fedsec("budget", "simulate", plan, "--site", site, "--json")
+    assert result.code == 0
+    # Three at most: two updates, and the baseline, which this run had no tests for.
+    assert result.json == {"releases": 3, "before": "infinity", "after": "infinity", "allowed": True}
+    assert "3 releases without differential privacy" in fedsec("budget", "simulate", plan, "--site", site).out
+    assert fedsec("budget", "history", site, "--json").json == before
+    policy = site.parent / "policy.toml"
+    policy.write_text(policy.read_text().replace('dp_modes = ["none"]', 'dp_modes = ["local"]'))
+    refused = fedsec("budget", "simulate", plan, "--site", site)
+    assert refused.code == 1
+    assert "dp_modes does not have none" in refused.out
+
+
+def test_looking_at_a_site_that_never_ran_makes_no_ledger(fedsec, site):
+    state = site.parent / "state"
+    shutil.rmtree(state)
+    rows = fedsec("budget", "show", site, "--json").json["rows"]
+    assert [(r["releases"], r["epsilon"]) for r in rows] == [(0, 0.0), (0, 0.0)]
+    assert fedsec("budget", "history", site).code == 0
+    plan = site.parent.parent / "coordinator" / "plan.json"
+    assert fedsec("budget", "simulate", plan, "--site", site, "--json").json["before"] == 0.0
+    assert not state.exists()
