@@ -145,3 +145,8 @@ def witness_context(plan: bytes, run: str, roster: bytes) -> bytes:
 def log_of(plan: Plan, run: str) -> Log:
     """The log of a run: its origin names plan and run, its key is the coordinator's."""
     return Log(f"fedsec/{plan.digest().hex()[:32]}/{run}", core_roster(plan).coordinator)
+
+
+def attest_context(plan: bytes, run: str, roster: bytes) -> bytes:
+    """What the request for a site's attestation, and its reply, bind."""
+    return sha256(Writer().text("fedsec attest v1").fixed(plan, DIGEST_BYTES).text(run).fixed(roster, 32).done())

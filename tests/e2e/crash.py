@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
+from fedsec.site.ledger import Ledger
+from fedsec.site.store import SiteStore
 from tests.e2e.federation import Federation, Keys, make_plan
 
 RESULT = "result.json"
@@ -57,8 +59,18 @@ class WatchedDatabase:
         self._moments.pass_by(f"{self._who} sql many {sql.partition(' VALUES')[0]}")
         return self._db.executemany(sql, *args)
 
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
     def close(self) -> None:
         self._db.close()
+
+
+def watch_site(store: SiteStore, ledger: Ledger, who: str, moments: Moments) -> None:
+    """A site's record and its ledger, two files that have to agree."""
+    store._db = store.chain._db = store.log._db = WatchedDatabase(store._db, who, moments)
+    ledger._file._db = WatchedDatabase(ledger._file._db, f"{who} ledger", moments)
 
 
 class WatchedAgent:
@@ -123,7 +135,7 @@ def run(job: Mapping, keys: Keys) -> None:
     )
     with federation:
         for name, store in federation.stores.items():
-            store._db = WatchedDatabase(store._db, name, moments)
+            watch_site(store, federation.ledgers[name], name, moments)
         federation.journal._db = WatchedDatabase(federation.journal._db, "journal", moments)
         watch_files(moments)
         adapter = federation.run()

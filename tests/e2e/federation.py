@@ -6,6 +6,7 @@ in a second. ``tiny_work`` trains the two-layer ``tiny-random`` model on a few s
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsec.attacks.lab import careless_approval
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Transport
 from fedsec.coordinator.journal import Journal
@@ -33,6 +35,7 @@ from fedsec.plan.model import (
     TrainingSpec,
     WeightingSpec,
 )
+from fedsec.plan.policy import Policy, draft_policy
 from fedsec.site.agent import SiteAgent
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity, SiteWork
@@ -205,9 +208,12 @@ class Federation:
     """The sites' own least difference of two survivor sets."""
     allow_non_private: bool = True
     """Whether the sites' policies let a plan run without differential privacy."""
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    """Keyed hashes (hex) of lists of patients, by site."""
 
     def __enter__(self) -> Federation:
         self._stack = ExitStack()
+        self._approvals: dict[str, bytes] = {}
         self.works = {n: self.work(n, self.plan) for n in self.keys.sites}
         self.stores = {n: SiteStore(self.folder / "state" / n) for n in self.keys.sites}
         for store in self.stores.values():
@@ -225,15 +231,28 @@ class Federation:
 
     def _agent(self, name: str) -> SiteAgent:
         key = self.keys.sites[name]
-        secret = key.derive_secret("fedsec v1 rounding secret")
         store = self.stores[name]
         path, unit = self.folder / "state" / name / "ledger.sqlite", self.plan.dp.unit
         ledger = self.ledgers[name] = Ledger(path, name, unit, expected=store.ledger_head())
         self._stack.callback(ledger.close)
-        allow, keep = self.allow_non_private, store.save_ledger_head
-        charges = LedgerCharges(ledger, self.plan, allow_non_private=allow, keep=keep)
-        identity = SiteIdentity(SiteId(name), key, self.authorise, 3, self.max_runs, self.change, secret, charges)
+        charges = LedgerCharges(ledger, self.plan, store, allow_non_private=self.allow_non_private)
+        excluded = self.excluded.get(name)
+        identity = SiteIdentity(SiteId(name), key, lambda: self.approval(name), self._policy(), charges, excluded)
         return SiteAgent(identity, self.plan, store, self.works[name])
+
+    def approval(self, name: str) -> bytes:
+        """The officer's, of this plan, the same each time, though the policy may ask for more than the plan."""
+        self.authorise()
+        if name not in self._approvals:
+            end, officer = datetime.datetime(2098, 1, 1, tzinfo=datetime.UTC), self.keys.officers[name]
+            self._approvals[name] = careless_approval(self.plan, self._policy(), name, officer, end)
+        return self._approvals[name]
+
+    def _policy(self) -> Policy:
+        """The plan's own bounds, but for the floor of 3 sites and what this federation says."""
+        policy = draft_policy(self.plan, datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC))
+        bounds = {"minimum_cohort": 3, "max_runs": self.max_runs, "min_cohort_change": self.change}
+        return policy.model_copy(update=bounds)
 
     def runner(self, run: str = RUN) -> Runner:
         self.journal.bind(self.plan.digest(), run, core_roster(self.plan).digest())
@@ -246,7 +265,10 @@ class Federation:
         return next(iter(self.works.values())).initial_adapter()
 
     def run(self, run: str = RUN) -> AdapterState:
-        return self.runner(run).rounds(self.initial())
+        runner = self.runner(run)
+        adapter = runner.rounds(self.initial())
+        self.attestations = runner.close(adapter)
+        return adapter
 
 
 def run_once(folder: Path, keys: Keys, plan: Plan, **options) -> AdapterState:

@@ -17,7 +17,7 @@ from fedsec.attacks.build import AgentSite
 from fedsec.attacks.lab import VICTIM, World, make_world
 from fedsec_secure.errors import FedsecError, TransportError
 from fedsec_secure.identity.keys import SigningKey
-from tests.e2e.crash import Moments, WatchedDatabase, watch_files
+from tests.e2e.crash import Moments, watch_files, watch_site
 
 Lie = Callable[[str, bytes], tuple[str, bytes] | None]
 """(exchange, honest request) -> what the coordinator tries first after a crash, if anything."""
@@ -34,10 +34,12 @@ def serve(pipe, folder: str, plan: str, kill_at: int | None) -> None:
     """The child: answer requests until it is told to end, or dies."""
     world = make_world()
     key = SigningKey.load(Path(folder) / "site.key")
-    world = replace(world, plan=type(world.plan).model_validate_json(plan), keys={VICTIM: key}, learn=never_the_same)
+    officers = {VICTIM: (SigningKey.load(Path(folder) / "officer.key"),)}
+    world = replace(world, plan=type(world.plan).model_validate_json(plan), keys={VICTIM: key}, officers=officers)
+    world = replace(world, learn=never_the_same)
     moments = Moments(kill_at)
     site = AgentSite(world, VICTIM, Path(folder) / "state")
-    site._store._db = WatchedDatabase(site._store._db, "site", moments)
+    watch_site(site._store, site._ledger, "site", moments)
     watch_files(moments)
     while (request := pipe.recv()) is not None:
         name, body = request
@@ -67,6 +69,7 @@ class KilledSite:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         self.world.keys[VICTIM].save(self.folder / "site.key")
+        self.world.officers[VICTIM][0].save(self.folder / "officer.key")
         self._spawn(self.kill_at)
 
     def _spawn(self, kill_at: int | None) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from fedsec.plan.model import DpSpec, EvaluationSpec
 from fedsec.site.charges import LedgerCharges, releases
 from fedsec.site.ledger import Ledger
+from fedsec.site.store import SiteStore
 from fedsec_secure.accounting.accountant import TrivialAccountant
 from fedsec_secure.errors import AbortError, ConfigError, LocalMisuseError, TransportError, VerificationError
 from tests.e2e.federation import RUN, Federation, Keys, make_plan
@@ -97,11 +100,59 @@ def test_a_ledger_that_was_set_back_or_lost_stops_its_site(tmp_path, keys):
             (tmp_path / "state" / name / "lock").unlink()
 
 
+class Snapshots:
+    """Copies the record of a site before it answers an exchange, as a backup would."""
+
+    def __init__(self, agent, folder, at: str) -> None:
+        self.agent, self.folder, self.at = agent, folder, at
+
+    def handle(self, name: str, body: bytes):
+        if name == self.at:
+            source = sqlite3.connect(self.folder / "record.sqlite")
+            with closing(sqlite3.connect(self.folder / "older")) as copy, closing(source):
+                source.backup(copy)
+        return self.agent.handle(name, body)
+
+
+EXCHANGES = ("share", "mask", "confirm", "unmask", "verdict", "attest")
+
+
+@pytest.mark.parametrize("at", EXCHANGES)
+def test_a_record_that_was_set_back_stops_its_site(tmp_path, keys, at):
+    """To any moment before an answer: the ledger has pinned the answer."""
+    plan, state = make_plan(keys, rounds=1), tmp_path / "state" / "site-a"
+    wrap = lambda site, agent: Snapshots(agent, state, at) if site == "site-a" else agent  # noqa: E731
+    with Federation(tmp_path, keys, plan, wrap=wrap) as federation:
+        federation.run()
+    for name in ("record.sqlite-wal", "record.sqlite-shm"):
+        (state / name).unlink(missing_ok=True)
+    shutil.move(state / "older", state / "record.sqlite")
+    with pytest.raises(VerificationError, match="the record was rolled back, truncated or replaced"):
+        Federation(tmp_path, keys, plan).__enter__()
+
+
+def test_a_record_that_was_lost_releases_nothing_of_the_run_again(tmp_path, keys):
+    """A fresh record knows of no survivor set that was signed before: it may not sign another."""
+    plan, state = make_plan(keys, rounds=1), tmp_path / "state" / "site-a"
+    with Federation(tmp_path, keys, plan) as federation:
+        federation.run()
+    for path in (*state.glob("record.sqlite*"), *(tmp_path / "run").glob("journal.sqlite*")):
+        path.unlink()
+    shutil.rmtree(tmp_path / "run")
+    for name in ("site-b", "site-c", "site-d"):  # sites that forget as well, to help the coordinator
+        shutil.rmtree(tmp_path / "state" / name)
+    with Federation(tmp_path, keys, plan) as federation:
+        federation.run()
+        why = [e["sites"] for e in federation.events if e["event"] == "lost" and e["exchange"] == "train"]
+        assert "was charged by another record of this site" in why[0]["site-a"]
+        assert federation.works["site-a"].trained == []
+
+
 def test_only_what_the_plan_releases_is_charged(tmp_path, keys):
     plan = make_plan(keys, rounds=1)
-    (tmp_path / "state").mkdir(mode=0o700)
-    with Ledger(tmp_path / "state" / "ledger.sqlite", "ward", "patient") as ledger:
-        charges = LedgerCharges(ledger, plan, allow_non_private=True, keep=lambda head: None)
+    store = SiteStore(tmp_path / "state")
+    with closing(store), Ledger(tmp_path / "state" / "ledger.sqlite", "ward", "patient") as ledger:
+        charges = LedgerCharges(ledger, plan, store, allow_non_private=True)
         for number, purpose in ((1, "update"), (1, "baseline"), (0, "score")):
             with pytest.raises(ConfigError, match=f"releases no {purpose} in round {number}"):
                 charges.reserve(RUN, number, purpose)

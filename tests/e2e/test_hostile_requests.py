@@ -67,7 +67,7 @@ def recorded(tmp_path, keys):
 
 def test_every_request_repeated_gives_identical_bytes(recorded):
     _, requests = recorded
-    assert [name for name, _ in requests] == [*MASKED, "witness", "witness"]
+    assert [name for name, _ in requests] == [*MASKED, "witness", "attest", "witness"]
 
 
 def resigned(federation: Federation, request: bytes, change) -> bytes:

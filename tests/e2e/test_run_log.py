@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fedsec.coordinator import runner as runner_module
-from fedsec.coordinator.run_log import CHECKPOINT, ENTRIES, RunLog, read_entries
+from fedsec.coordinator.run_log import RunLog
+from fedsec.logfile import CHECKPOINT, ENTRIES, read_entries
 from fedsec.wire import WitnessRequest, core_roster, log_of, witness_context
 from fedsec_secure.codec import seal
 from fedsec_secure.errors import (
@@ -46,7 +47,7 @@ def test_a_run_leaves_a_log_that_every_site_cosigned(tmp_path, keys):
     entries = read_entries(log_folder(tmp_path))
     kinds = [e.kind for e in entries]
     each_round = ["round-started", "survivors", "aggregate", *["ledger-head"] * SITES]
-    assert kinds == [*each_round, *each_round, "model", "run-finished"]
+    assert kinds == [*each_round, *each_round, *["attestation"] * SITES, "model", "run-finished"]
     model = entries[-2]
     assert model.adapter_sha256 == adapter.digest().hex() == entries[-1].adapter_sha256
     assert list(model.sites) == list(keys.sites)
@@ -149,6 +150,21 @@ def test_leaves_of_another_tree_and_a_note_by_a_stranger_are_refused(finished):
         agent.handle("witness", request(federation, more(entries), signer=federation.keys.sites["site-b"]))
 
 
+def test_a_checkpoint_over_other_entries_than_those_shown_is_not_cosigned(finished):
+    """From the first checkpoint on: the site is shown the true entries, and asked to sign for others."""
+    federation, entries = finished
+    for store in federation.stores.values():
+        store._db.execute("DELETE FROM witnessed")
+    plan, forged = federation.plan, [*entries[:-1], entries[-1].model_copy(update={"rounds": 9})]
+    head = Checkpoint(log_of(plan, RUN).origin, MerkleTree(e.leaf_hash() for e in forged).head())
+    note = sign_checkpoint(head, federation.keys.coordinator)
+    body = WitnessRequest(note, tuple(e.leaf_data() for e in entries)).encode()
+    context = witness_context(plan.digest(), RUN, core_roster(plan).digest())
+    packet = seal("witness-request", COORDINATOR, context, body, federation.keys.coordinator.sign)
+    with pytest.raises(PeerViolationError, match="the checkpoint is not over the"):
+        federation.agents["site-a"].handle("witness", packet)
+
+
 def test_a_ledger_that_was_rolled_back_is_found_by_its_own_site(finished):
     """The log holds heads of every site's ledger: record and ledger of one site set back together differ from it."""
     federation, entries = finished
@@ -188,7 +204,7 @@ def test_a_run_whose_log_the_sites_do_not_cosign_stops(tmp_path, keys, monkeypat
 
 def test_an_edited_log_is_found_when_the_run_is_resumed(tmp_path, keys, monkeypatch):
     with Federation(tmp_path, keys, make_plan(keys)) as federation:
-        monkeypatch.setattr(runner_module.Runner, "_register", lambda self, adapter: None)
+        monkeypatch.setattr(runner_module.Runner, "close", lambda self, adapter: {})
         federation.run()
         monkeypatch.undo()
     path = log_folder(tmp_path) / ENTRIES
@@ -200,7 +216,7 @@ def test_an_edited_log_is_found_when_the_run_is_resumed(tmp_path, keys, monkeypa
     path.write_bytes(b"".join(lines) + lines[0][:30])  # a torn line is no entry
     with Federation(tmp_path, keys, make_plan(keys)) as federation:
         federation.run()
-    assert len(read_entries(log_folder(tmp_path))) == len(lines) + 2
+    assert len(read_entries(log_folder(tmp_path))) == len(lines) + SITES + 2
 
 
 def resume_fails(tmp_path, keys, why: str) -> None:

@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"fedsec", "fedsec_secure", info}
     assert {name for name in names if name.endswith("py.typed")} == {"fedsec/py.typed", "fedsec_secure/py.typed"}
     assert f"{info}/licenses/LICENSE" in names
-    assert [name for name in names if "test" in name.lower()] == []
+    assert [name for name in names if any(part.startswith("test") for part in name.split("/"))] == []
 
 
 def test_the_wheel_holds_all_the_code_and_only_tracked_resources(wheel: Path) -> None:

@@ -7,8 +7,10 @@ come from the operating system, so no seed can make it zero.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +71,7 @@ def tapped(folder, keys, plan, work, *, without: dict[str, str] | None = None) -
         federation.adapter = runner.rounds(federation.initial())
         if "single" in plan.evaluation.baselines:
             runner.baselines()
+        runner.close(federation.adapter)
     return federation, taps
 
 
@@ -108,6 +111,9 @@ def fields_of(name: str, data: bytes, parameters: SumParameters) -> list[tuple[s
     elif name == "witness":
         signature = NoteSignature.parse(WitnessReply.decode(body).line)  # as long as the site's name makes it
         out += [(signature.name, len(signature.signature))]
+    elif name == "attest":
+        payload = json.loads(base64.b64decode(json.loads(body)["payload"]))
+        out += [(field, len(json.dumps(value))) for field, value in payload.items()]
     else:
         assert len(body) == 32
     return out
@@ -135,7 +141,7 @@ def test_lengths_and_fields_do_not_depend_on_update_count_or_notes(tmp_path, key
     second, two = tapped(tmp_path / "2", keys, plan, large)
     parameters = sum_parameters(plan, first.initial().size)
     assert pattern(one, parameters) == pattern(two, parameters)
-    assert list(one["site-a"].sent) == [*MASKED[:-1], "witness"]
+    assert list(one["site-a"].sent) == [*MASKED[:-1], "witness", "attest"]
     assert first.adapter != second.adapter
 
 

@@ -38,6 +38,9 @@ SITES = (
     "tests/e2e/test_lying_coordinator.py",
     "tests/unit/test_transitions.py",
     "tests/sim/test_attacks.py",
+    "tests/e2e/test_run_log.py",
+    "tests/e2e/test_charges.py",
+    "tests/e2e/test_attest.py",
 )
 _COPIED = ("secure", "sdk", "tests", "docs", "pyproject.toml")
 _SECONDS = 600

@@ -20,6 +20,8 @@ from fedsec.plan.approval import Approval
 from fedsec.plan.document import parse_canonical
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, draft_policy
+from fedsec.plan.revocation import open_revocation, revoke
+from fedsec.plan.withdrawal import open_withdrawal, withdraw
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import TrainRequest, VerdictRequest
 from fedsec_secure.codec import Header, head_length, open_head, open_packet
@@ -63,6 +65,9 @@ def targets() -> dict[str, Target]:
     train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
     verdict = b"".join(VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).parts())
     anyone = officer.public.verify
+    moment, other = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC), SigningKey.generate()
+    rotation = revoke(officer.public, [officer, other], reason="fuzz", at=moment, replaced_by=other.public)
+    withdrawal = withdraw("5a" * 16, "5a" * 32, "site-a", officer, reason="fuzz", at=moment)
 
     return {
         "header": Target(Header.decode, b["header"], encode=method("encode")),
@@ -96,6 +101,10 @@ def targets() -> dict[str, Target]:
             lambda data: open_envelope(data, "application/vnd.fedsec.plan+json", [officer.public]),
             [envelope],
             (CodecError, VerificationError),
+        ),
+        "revocation": Target(open_revocation, [rotation], (VerificationError,)),
+        "withdrawal": Target(
+            lambda data: open_withdrawal(data, "site-a", [officer.public]), [withdrawal], (VerificationError,)
         ),
         "key file": Target(lambda data: decode_private_key(data, None, "fuzz"), [_key_file(officer)], (ConfigError,)),
         **record_targets(),

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedsec.attacks.lab import Finished, KnownWork, Site, World
+from fedsec.attacks.lab import Finished, KnownWork, Site, World, careless_approval
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.journal import Journal
 from fedsec.coordinator.run_log import RunLog
@@ -14,7 +14,7 @@ from fedsec.coordinator.runner import Runner
 from fedsec.engines.embedded import EmbeddedTransport
 from fedsec.plan.document import canonical, parse_canonical
 from fedsec.plan.model import Plan
-from fedsec.plan.policy import check_plan, draft_policy
+from fedsec.plan.policy import Policy, check_plan, draft_policy
 from fedsec.site.agent import SiteAgent
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity
@@ -43,14 +43,24 @@ class AgentSite:
 
     def _start(self) -> None:
         key = self._world.keys[self._site]
-        secret = key.derive_secret("fedsec v1 rounding secret")
         self._store = store = SiteStore(self._folder)
         path, plan = self._folder / "ledger.sqlite", self._world.plan
         self._ledger = Ledger(path, self._site, plan.dp.unit, expected=store.ledger_head())
-        charges = LedgerCharges(self._ledger, plan, allow_non_private=True, keep=store.save_ledger_head)
-        cohort = self._world.policy_cohort
-        identity = SiteIdentity(self._site, key, lambda: None, cohort, _MAX_RUNS, _MIN_COHORT_CHANGE, secret, charges)
+        charges = LedgerCharges(self._ledger, plan, store, allow_non_private=True)
+        approval = self._approval()
+        identity = SiteIdentity(self._site, key, lambda: approval, self._policy(), charges)
         self._agent = SiteAgent(identity, self._world.plan, self._store, self._work)
+
+    def _policy(self) -> Policy:
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        bounds = {"minimum_cohort": self._world.policy_cohort, "min_cohort_change": _MIN_COHORT_CHANGE}
+        drafted = draft_policy(self._world.plan, now + datetime.timedelta(days=1), _MAX_RUNS)
+        return drafted.model_copy(update=bounds)
+
+    def _approval(self) -> bytes:
+        """By an officer who signs whatever plan there is: these attacks are about what happens afterwards."""
+        end = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(days=1)
+        return careless_approval(self._world.plan, self._policy(), self._site, self._world.officers[self._site][0], end)
 
     def handle(self, name: str, body: bytes) -> bytes | Path:
         """The agent's answer."""
@@ -79,7 +89,7 @@ class ThisBuild:
     def read_plan(self, world: World, plan: Plan) -> Plan:
         """Strictly parsed, then checked against a policy that was drafted for the world's honest plan."""
         read = parse_canonical(canonical(plan), Plan, "the coordinator's plan")
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         violations = check_plan(draft_policy(world.plan, now + datetime.timedelta(days=1)), read, now)
         if violations:
             raise ConfigError("; ".join(map(str, violations)))

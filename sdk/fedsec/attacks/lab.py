@@ -5,6 +5,8 @@ The attacker sees requests and replies only. ``World.updates`` is for judging wh
 
 from __future__ import annotations
 
+import datetime
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +14,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from fedsec.plan.approval import APPROVAL_TYPE, Approval
+from fedsec.plan.document import canonical
 from fedsec.plan.model import LoraSpec, ModelSpec, Plan, Roster, RosterSite, SecureSpec, TaskSpec, WeightingSpec
+from fedsec.plan.policy import Policy
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, sum_parameters
 from fedsec_secure.errors import FedsecError
+from fedsec_secure.identity.envelope import sign_envelope
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.keys import Mask
@@ -39,6 +45,8 @@ class World:
     plan: Plan
     coordinator: SigningKey
     keys: Mapping[SiteId, SigningKey]
+    officers: Mapping[SiteId, tuple[SigningKey, ...]]
+    """Two at each site."""
     start: AdapterState
     updates: Mapping[SiteId, Floats]
     counts: Mapping[SiteId, int]
@@ -65,7 +73,11 @@ class World:
 def make_world(*, rounds: int = 2, rule: Literal["uniform", "size"] = "uniform", hidden: int = 60) -> World:
     """Fresh keys; an adapter of one layer with 4 * ``hidden`` coordinates; updates that differ from site to site."""
     coordinator, keys = SigningKey.generate(), {s: SigningKey.generate() for s in SITES}
-    sites = {str(s): RosterSite(key=k.public.hex, officer=SigningKey.generate().public.hex) for s, k in keys.items()}
+    officers = {s: (SigningKey.generate(), SigningKey.generate()) for s in SITES}
+    sites = {
+        str(s): RosterSite(key=k.public.hex, officer=first.public.hex, co_officers=(second.public.hex,))
+        for (s, k), (first, second) in zip(keys.items(), officers.values(), strict=True)
+    }
     size = rule == "size"
     plan = Plan(
         name="attack",
@@ -82,7 +94,7 @@ def make_world(*, rounds: int = 2, rule: Literal["uniform", "size"] = "uniform",
     drawn = np.random.default_rng(20221)
     updates = {s: drawn.uniform(-0.4, 0.4, start.size).astype(np.float32) for s in SITES}
     counts = dict(zip(SITES, drawn.integers(COUNT_MIN, COUNT_MAX, len(SITES)).tolist(), strict=True))
-    return World(plan, coordinator, keys, start, updates, counts)
+    return World(plan, coordinator, keys, officers, start, updates, counts)
 
 
 @dataclass
@@ -212,6 +224,18 @@ class Lab:
     def why(self) -> str:
         """The first refusal: what follows from it is of no interest."""
         return self.said[0] if self.said else "no answer was refused"
+
+
+def careless_approval(plan: Plan, policy: Policy, site: str, key: SigningKey, expires: datetime.datetime) -> bytes:
+    """An approval by a tool that looks at nothing: whatever the plan, the policy, the key and the moment."""
+    approval = Approval(
+        plan_sha256=plan.digest().hex(),
+        policy_sha256=policy.digest().hex(),
+        site=site,
+        expires=expires,
+        nonce=secrets.token_hex(16),
+    )
+    return sign_envelope(APPROVAL_TYPE, canonical(approval), key)
 
 
 def roster_of(world: World) -> bytes:

@@ -1,18 +1,14 @@
-"""The attack table of masked aggregation, and how it is run."""
+"""The attack table of masked aggregation."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 from fedsec.attacks import difference, falsify, isolate, leak
 from fedsec.attacks.lab import Target
-from fedsec.attacks.outcome import Attack, Got
+from fedsec.attacks.outcome import Attack
 
 _C = "coordinator"
 _S = "one site"
-ATTACKS: tuple[Attack, ...] = (
+ATTACKS: tuple[Attack[Target], ...] = (
     Attack(
         "key substitution",
         _C,
@@ -120,10 +116,3 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("drop before share", _S, "the others' sum is right", "Flower SecAgg+: KeyError", falsify.drop_before_share),
     Attack("rounding bias", _S, "the mean moves by chance only", "quantisation bias", falsify.rounding_bias),
 )
-
-
-def perform(target: Target) -> Iterator[tuple[Attack, Got]]:
-    """Every attack on ``target``, each in a folder of its own that is deleted afterwards."""
-    for attack in ATTACKS:
-        with tempfile.TemporaryDirectory(prefix="fedsec-attack-") as folder:
-            yield attack, attack.run(target, Path(folder))

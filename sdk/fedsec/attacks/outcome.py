@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from fedsec.attacks.lab import Target
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Got:
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Generic[T]):
     """One row of the attack table.
 
     Attributes:
@@ -33,7 +35,7 @@ class Attack:
     attacker: str
     expected: str
     source: str
-    run: Callable[[Target, Path], Got]
+    run: Callable[[T, Path], Got]
 
 
 def held(what: str) -> Got:
@@ -44,3 +46,10 @@ def held(what: str) -> Got:
 def broken(what: str) -> Got:
     """It did not."""
     return Got(False, what)
+
+
+def perform(attacks: Iterable[Attack[T]], target: T) -> Iterator[tuple[Attack[T], Got]]:
+    """Every attack on ``target``, each in a folder of its own that is deleted afterwards."""
+    for attack in attacks:
+        with tempfile.TemporaryDirectory(prefix="fedsec-attack-") as folder:
+            yield attack, attack.run(target, Path(folder))

@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_COMMANDS = ("demo", "run", "resume", "status", "evaluate", "predict")
+_COMMANDS = ("demo", "run", "resume", "status", "verify", "report", "evaluate", "predict")
 _GROUPS = ("keys", "plan", "policy", "site", "budget", "log", "attack")
 
 
@@ -48,7 +48,8 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Idle OpenMP threads would spin and take the cores from whoever works (several times slower on shared machines).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for library in ("transformers", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
 
 

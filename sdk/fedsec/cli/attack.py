@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from textwrap import shorten
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.progress import track
@@ -13,6 +14,10 @@ from rich.text import Text
 
 from fedsec.cli.output import Json, err, out, print_json
 
+if TYPE_CHECKING:
+    from fedsec.attacks.outcome import Attack
+
+T = TypeVar("T")
 _LONGEST = 100
 """Letters of what an attack got, in the table; `--json` has all of them, and what was expected."""
 
@@ -45,11 +50,39 @@ def masking(
     """
     from fedsec.attacks.build import ThisBuild
     from fedsec.attacks.lab import Target
-    from fedsec.attacks.masking import ATTACKS, perform
+    from fedsec.attacks.masking import ATTACKS
     from fedsec.attacks.naive import Naive
 
     target: Target = ThisBuild() if against is Against.BUILD else Naive()
-    steps = track(perform(target), f"attacking {target.name}", len(ATTACKS), console=err, transient=True, disable=json)
+    _show(ATTACKS, target, target.name, json=json)
+
+
+@app.command()
+def governance(
+    against: Annotated[
+        Against,
+        typer.Option(help="naive: sites that ask no officer and keep no books, where every attack has to succeed."),
+    ] = Against.BUILD,
+    json: Json = False,
+) -> None:
+    """Approvals, policies, keys, ledgers and logs: forged, swapped, set back. Exit code 1 where an attack got through.
+
+    Sites with fresh keys, policies and approvals in a temporary folder; nothing of yours is read.
+    """
+    from fedsec.attacks.governance import ATTACKS
+    from fedsec.attacks.office import Governed
+
+    target = Governed(careless=against is Against.NAIVE)
+    _show(ATTACKS, target, target.name, json=json)
+
+
+def _show(attacks: Sequence[Attack[T]], target: T, name: str, *, json: bool) -> NoReturn:
+    """Perform them, print what each got, and exit: 1 where one got through."""
+    from fedsec.attacks.outcome import perform
+
+    steps = track(
+        perform(attacks, target), f"attacking {name}", len(attacks), console=err, transient=True, disable=json
+    )
     done = list(steps)
     through = sum(not got.held for _, got in done)
     if json:
@@ -64,11 +97,11 @@ def masking(
             }
             for a, got in done
         ]
-        print_json({"target": target.name, "rows": rows})
+        print_json({"target": name, "rows": rows})
     else:
-        table = Table(title=f"Attacks on {target.name}", title_justify="left")
-        for name in ("attack", "by", "got", "held"):
-            table.add_column(name)
+        table = Table(title=f"Attacks on {name}", title_justify="left")
+        for column in ("attack", "by", "got", "held"):
+            table.add_column(column)
         for a, got in done:
             word = Text("yes", "green") if got.held else Text("NO", "bold red")
             table.add_row(a.name, a.attacker, Text(shorten(got.what, _LONGEST, placeholder=" …")), word)

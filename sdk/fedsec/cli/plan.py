@@ -1,4 +1,4 @@
-"""`fedsec plan`: write a draft, read it in plain words, compile it with a roster, approve it."""
+"""`fedsec plan`: write a draft, read it in plain words, compile it with a roster, approve it, withdraw that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedsec.cli.approve import Revocations, approve, find_notices, withdraw
+from fedsec.cli.interview import Answers, complete
 from fedsec.cli.output import Json, Quiet, err, out, print_json
 from fedsec.cli.statements import statements_table
 from fedsec.plan.document import compile_plan, load_plan, write_private
@@ -21,51 +23,63 @@ from fedsec.plan.policy import Policy, Violation, check_plan
 from fedsec.plan.toml import override, read_toml, validate, write_toml
 from fedsec_secure.errors import ConfigError
 
-app = typer.Typer(help="Study plans: write, show, check, compile, approve.", no_args_is_help=True)
+app = typer.Typer(help="Study plans: write, show, check, compile, approve, withdraw.", no_args_is_help=True)
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the draft; repeatable.")]
 
 
 @app.callback()
 def _plan() -> None:
-    """Study plans: write, show, check, compile, approve."""
+    """Study plans: write, show, check, compile, approve, withdraw."""
 
 
 @app.command("new")
 def new(
     path: Annotated[Path, typer.Argument(help="The TOML file to write; never overwritten.")],
-    sites: Annotated[int, typer.Option(min=1, help="How many sites will take part: sets the threshold.")],
-    entity: Annotated[list[str], typer.Option(help="An entity type to extract; repeatable.")],
+    sites: Annotated[int | None, typer.Option(min=1, help="How many sites will take part: sets the threshold.")] = None,
+    entity: Annotated[list[str] | None, typer.Option(help="An entity type to extract; repeatable.")] = None,
     relation: Annotated[list[str] | None, typer.Option(help="A relation type to extract; repeatable.")] = None,
-    name: Annotated[str, typer.Option(help="The study's name, [a-z0-9-].")] = "study",
-    base: Annotated[str, typer.Option(help="Base model: a name, a folder, a GGUF file, or an id.")] = "smollm2-135m",
-    preset: Annotated[str, typer.Option(help="Training settings: paper or demo.")] = "paper",
+    name: Annotated[str | None, typer.Option(help="The study's name, [a-z0-9-]; study if left out.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: a name, a folder, a GGUF file, or an id; smollm2-135m if left out.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Training settings: paper or demo; paper if left out.")] = None,
     assignments: Assignments = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a commented draft that holds together, ready to be edited."""
-    from fedsec.training.presets import PRESETS
+    """Write a commented draft that holds together, ready to be edited.
 
+    On a terminal, asks for what is left out where --sites or --entity is.
+    """
     if path.exists():
         raise ConfigError(f"{path} exists and is not overwritten; choose another name")
-    if preset not in PRESETS:
-        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; found {preset}")
-    lora, training = PRESETS[preset]
-    kind = "both" if relation else "entities"
-    task = validate({"kind": kind, "entity_types": entity, "relation_types": relation or []}, TaskSpec, "task")
-    masked = sites >= 3
-    secure = SecureSpec(threshold=2 * sites // 3 + 1) if masked else SecureSpec(mode="none", minimum_cohort=sites)
-    fields = {"model": ModelSpec(base=base), "lora": lora, "training": training, "task": task, "secure": secure}
-    value = {"name": name, **{k: v.model_dump(mode="json") for k, v in fields.items()}}
-    if not masked:
-        value["weighting"] = {"cap": 1.0}
-    draft = override(validate(value, Draft, str(path)), assignments or ())
+    answers = complete(sites, entity, relation, name, base, preset)
+    draft = override(_draft(answers, path), assignments or ())
     heading = f"Draft of the study {draft.name}: edit, then `fedsec plan check {path.name}`."
     path.write_text(write_toml(draft, heading), encoding="utf-8")
     if not quiet:
         out.print(f"wrote {path}; next: edit it, then fedsec plan check {path}", markup=False, soft_wrap=True)
-        if not masked:
+        if draft.secure.mode == "none":
             err.print("Fewer than three sites: masks could not hide anything, so secure.mode is none.", style="yellow")
+
+
+def _draft(answers: Answers, path: Path) -> Draft:
+    from fedsec.training.presets import PRESETS
+
+    if answers.preset not in PRESETS:
+        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; found {answers.preset}")
+    lora, training = PRESETS[answers.preset]
+    kind, sites = "both" if answers.relation else "entities", answers.sites
+    labels = {"entity_types": answers.entity, "relation_types": answers.relation}
+    task = validate({"kind": kind, **labels}, TaskSpec, "task")
+    masked = sites >= 3
+    secure = SecureSpec(threshold=2 * sites // 3 + 1) if masked else SecureSpec(mode="none", minimum_cohort=sites)
+    model = ModelSpec(base=answers.base)
+    fields = {"model": model, "lora": lora, "training": training, "task": task, "secure": secure}
+    value = {"name": answers.name, **{k: v.model_dump(mode="json") for k, v in fields.items()}}
+    if not masked:
+        value["weighting"] = {"cap": 1.0}
+    return validate(value, Draft, str(path))
 
 
 @app.command("show")
@@ -98,12 +112,14 @@ def check(
     policy: Annotated[Path | None, typer.Option(help="A site's policy: list what the plan goes beyond.")] = None,
     sites: Annotated[int | None, typer.Option(min=1, help="How many sites, where the plan is a draft.")] = None,
     coordinates: Annotated[int | None, typer.Option(min=1, help="Adapter coordinates: shows bytes a round.")] = None,
+    revocations: Revocations = None,
+    site: Annotated[str | None, typer.Option(help="With --revocations: whose officers' word counts there.")] = None,
     assignments: Assignments = None,
     json: Json = False,
 ) -> None:
     """Say in plain words what the plan risks, and whether it can run. Exit 1 when it cannot, or a policy refuses it."""
     draft = read_plan(path, assignments)
-    statements = explain(draft, sites, coordinates)
+    statements = [*explain(draft, sites, coordinates), *_revoked(draft, revocations, site)]
     violations = _violations(draft, policy)
     refused = bool(violations) or any(s.level == "refused" for s in statements)
     if json:
@@ -122,7 +138,7 @@ def check(
 @app.command("compile")
 def compile_(
     path: Annotated[Path, typer.Argument(help="A draft (TOML).")],
-    roster: Annotated[Path, typer.Option(help="TOML: coordinator, and [sites.NAME] with key and officer, in hex.")],
+    roster: Annotated[Path, typer.Option(help="TOML: coordinator, and [sites.NAME] with key, officer, co_officers.")],
     output: Annotated[Path, typer.Option("--out", help="The plan.json to write; never overwritten.")],
     sites: Annotated[Path, typer.Option(help="Folder whose public/ holds the public test sets.")] = Path(),
     assignments: Assignments = None,
@@ -142,33 +158,8 @@ def compile_(
         out.print(f"wrote {output}\nplan sha256 {plan.digest().hex()}", markup=False, soft_wrap=True)
 
 
-@app.command("approve")
-def approve(
-    path: Annotated[Path, typer.Argument(help="The compiled plan (JSON).")],
-    policy: Annotated[Path, typer.Option(help="The site's policy (TOML).")],
-    key: Annotated[Path, typer.Option(help="The officer's key.")],
-    site: Annotated[str, typer.Option(help="The site's name in the plan's roster.")],
-    output: Annotated[Path, typer.Option("--out", help="The approval to write.")],
-    days: Annotated[int, typer.Option(min=1, max=3660, help="Valid for so many days, not beyond the policy.")] = 30,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Sign an approval of this plan under this policy for one site; refused where the policy does not allow it."""
-    from fedsec.cli.keys import open_key
-    from fedsec.plan.approval import approve as sign
-
-    if output.exists():
-        raise ConfigError(f"{output} exists and is not overwritten; move the old approval away")
-    plan, allowed = load_plan(path), read_toml(policy, Policy)
-    now = datetime.datetime.now(datetime.UTC)
-    expires = min(now.replace(microsecond=0) + datetime.timedelta(days=days), allowed.expires)
-    write_private(output, sign(plan, allowed, site, open_key(key), expires, now))
-    if json:
-        digests = {"plan_sha256": plan.digest().hex(), "policy_sha256": allowed.digest().hex()}
-        print_json({"approval": str(output), "site": site, "expires": expires.isoformat(), **digests})
-    elif not quiet:
-        text = f"{site} may run plan {plan.name} ({plan.digest().hex()[:12]}…) until {expires:%Y-%m-%d %H:%M} UTC"
-        out.print(f"{text}\nwrote {output}", markup=False, soft_wrap=True)
+app.command("approve")(approve)
+app.command("withdraw")(withdraw)
 
 
 def read_plan(path: Path, assignments: list[str] | None) -> Draft:
@@ -186,6 +177,19 @@ def _violations(draft: Draft, policy: Path | None) -> list[Violation]:
     if not isinstance(draft, Plan):
         raise ConfigError("a policy is checked against a compiled plan (plan.json); a draft pins no keys or weights")
     return check_plan(read_toml(policy, Policy), draft, datetime.datetime.now(datetime.UTC))
+
+
+def _revoked(draft: Draft, folder: Path | None, site: str | None) -> list[Statement]:
+    """Keys of the roster that were revoked: nothing runs under such a plan."""
+    if folder is None:
+        return []
+    if not isinstance(draft, Plan):
+        raise ConfigError("revocations are checked against a compiled plan (plan.json); a draft names no keys")
+    revoked = find_notices(folder, draft, site).revoked_in(draft.roster)
+    return [
+        Statement("refused", "keys", f"{owner.removeprefix('roster.')} was revoked on {by.said.at:%Y-%m-%d}.")
+        for owner, by in revoked
+    ]
 
 
 def _show_statements(draft: Draft, statements: list[Statement], sites: int | None) -> None:

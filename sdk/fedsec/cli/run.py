@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsec.cli.output import Jobs, Json, Quiet, err, out, print_json
+
+if TYPE_CHECKING:
+    from fedsec.study.federation import Progress
+    from fedsec.study.folder import RunFolder
 
 
 def run(
@@ -38,20 +42,34 @@ def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> No
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
     from fedsec.cli.tables import COLUMNS, show_results
-    from fedsec.study.federation import open_study
     from fedsec.study.folder import RunFolder
+    from fedsec.study.verify import REPORT
 
     folder = RunFolder.open(path)
     if quiet or json:
-        open_study(folder, lambda event: None, jobs).run()
+        _finish(folder, lambda event: None, jobs)
     else:
         with StudyProgress(err, folder.plan.rounds) as progress:
-            open_study(folder, progress, jobs).run()
+            _finish(folder, progress, jobs)
+    report = path / REPORT
     results = folder.results()
     if json:
         macro = {s: {f"{k}_{m}": results.macro(s, k, m) for k, m in COLUMNS} for s in results.scores}
-        print_json({"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "macro_f1": macro})
+        value = {"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "report": str(report)}
+        print_json(value | {"macro_f1": macro})
     elif not quiet:
         if results.scores:
             show_results(out, results)
-        out.print(f"run folder: {path}\nadapter:    {folder.adapter} (plain PEFT)", markup=False)
+        adapter = f"adapter:    {folder.adapter} (plain PEFT)"
+        out.print(f"run folder: {path}\n{adapter}\nreport:     {report}", markup=False, soft_wrap=True)
+
+
+def _finish(folder: RunFolder, progress: Progress, jobs: int | None) -> None:
+    """What is left of the run, its report, and the signed list of its files. A run that has that stays as it is."""
+    from fedsec.report.seal import is_sealed, seal_run
+    from fedsec.study.federation import open_study
+
+    study = open_study(folder, progress, jobs)
+    if not is_sealed(folder.path):
+        study.run()
+        seal_run(folder)

@@ -42,3 +42,26 @@ def check(
     out.print(table)
     for warning in report.warnings:
         out.print(f"note: {warning}", style="yellow", markup=False)
+
+
+@app.command("log")
+def log(
+    site: Annotated[Path, typer.Argument(help="A site.toml.")],
+    json: Json = False,
+) -> None:
+    """What this site answered, what it refused and under which approval: its own log, once that is checked."""
+    from fedsec.plan.sitefile import load_site
+    from fedsec.study.logbook import describe
+    from fedsec.study.sites import read_own_log
+
+    entries = read_own_log(load_site(site))
+    if json:
+        print_json({"entries": [e.model_dump(mode="json") for e in entries]})
+        return
+    table = Table(title=f"log of {load_site(site).name}", title_justify="left")
+    table.add_column("no.", justify="right")
+    table.add_column("entry")
+    table.add_column("says", overflow="fold")
+    for number, entry in enumerate(entries):
+        table.add_row(str(number), entry.kind, describe(entry))
+    out.print(table)

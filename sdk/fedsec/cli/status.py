@@ -38,18 +38,18 @@ def status(run: Annotated[Path, typer.Argument(help="The run folder.")], json: J
     )
     out.print(f"run {folder.run} of plan {folder.plan.name}: {state}", markup=False)
     if exchanges:
-        out.print(_exchange_table(exchanges))
+        out.print(_exchange_table(exchanges, folder.plan.rounds))
     for event in value["lost"]:  # type: ignore[attr-defined]
         out.print(f"{event['event']}: {event.get('sites') or event.get('reason')}", style="yellow", markup=False)
 
 
-def _exchange_table(exchanges: list[dict[str, object]]) -> Table:
+def _exchange_table(exchanges: list[dict[str, object]], rounds: int) -> Table:
     table = Table(title="Exchanges", title_justify="left")
     for name in ("round", "exchange", "sites", "bytes down a site", "bytes up a site", "seconds"):
         table.add_column(name, justify="left" if name == "exchange" else "right")
     for e in exchanges:
         up, down = dict(e["bytes_up"]), dict(e["bytes_down"])  # type: ignore[call-overload]
-        number = str(int(str(e["round"])) + 1) if e["exchange"] != "baseline" else ""
+        number = str(int(str(e["round"])) + 1) if int(str(e["round"])) < rounds else "end"
         cells = (f"{max(down.values(), default=0):,}", f"{max(up.values(), default=0):,}", f"{e['seconds']}")
         table.add_row(number, str(e["exchange"]), f"{len(up)}/{len(down)}", *cells)
     return table

@@ -22,13 +22,9 @@ from fedsec.training.strategies import apply_update, shared_names
 from fedsec.wire import (
     TrainRequest,
     VerdictRequest,
-    WitnessReply,
-    WitnessRequest,
-    baseline_context,
     core_roster,
     sum_parameters,
     verdict_context,
-    witness_context,
 )
 from fedsec_secure.codec import Sign, open_packet, seal, seal_parts, sha256
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
@@ -49,11 +45,9 @@ from fedsec_secure.masking.coordinator_unmask import Total, Unmasked
 from fedsec_secure.masking.messages import set_digest
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.vector import decode_sum, sum_words
-from fedsec_secure.record.checkpoint import add_cosignature
 from fedsec_secure.record.entries import (
     AggregateEntry,
     Entry,
-    LedgerHeadEntry,
     RefusalEntry,
     RoundStartedEntry,
     SurvivorsEntry,
@@ -124,51 +118,6 @@ class Driver:
                 continue
             return (yield from this.finish(ready))
         raise AssertionError("unreachable")
-
-    def witness(self, index: int, note: bytes, leaves: tuple[bytes, ...]) -> Generator[Exchange, Outcome, bytes]:
-        """Ask every site to cosign the run's log; the note with all cosignatures, at least the floor's number.
-
-        Before the end of the run the heads of the sites' privacy ledgers go into the log: the next checkpoint has them.
-        """
-        context = witness_context(self.plan.digest(), self.run, self.roster.digest())
-        body = WitnessRequest(note, leaves).encode()
-        request = seal("witness-request", COORDINATOR, context, body, self.sign)
-        requests = dict.fromkeys(self.roster.ids, request)
-        outcome = yield Exchange("witness", index, 0, requests, self.plan.deadline_seconds, self.cohort().floor)
-
-        def accept(site: SiteId, packet: bytes) -> WitnessReply:
-            verify, key = self.roster.verifier(site), self.roster.sites[site]
-            body = open_packet(packet, kind="witness", sender=site, context=context, verify=verify)
-            reply = WitnessReply.decode(body)
-            add_cosignature(note, reply.line, site, key)
-            return reply
-
-        replies, refused = sift(outcome.small(), accept)
-        for event, sites in (("lost", outcome.lost), ("refused", refused)):
-            if sites:
-                self.report({"event": event, "round": index, "exchange": "witness", "sites": dict(sites)})
-        require(len(replies), self.cohort(), "the cosignatures of the log")
-        for site, reply in replies.items():
-            note = add_cosignature(note, reply.line, site, self.roster.sites[site])
-            if index < self.plan.rounds:
-                self.record(LedgerHeadEntry(site=site, head_sha256=reply.ledger_head.hex()))
-        return note
-
-    def baselines(self) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
-        """Ask every site for its single-site baseline's scores on the plan's public tests; JSON a site."""
-        context = baseline_context(self.plan.digest(), self.run, self.roster.digest())
-        request = seal("baseline-request", COORDINATOR, context, b"", self.sign)
-        outcome = yield Exchange(
-            "baseline", self.plan.rounds, 0, dict.fromkeys(self.roster.ids, request), self.plan.deadline_seconds, 1
-        )
-
-        def accept(site: SiteId, packet: bytes) -> bytes:
-            verify = self.roster.verifier(site)
-            return bytes(open_packet(packet, kind="baseline", sender=site, context=context, verify=verify))
-
-        scores, refused = sift(outcome.small(), accept)
-        self.report({"event": "baselines", "refused": refused, "lost": dict(outcome.lost)})
-        return scores
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fedsec.coordinator.driver import Driver, RoundResult
+from fedsec.coordinator.end import attestations, baselines, witness
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
 from fedsec.coordinator.journal import Final, Journal
 from fedsec.coordinator.run_log import RunLog
@@ -29,6 +30,8 @@ class Runner:
     transport: Transport
     report: Report
     log: RunLog
+    after_round: Callable[[int, AdapterState], None] = lambda index, adapter: None
+    """With each round's adapter, again after a resume: what it does once must be done once."""
     sequence: int = 0
 
     def rounds(self, initial: AdapterState) -> AdapterState:
@@ -41,6 +44,7 @@ class Runner:
             verdicts = decode_packets(final.verdicts, "journalled verdicts")
             start, self.sequence = final.round + 1, final.sequence
             self.log.after_round(final.round)
+            self.after_round(final.round, adapter)
             self._witness(final.round)
         for index in range(start, driver.plan.rounds):
             began = time.monotonic()
@@ -59,16 +63,23 @@ class Runner:
                     "seconds": round(time.monotonic() - began, 3),
                 }
             )
+            self.after_round(index, adapter)
             self._witness(index)
-        self._register(adapter)
         return adapter
 
     def _witness(self, index: int) -> None:
         """Have the sites cosign the log as it is now, and keep the cosigned checkpoint."""
-        self.log.publish(self._drive(self.driver.witness(index, self.log.signed(), self.log.leaves())))
+        self.log.publish(self._drive(witness(self.driver, index, self.log.signed(), self.log.leaves())))
+
+    def close(self, adapter: AdapterState) -> Mapping[SiteId, bytes]:
+        """The end of the run: what each site signs about its part, and in the log which adapter came from which base
+        by which sites. Returns the signed attestations.
+        """
+        attested = self._drive(attestations(self.driver))
+        self._register(adapter)
+        return attested
 
     def _register(self, adapter: AdapterState) -> None:
-        """The end of the run, in the log: which adapter, from which base, by which sites."""
         plan, digest = self.driver.plan, adapter.digest().hex()
         sites = tuple(sorted(frozenset().union(*self.journal.survivors())))
         model = ModelEntry(
@@ -86,7 +97,7 @@ class Runner:
 
     def baselines(self) -> dict[SiteId, bytes]:
         """The sites' own single-site scores, as JSON a site."""
-        return self._drive(self.driver.baselines())
+        return self._drive(baselines(self.driver))
 
     def _drive(self, steps: Generator[Exchange, Outcome, R]) -> R:
         outcome: Outcome | None = None

@@ -114,7 +114,7 @@ def load_site_documents(
         assert section.path is not None
         reading = READERS[section.format](folder / Path(section.path).expanduser())
         documents, report = reading.documents, reading.report
-    exclude = _patient_ids(folder, section.exclude_patients)
+    exclude = section.excluded_patients(folder) or frozenset()
     kept = [d for d in documents if d.patient_id not in exclude]
     mapping: LabelMapReport | None = None
     excluded = len(documents) - len(kept)
@@ -150,18 +150,6 @@ def site_examples(
     if not examples:
         raise ConfigError("the data section gives no examples for this task; check its types and the label map")
     return examples, counts
-
-
-def _patient_ids(folder: Path, name: str | None) -> frozenset[str]:
-    """The lines of an exclusion list, blank ones and comments aside. A list that cannot be read stops everything."""
-    if name is None:
-        return frozenset()
-    path = folder / Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: the list of excluded patients cannot be read ({type(e).__name__})") from None
-    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 def check_documents(documents: Sequence[Document], tokenizer: Tokenizer | None = None) -> DataCheck:

@@ -23,7 +23,7 @@ M = TypeVar("M", bound=Strict)
 def canonical(document: Strict) -> bytes:
     """RFC 8785 bytes of the document: one document, one text. CodecError for a number that JSON cannot hold exactly."""
     try:
-        return rfc8785.dumps(document.model_dump(mode="json"))
+        return rfc8785.dumps(document.model_dump(mode="json", by_alias=True))
     except rfc8785.CanonicalizationError as e:
         raise CodecError(f"a number in this {type(document).__name__} has no canonical form: {e}") from None
 

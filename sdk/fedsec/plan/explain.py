@@ -43,7 +43,7 @@ def explain(draft: Draft, sites: int | None = None, coordinates: int | None = No
     if isinstance(draft, Plan):
         sites = len(draft.roster.sites)
     statements = [Statement("refused", "supported", reason) for reason in refusals(combination_of(draft))]
-    for part in (_protection, _collusion, _differences, _weights, _privacy, _encoding, _baselines):
+    for part in (_officers, _protection, _collusion, _differences, _weights, _privacy, _encoding, _baselines):
         statements += part(draft, sites)
     if coordinates is not None and sites is not None:
         statements += _bytes(draft, sites, coordinates)
@@ -58,6 +58,16 @@ def count_in_words(n: int, capital: bool = False) -> str:
 
 def _ordinal(n: int) -> str:
     return _ORDINALS[n] if n < len(_ORDINALS) else f"{n}th"
+
+
+def _officers(draft: Draft, sites: int | None) -> list[Statement]:
+    """Which sites name several officers."""
+    members = draft.roster.sites if isinstance(draft, Plan) else {}
+    several = [f"{name} ({len(site.officers)})" for name, site in members.items() if site.co_officers]
+    if not several:
+        return []
+    text = f"Several officers: {', '.join(several)}. How many of them must sign is in each site's own policy."
+    return [Statement("fact", "officers", text)]
 
 
 def _protection(draft: Draft, sites: int | None) -> list[Statement]:
@@ -89,6 +99,15 @@ def _protection(draft: Draft, sites: int | None) -> list[Statement]:
     ]
 
 
+def colluders_needed(draft: Draft, sites: int) -> int:
+    """How many of ``sites`` open another's update together with a coordinator that lies (`threat_model/collusion.md`).
+
+    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t.
+    """
+    quorum = draft.secure.quorum
+    return min(2 * quorum - sites, quorum - 1, draft.secure.threshold)
+
+
 def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
     """How many must conspire, and how many may fail."""
     if draft.secure.mode != "mask" or sites is None:
@@ -106,8 +125,7 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
                 f"{number(sites, True)} sites need a threshold of {least} or more, found {threshold}.",
             )
         ]
-    # Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t (threat_model).
-    needed = min(2 * quorum - sites, quorum - 1, threshold)
+    needed = colluders_needed(draft, sites)
     spare = sites - quorum
     drop = "none may drop out" if spare == 0 else f"{number(spare)} may drop out, {number(spare + 1)} may not"
     together = f"a coordinator that lies, together with {number(needed)} of them, learns another's update"

@@ -14,13 +14,14 @@ from typing import Final
 
 import tomlkit
 
-from fedsec.plan.approval import approve, verify_approval
+from fedsec.plan.approval import approve, read_approval, require_unrevoked, verify_approval
 from fedsec.plan.document import compile_plan, write_private
 from fedsec.plan.matrix import verify_supported
 from fedsec.plan.model import Draft, Plan, Roster, RosterSite
 from fedsec.plan.policy import Policy, draft_policy
 from fedsec.plan.sitefile import Site, SiteTemplate, load_site
 from fedsec.plan.toml import read_toml, write_toml
+from fedsec.plan.withdrawal import Notices, notices_of
 from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.keys import PublicKey, SigningKey
 
@@ -65,7 +66,9 @@ def complete_working_set(
                 "(`fedsec plan approve`)"
             )
         site_key = load_or_make_key(folder / template.key)
-        members[name] = RosterSite(key=site_key.public.hex, officer=officers[name].public.hex)
+        members[name] = RosterSite(
+            key=site_key.public.hex, officer=officers[name].public.hex, co_officers=template.co_officers
+        )
     coordinator = load_or_make_key(_private_folder(coordinator_dir) / COORDINATOR_KEY)
     plan = compile_plan(draft, Roster(coordinator=coordinator.public.hex, sites=members))
     for name, folder in sorted(site_dirs.items()):
@@ -116,11 +119,33 @@ def _approve_once(site: Site, plan: Plan, officer: SigningKey, now: datetime.dat
         )
         write_private(site.policy_path, write_toml(policy, heading).encode())
     policy = read_toml(site.policy_path, Policy)
+    notices = notices_of(site)
     if site.approval_path.exists():
+        data = site.approval_path.read_bytes()
         try:
-            verify_approval(site.approval_path.read_bytes(), plan, policy, site.name, officer.public, now)
+            verify_approval(data, plan, policy, site.name, site.officers, now, notices=notices)
             return
         except VerificationError:
-            pass  # an approval of another plan, or an expired one: approve() decides whether this one may have one
+            # An approval of another plan, or an expired one: approve() decides whether this one may have one.
+            _require_not_withdrawn(site, data, notices)
+    if policy.approvals_required > 1:
+        raise ConfigError(
+            f"the policy of {site.name} asks for the signatures of {policy.approvals_required} officers, and one is "
+            "made here; they approve with `fedsec plan approve`, all but the first with --add"
+        )
+    require_unrevoked(plan, notices)
     ends = min(expires, policy.expires)
     write_private(site.approval_path, approve(plan, policy, site.name, officer, ends, now))
+
+
+def _require_not_withdrawn(site: Site, approval: bytes, notices: Notices) -> None:
+    """What an officer withdrew by hand is not approved again by a program."""
+    try:
+        nonce = read_approval(approval, site.name, site.officers).nonce
+    except VerificationError:
+        return  # nobody here signed it
+    if nonce in notices.withdrawn:
+        raise ConfigError(
+            f"{site.approval_path} was withdrawn; take it away, or approve anew with `fedsec plan approve`, if the "
+            f"officer of {site.name} agrees"
+        )

@@ -153,6 +153,8 @@ class EvaluationSpec(Strict):
     """At most so many examples of each public test set for the single-site baselines."""
     zero_shot_test_limit: int | None = Field(None, ge=1, le=1 << 24)
     """At most so many for zero-shot: an untrained model rambles on to max_new_tokens, which is slow."""
+    round_test_limit: int | None = Field(None, ge=1, le=1 << 24)
+    """Score the shared adapter after every round on at most so many examples of each public test set; None: do not."""
 
 
 class RosterSite(Strict):
@@ -160,6 +162,18 @@ class RosterSite(Strict):
 
     key: PublicKeyHex
     officer: PublicKeyHex
+    co_officers: tuple[PublicKeyHex, ...] = Field((), max_length=63)
+    """Further officers, always in order. How many of all of them must sign is the site's policy's to say."""
+
+    @field_validator("co_officers")
+    @classmethod
+    def _in_order(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(keys))
+
+    @property
+    def officers(self) -> tuple[str, ...]:
+        """All who may sign an approval, `officer` first."""
+        return (self.officer, *self.co_officers)
 
 
 class Roster(Strict):
@@ -195,6 +209,8 @@ class Roster(Strict):
         for name, site in self.sites.items():
             yield f"roster.sites.{name}.key", site.key
             yield f"roster.sites.{name}.officer", site.officer
+            for number, key in enumerate(site.co_officers, start=1):
+                yield f"roster.sites.{name}.co_officers.{number}", key
 
 
 def _no_repeats(field: str, values: Iterable[str]) -> None:

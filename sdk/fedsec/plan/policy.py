@@ -65,6 +65,8 @@ class Policy(Strict):
     """Most rounds of one plan."""
     max_runs: int = Field(ge=1, le=10_000)
     """Most runs (run ids) under one approval."""
+    approvals_required: int = Field(1, ge=1, le=64)
+    """How many of this site's officers must sign an approval before it counts. One of them alone withdraws it."""
     allowed_baselines: tuple[Literal["zero-shot", "single", "central"], ...] = ()
     """Comparisons. single publishes scores of this site's own adapter on public tests; central pools notes."""
     dp_modes: tuple[Literal["none", "local", "distributed"], ...] = Field(min_length=1)
@@ -145,6 +147,19 @@ def check_run_count(policy: Policy, started: int) -> Violation | None:
     number = len(_CHECKS) + 1
     return Violation(
         number, f"at most {policy.max_runs} runs under one approval", f"{started} before this one", "approve again"
+    )
+
+
+def check_signatures(policy: Policy, signed: int) -> Violation | None:
+    """Whether an approval that ``signed`` different officers of this site have signed counts."""
+    if signed >= policy.approvals_required:
+        return None
+    number = len(_CHECKS) + 2
+    return Violation(
+        number,
+        f"the signatures of {policy.approvals_required} officers under an approval",
+        f"{signed}",
+        "have another officer of this site sign the same one: `fedsec plan approve --add`",
     )
 
 

@@ -28,6 +28,7 @@ RULES: Final = (
     ("rosters", "two runs whose rosters differ by one site", "min_cohort_change"),
     ("survivors", "two sums that differ by one site", "min_cohort_change"),
     ("runs", "many runs under one approval", "max_runs"),
+    ("officers", "one officer who errs, or whose key was stolen", "approvals_required"),
 )
 """(name, what it stops, the policy's field), in the order of the policy checks, from 1."""
 
@@ -70,8 +71,8 @@ def _value(policy: Policy, field: str | None) -> str:
 
 def describe(policy: Policy, now: datetime.datetime) -> list[Statement]:
     """What an officer should know before putting this policy into force at the moment ``now``."""
-    parts = (_time(policy, now), _protection(policy), _sums(policy), _model(policy), _privacy(policy))
-    return [statement for part in parts for statement in part]
+    parts = (_officers, _protection, _sums, _model, _privacy)
+    return [*_time(policy, now), *(statement for part in parts for statement in part(policy))]
 
 
 def _time(policy: Policy, now: datetime.datetime) -> list[Statement]:
@@ -86,6 +87,18 @@ def _time(policy: Policy, now: datetime.datetime) -> list[Statement]:
     several = policy.max_runs > 1
     more = [Statement("risk", "time", "Two runs from the same notes are alike: their sums can be compared.")] * several
     return [Statement("risk" if days > 366 else "fact", "time", text), *more]
+
+
+def _officers(policy: Policy) -> list[Statement]:
+    count = policy.approvals_required
+    if count == 1:
+        text = "One officer's signature puts an approval into force."
+    else:
+        text = (
+            f"{count_in_words(count, capital=True)} different officers must sign an approval before it counts. Any one "
+            "of them withdraws it."
+        )
+    return [Statement("fact", "officers", text)]
 
 
 def _times(count: int) -> str:

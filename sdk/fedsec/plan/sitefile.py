@@ -42,6 +42,20 @@ class DataSection(Strict):
     limit: int | None = Field(None, ge=1)
     """Use at most so many examples."""
 
+    def excluded_patients(self, folder: Path) -> frozenset[str] | None:
+        """The lines of the exclusion list, blank ones and comments aside; None without a list.
+
+        ConfigError for a list that cannot be read: it stops everything. ``folder`` is the file's, for its paths.
+        """
+        if self.exclude_patients is None:
+            return None
+        path = folder / Path(self.exclude_patients).expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path}: the list of excluded patients cannot be read ({type(e).__name__})") from None
+        return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
     @model_validator(mode="after")
     def _source_is_named_once(self) -> DataSection:
         if self.format == "corpus":
@@ -74,8 +88,12 @@ class SiteTemplate(Strict):
     """What this site's officer allows."""
     approval: RelativePath = "approval.json"
     """The officer's signed approval of one plan under that policy."""
+    revocations: RelativePath = "revocations"
+    """Folder of signed revocations of keys and withdrawals of approvals; read before every answer."""
     officer: PublicKeyHex | None = None
-    """The officer's public key: only approvals under it count."""
+    """The officer's public key: only approvals under it, or a co-officer's, count."""
+    co_officers: tuple[PublicKeyHex, ...] = Field((), max_length=63)
+    """Public keys of further officers. The policy's approvals_required says how many of all of them must sign."""
     data: DataSection
     """The notes to train on."""
     test: DataSection | None = None
@@ -86,14 +104,17 @@ class SiteFile(SiteTemplate):
     """A complete ``site.toml``."""
 
     officer: PublicKeyHex
-    """The officer's public key: only approvals under it count."""
+    """The officer's public key: only approvals under it, or a co-officer's, count."""
 
     @model_validator(mode="after")
-    def _officer_is_a_key(self) -> SiteFile:
-        try:
-            PublicKey.from_hex(self.officer)
-        except ConfigError as e:
-            raise ValueError(f"officer: {e}") from e
+    def _officers_are_keys(self) -> SiteFile:
+        for name, key in (("officer", self.officer), *(("co_officers", key) for key in self.co_officers)):
+            try:
+                PublicKey.from_hex(key)
+            except ConfigError as e:
+                raise ValueError(f"{name}: {e}") from e
+        if len({self.officer, *self.co_officers}) != 1 + len(self.co_officers):
+            raise ValueError("co_officers: a key is named twice; every officer has a key of their own")
         return self
 
 
@@ -113,6 +134,11 @@ class Site:
     def officer(self) -> PublicKey:
         """The pinned officer key."""
         return PublicKey.from_hex(self.file.officer)
+
+    @property
+    def officers(self) -> tuple[PublicKey, ...]:
+        """All pinned officer keys, `officer` first."""
+        return tuple(PublicKey.from_hex(key) for key in (self.file.officer, *self.file.co_officers))
 
     @property
     def key_path(self) -> Path:
@@ -143,6 +169,11 @@ class Site:
     def approval_path(self) -> Path:
         """The approval, a signed envelope."""
         return self.resolve(self.file.approval)
+
+    @property
+    def revocations_path(self) -> Path:
+        """The folder of revocations and withdrawals, signed envelopes; it may be missing."""
+        return self.resolve(self.file.revocations)
 
     def resolve(self, path: str) -> Path:
         """A path of the site file (for instance ``site.file.data.path``) as one that can be opened."""

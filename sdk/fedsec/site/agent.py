@@ -7,35 +7,30 @@ before?; the signature; strict parsing; the context; the work; the record, durab
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from fedsec.plan.model import Plan
-from fedsec.site.charges import BASELINE, UPDATE
+from fedsec.site.charges import UPDATE
+from fedsec.site.end import Reply, RunEnd, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.notes import Notes
+from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
-from fedsec.site.witness import View, cosign_log
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import apply_update, local_update, shared_names
 from fedsec.wire import (
     TrainRequest,
     VerdictRequest,
-    WitnessReply,
-    WitnessRequest,
-    baseline_context,
     core_roster,
-    log_of,
     sum_parameters,
     verdict_context,
-    witness_context,
 )
-from fedsec_secure.codec import Header, head_length, open_packet, seal, sha256
-from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
+from fedsec_secure.codec import open_packet, seal, sha256
+from fedsec_secure.errors import AbortError, FedsecError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster
 from fedsec_secure.masking.checks import check_members, close_cohort, open_request
 from fedsec_secure.masking.keys import rounding_key
@@ -50,14 +45,13 @@ from fedsec_secure.masking.vector import Encoder, decode_sum
 from fedsec_secure.numeric.lanes import Words
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
-Reply = bytes | Path
 
 
 class SiteAgent:
     """One site of one plan."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
-        identity.authorise()
+        approval = identity.authorise()
         self._id = identity
         self._plan = plan
         self._plan_digest = plan.digest()
@@ -67,20 +61,31 @@ class SiteAgent:
         # Check 54 (key substitution): the plan names this site with its own key.
         if self._roster.sites.get(identity.me) != identity.key.public:
             raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
-        floor = max(plan.secure.minimum_cohort, identity.minimum_cohort)
+        self.log = OwnLog(store.folder, store.log)
+        self._note = Notes(self.log, identity, plan, store)
+        self._note.allowed(approval)
+        floor = max(plan.secure.minimum_cohort, identity.policy.minimum_cohort)
         self._table = MASKED if plan.secure.mode == "mask" else PLAIN
         masked = self._table is MASKED
         self._cohort = Group(self._roster, floor, plan.secure.threshold) if masked else Cohort(self._roster, floor)
         every = {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
         every |= {"unmask": self._unmask, "plain": self._plain, "verdict": self._verdict}
         answered = {name: every[name] for name in self._table.exchanges}
-        self._handlers: Mapping[str, Callable[[bytes], Reply]] = answered | {
-            "baseline": self._baseline,
-            "witness": self._witness,
-        }
+        self._end = RunEnd(identity, plan, store, work, self._cohort)
+        self._handlers: Mapping[str, Callable[[bytes], Reply]] = {**answered, **self._end.handlers}
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
+        try:
+            reply = self._answer(name, body)
+        except FedsecError as e:
+            self._note.refused(name, str(e))
+            raise
+        self._id.charges.pin()
+        self._note.answered(name, body, reply)
+        return reply
+
+    def _answer(self, name: str, body: bytes) -> Reply:
         # Check 55 (withdrawn approval): read anew before every answer.
         self._id.authorise()
         handler = self._handlers.get(name)
@@ -104,13 +109,14 @@ class SiteAgent:
         place = Place(request.run, request.round, request.attempt)
         context = self._context(place, adapter.digest())
         # Check 56 (replay): the request is for the plan, round and adapter that it carries.
-        if _claimed_context(body) != context:
+        if claimed_context(body) != context:
             raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
         # Check 57 (extra rounds): the plan's rounds and no more.
         if not _RUN_ID.match(place.run) or place.round >= self._plan.rounds:
             raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
         cohort = frozenset(key.hex for key in self._roster.sites.values())
-        self._store.open_run(place.run, self._plan_digest, cohort, self._id.max_runs)
+        self._store.open_run(place.run, self._plan_digest, cohort, self._id.policy.max_runs)
+        self._end.require_open(place.run)
         # Check 58 (replayed round): no way back to an earlier round.
         if place.round < self._store.newest_round(place.run):
             raise PeerViolationError(f"round {place.round} is behind this site: it has started a later one")
@@ -188,8 +194,10 @@ class SiteAgent:
 
     def _check_change(self, sites: frozenset[str]) -> None:
         """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
-        least = max(self._id.min_cohort_change, self._plan.secure.min_cohort_change)
-        before = close_cohort(sites, self._store.survivor_sets(), least) if self._plan.dp.mode == "none" else None
+        least = max(self._id.policy.min_cohort_change, self._plan.secure.min_cohort_change)
+        newest, earlier = self._id.newest, self._store.survivor_sets()
+        sites, sets = newest(sites), [newest(keys) for keys in earlier]  # a key that was rotated is no other site
+        before = close_cohort(sites, sets, least) if self._plan.dp.mode == "none" else None
         # Check 64 (cross-round differencing): no two sums that differ by few sites.
         if before is not None:
             raise AbortError(
@@ -225,7 +233,7 @@ class SiteAgent:
 
     def _verdict(self, body: bytes) -> Reply:
         place, record = self._continue("verdict", body)
-        context = _claimed_context(body)
+        context = claimed_context(body)
         request = VerdictRequest.decode(open_request("verdict", body, context, self._cohort))
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         parameters = self._parameters(adapter)
@@ -245,54 +253,6 @@ class SiteAgent:
         self._store.finish_round(place, new.digest(), context, body, reply)
         return reply
 
-    # ---- the single-site baseline
-
-    def _baseline(self, body: bytes) -> Reply:
-        if "single" not in self._plan.evaluation.baselines:
-            raise PeerViolationError("the plan asks for no single-site baseline")
-        claimed = _claimed_context(body)
-        run = self._store.run_of(self._plan_digest, lambda r: self._baseline_context(r) == claimed)
-        open_request("baseline", body, claimed, self._cohort)
-        stored = self._store.baseline(run)
-        if stored is not None:
-            return self._released(run, stored)
-        first = self._store.update(run, 0)
-        if first is None:
-            raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
-        self._id.charges.reserve(run, self._plan.rounds, BASELINE)
-        initial = self._work.initial_adapter()
-        own = apply_update(self._plan.lora.strategy, initial, first[0])
-        scores = self._work.single_scores(own, run, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
-        reply = seal("baseline", self._id.me, claimed, scores, self._id.key.sign)
-        self._store.save_baseline(run, reply)
-        return self._released(run, reply)
-
-    def _released(self, run: str, reply: bytes) -> bytes:
-        """The baseline's reply, once the ledger has it."""
-        self._id.charges.spend(run, self._plan.rounds, BASELINE, sha256(reply))
-        return reply
-
-    def _baseline_context(self, run: str) -> bytes:
-        return baseline_context(self._plan_digest, run, self._roster.digest())
-
-    # ---- the run's log
-
-    def _witness(self, body: bytes) -> Reply:
-        """Cosign the coordinator's log of a run: one history, and none that contradicts this site's own record."""
-        context, digest = _claimed_context(body), self._roster.digest()
-        run = self._store.run_of(self._plan_digest, lambda r: witness_context(self._plan_digest, r, digest) == context)
-        request = WitnessRequest.decode(open_request("witness", body, context, self._cohort))
-        stored = self._store.cosigned(run, body)
-        if stored is not None:
-            return stored
-        view = View(self._store, self._id.charges, run, self._roster)
-        witness = (self._id.me, self._id.key, int(time.time()))
-        seen, line = cosign_log(view, log_of(self._plan, run), *witness, request.note, request.leaves)
-        body_out = WitnessReply(line, self._id.charges.head()).encode()
-        reply = seal("witness", self._id.me, context, body_out, self._id.key.sign)
-        self._store.save_witnessed(run, body, seen.text(), reply)
-        return reply
-
     # ---- helpers
 
     def _group(self) -> Group:
@@ -305,7 +265,7 @@ class SiteAgent:
         checks the message's signature over it next.
         """
         last = self._table.continued_by(exchange)
-        found = self._store.find(_claimed_context(body), last)
+        found = self._store.find(claimed_context(body), last)
         if found is None:
             raise PeerViolationError(f"this site knows no {last} that the message could continue from")
         return found
@@ -315,6 +275,7 @@ class SiteAgent:
         return sum_parameters(self._plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
 
     def _contribution(self, place: Place) -> tuple[SumParameters, Contribution]:
+        self._end.require_open(place.run)
         stored = self._store.update(place.run, place.round)
         if stored is None:
             raise LocalMisuseError("there is no update to send")
@@ -322,11 +283,5 @@ class SiteAgent:
         self._id.charges.spend(place.run, place.round, UPDATE, digest)
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
-        coins = rounding_key(self._id.rounding_secret, self._plan_digest, sha256(place.run.encode()), number, digest)
+        coins = rounding_key(self._id.rounding_secret(), self._plan_digest, sha256(place.run.encode()), number, digest)
         return self._parameters(adapter), Contribution(update, weight, coins)
-
-
-def _claimed_context(body: bytes) -> bytes:
-    """The context that a packet claims, before its signature is checked: for looking up, never for deciding."""
-    end = head_length(body)
-    return Header.decode(body[6 : end - 64]).context

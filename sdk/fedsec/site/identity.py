@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from fedsec.plan.policy import Policy
 from fedsec.site.charges import Charges
 from fedsec.training.adapter import AdapterState
 from fedsec_secure.identity.keys import SigningKey
@@ -39,20 +40,22 @@ class SiteIdentity:
     """Who this site is, and what its officer lets it do.
 
     Attributes:
-        authorise: raises where the approval or the policy does not hold (any more); called before every answer.
-        minimum_cohort: the policy's own floor; the larger of it and the plan's counts.
-        min_cohort_change: the policy's own least difference of two survivor sets; the larger of it and the plan's
-            counts.
-        max_runs: run ids that one plan may have here.
-        rounding_secret: keys the rounding coins; the same for the same site key.
+        authorise: raises where the approval or the policy does not hold (any more), else the approval as it stands;
+            called before every answer.
+        policy: the officer's. Of a bound that the plan sets as well the stricter counts.
         charges: the privacy ledger, asked before training and before an update leaves.
+        newest: site keys (hex), each replaced by its newest successor where it was rotated: the same site.
+        exclusions_hmac_sha256: of the list of patients who are left out, for the site's attestation.
     """
 
     me: SiteId
     key: SigningKey
-    authorise: Callable[[], None]
-    minimum_cohort: int
-    max_runs: int
-    min_cohort_change: int
-    rounding_secret: SecretBytes = field(repr=False)
+    authorise: Callable[[], bytes]
+    policy: Policy
     charges: Charges = field(repr=False)
+    exclusions_hmac_sha256: str | None = None
+    newest: Callable[[frozenset[str]], frozenset[str]] = lambda keys: keys
+
+    def rounding_secret(self) -> SecretBytes:
+        """Keys the rounding coins; the same for the same site key."""
+        return self.key.derive_secret("fedsec v1 rounding secret")

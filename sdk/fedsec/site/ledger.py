@@ -14,7 +14,7 @@ Three things have to be on record outside this file, since whoever replaces a fi
   killed in between leaves each file ahead of the other by at most what the other already contains, and nothing that
   was not pinned has left the site.
 - Both files rolled back together agree with each other; only the log that other sites cosigned shows it. A record that
-  was lost and begun anew has another id, of which no entry here speaks: its id belongs into that log as well.
+  was lost and begun anew has another id: it releases nothing that was charged for the one before.
 
 A repetition that finds its entry appends nothing, so it pins no witness either; :meth:`Ledger.anchor` does.
 """
@@ -172,6 +172,13 @@ class Ledger:
         with self._file.writing(self._now(), witness) as batch:
             batch.append(Anchor())
         return self._file.history.head
+
+    def pin(self, witness: Witness) -> None:
+        """:meth:`anchor` a state of a write-ahead record that is not the newest one pinned here."""
+        self._file.catch_up()
+        pinned = self._file.history.witness(witness.record)
+        if pinned is None or pinned[1] != witness.digest:
+            self.anchor(witness)
 
     # ---- reading
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsec.site.record_chain import RecordChain
+from fedsec.site.store_log import LogRecord
 from fedsec.spool import private_folder, write_durably
 from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
@@ -38,8 +40,6 @@ CREATE TABLE IF NOT EXISTS survivors (
   run TEXT NOT NULL, round INTEGER NOT NULL, sites TEXT NOT NULL, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 1), head BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS witnessed (
-  run TEXT PRIMARY KEY, request BLOB NOT NULL, checkpoint BLOB NOT NULL, reply BLOB NOT NULL);
 """
 
 
@@ -71,6 +71,8 @@ class SiteStore:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA secure_delete=ON")
         self._db.executescript(_SCHEMA)
+        self.chain = RecordChain(self._db)
+        self.log = LogRecord(self._db, self.chain)
         self._sweep()
 
     def close(self) -> None:
@@ -112,6 +114,9 @@ class SiteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._db.in_transaction:
+            yield  # a part of the one that is open
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -199,6 +204,12 @@ class SiteStore:
             raise PeerViolationError(f"the upload was deleted here when its round ended: {stage} is not answered again")
         return path
 
+    def place_of(self, stage: str, request: bytes) -> Place | None:
+        """Where this request was answered."""
+        query = "SELECT run, round, attempt FROM stages WHERE request = ? AND stage = ?"
+        row = self._db.execute(query, (hashlib.sha256(request).digest(), stage)).fetchone()
+        return None if row is None else Place(str(row[0]), int(row[1]), int(row[2]))
+
     def stage(self, place: Place, table: Table) -> tuple[int, Stage]:
         """The newest attempt of a round, and where this site stands in it."""
         rows = self._db.execute(
@@ -235,7 +246,9 @@ class SiteStore:
         digest = hashlib.sha256(request).digest()
         row = (place.run, place.round, place.attempt, stage, context, digest, record, inline, file)
         try:
-            self._db.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            with self._transaction():
+                self._db.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                self.chain.advance(stage.encode(), context, digest, inline or str(file).encode())
         except sqlite3.IntegrityError:
             raise PeerViolationError(f"{stage} of round {place.round} was answered before") from None
 
@@ -292,7 +305,9 @@ class SiteStore:
 
     def save_baseline(self, run: str, reply: bytes) -> None:
         """Keep them: asked again, the site sends the same."""
-        self._db.execute("INSERT INTO baselines VALUES (?, ?)", (run, reply))
+        with self._transaction():
+            self._db.execute("INSERT INTO baselines VALUES (?, ?)", (run, reply))
+            self.chain.advance(b"baseline", reply)
 
     # ---- the privacy ledger
 
@@ -304,34 +319,6 @@ class SiteStore:
     def save_ledger_head(self, head: Head) -> None:
         """Put it on record."""
         self._db.execute("INSERT OR REPLACE INTO ledger VALUES (1, ?)", (head.encode(),))
-
-    # ---- the run's log
-
-    def results(self, run: str) -> dict[int, bytes]:
-        """Digest of the adapter that this site verified at the end of each round where it did."""
-        query = "SELECT round, result FROM rounds WHERE run = ? AND result IS NOT NULL"
-        return {int(number): bytes(result) for number, result in self._db.execute(query, (run,)).fetchall()}
-
-    def confirmed(self, run: str) -> dict[int, frozenset[str]]:
-        """The site keys (hex) of the survivor set that this site signed in each round where it did."""
-        rows = self._db.execute("SELECT round, sites FROM survivors WHERE run = ?", (run,)).fetchall()
-        return {int(number): frozenset(sites.split()) for number, sites in rows}
-
-    def witnessed(self, run: str) -> bytes | None:
-        """The text of the last checkpoint of the run's log that this site cosigned."""
-        row = self._db.execute("SELECT checkpoint FROM witnessed WHERE run = ?", (run,)).fetchone()
-        return None if row is None else bytes(row[0])
-
-    def cosigned(self, run: str, request: bytes) -> bytes | None:
-        """The stored reply to this very request."""
-        digest = hashlib.sha256(request).digest()
-        row = self._db.execute("SELECT reply FROM witnessed WHERE run = ? AND request = ?", (run, digest)).fetchone()
-        return None if row is None else bytes(row[0])
-
-    def save_witnessed(self, run: str, request: bytes, checkpoint: bytes, reply: bytes) -> None:
-        """Remember the checkpoint before the cosignature leaves: a witness never goes back."""
-        row = (run, hashlib.sha256(request).digest(), checkpoint, reply)
-        self._db.execute("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", row)
 
     def _path(self, run: str, round_index: int, what: str) -> Path:
         return self.folder / f"{run}-{round_index:04d}.{what}"

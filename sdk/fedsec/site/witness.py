@@ -37,7 +37,7 @@ def cosign_log(
 
     Nothing is stored here: the caller does, before the line leaves. ``now`` is in seconds since 1970.
     """
-    last = view.store.witnessed(view.run)
+    last = view.store.log.witnessed(view.run)
     witness = Witness(log, me, None if last is None else Checkpoint.parse(last))
     tree = MerkleTree(leaf_hash(leaf) for leaf in leaves)
     old = 0 if witness.last is None else min(witness.last.head.size, tree.size)
@@ -55,12 +55,12 @@ def cosign_log(
 def _check_rounds(entries: Sequence[Entry], view: View) -> None:
     sums = {e.round: e.adapter_after_sha256 for e in entries if isinstance(e, AggregateEntry) and e.run == view.run}
     sets = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry) and e.run == view.run}
-    for number, result in view.store.results(view.run).items():
+    for number, result in view.store.log.results(view.run).items():
         # Check 72 (edited log): every sum that this site verified stands there as it was.
         if sums.get(number) != result.hex():
             raise PeerViolationError(f"the log has another adapter after round {number} than this site verified")
     keys = {site: key.hex for site, key in view.roster.sites.items()}
-    for number, confirmed in view.store.confirmed(view.run).items():
+    for number, confirmed in view.store.log.confirmed(view.run).items():
         named = frozenset(keys.get(SiteId(site), "") for site in sets.get(number, ()))
         # Check 73 (edited log): so does every survivor set that it signed, once its round is over.
         if number in sums and named != confirmed:

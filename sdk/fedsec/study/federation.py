@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,22 +17,16 @@ from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
 from fedsec.data.schema import Example
 from fedsec.engines.embedded import EmbeddedTransport
-from fedsec.evaluation.scores import Scores
-from fedsec.plan.approval import verify_approval
+from fedsec.evaluation.scores import Kind, Scores
 from fedsec.plan.model import Plan
-from fedsec.plan.policy import Policy
 from fedsec.plan.sitefile import Site, load_sites
-from fedsec.plan.toml import read_toml
 from fedsec.site.agent import SiteAgent
-from fedsec.site.charges import LedgerCharges
-from fedsec.site.identity import SiteIdentity
-from fedsec.site.ledger import Ledger
-from fedsec.site.store import SiteStore
 from fedsec.site.work import LocalWork, TestSet, score_tests
-from fedsec.spool import private_folder
+from fedsec.study.certify import write_certificate
 from fedsec.study.corpora import load_public_tests, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
+from fedsec.study.sites import open_agent
 from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
 from fedsec.training.base_model import load_base
 from fedsec.training.loop import StepInfo, train_round
@@ -93,41 +86,18 @@ class Study:
                 log.record(entry)
             driver = Driver(self.plan, self.folder.run, key.sign, self.report, log.record)
             transport = EmbeddedTransport(agents, self.models.count, self.stopping)
-            runner = Runner(driver, journal, transport, self.report, log)
+            runner = Runner(driver, journal, transport, self.report, log, self._score_round)
             adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
             adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
             self._score(adapter, runner)
+            attested = runner.close(adapter)
         self.report({"event": "finished"})
+        self.folder.save_attestations(attested)
+        write_certificate(self.folder, key)
 
     def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
-        site = self.sites[name]
-        store = SiteStore(site.state_path)
-        stack.callback(store.close)
-        policy = read_toml(site.policy_path, Policy)
-
-        def authorise() -> None:
-            authorise_site(site, self.plan, policy, store)
-
-        private_folder(site.ledger_path.parent)
-        expected = store.ledger_head()
-        ledger = Ledger(site.ledger_path, site.population, self.plan.dp.unit, expected=expected)
-        stack.callback(ledger.close)
-        charges = LedgerCharges(
-            ledger, self.plan, allow_non_private="none" in policy.dp_modes, keep=store.save_ledger_head
-        )
-        key = SigningKey.load(site.key_path)
-        identity = SiteIdentity(
-            me=SiteId(name),
-            key=key,
-            authorise=authorise,
-            minimum_cohort=policy.minimum_cohort,
-            max_runs=policy.max_runs,
-            min_cohort_change=policy.min_cohort_change,
-            rounding_secret=key.derive_secret("fedsec v1 rounding secret"),
-            charges=charges,
-        )
         work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.step)
-        return SiteAgent(identity, self.plan, store, work)
+        return open_agent(self.sites[name], self.plan, work, stack)
 
     # ---- scores
 
@@ -145,6 +115,16 @@ class Study:
             self._score_once(ZERO_SHOT, None, self.plan.evaluation.zero_shot_test_limit)
         if "central" in asked and CENTRAL not in self.folder.results().scores:
             self._score_once(CENTRAL, self._central())
+
+    def _score_round(self, index: int, adapter: AdapterState) -> None:
+        """Where the plan asks for it: the shared adapter on public tests. Everyone in the run could do the same."""
+        limit = self.plan.evaluation.round_test_limit
+        if limit is None or any((e["event"], e.get("round")) == ("scored", index) for e in self.folder.events()):
+            return
+        found = score_tests(self.models, adapter, self.plan, self.tests, limit)
+        kinds: tuple[Kind, ...] = ("entities", "relations")
+        f1 = {t: {k: v for k in kinds if (v := s.f1(k, "strict")) is not None} for t, s in found.items()}
+        self.report({"event": "scored", "round": index, "f1": f1})
 
     def _score_once(self, system: str, adapter: AdapterState | None, limit: int | None = None) -> None:
         """Score a system unless its scores are on disk."""
@@ -194,18 +174,6 @@ class Study:
             adapter.save_peft(done, self.plan.model, self.plan.lora)
             path.unlink(missing_ok=True)
         return adapter
-
-
-def authorise_site(site: Site, plan: Plan, policy: Policy, store: SiteStore) -> None:
-    """The officer's approval of this plan under this policy holds now; raises otherwise. Read anew every time, so that
-    taking the file away stops the site before its next answer.
-    """
-    try:
-        approval = site.approval_path.read_bytes()
-    except OSError:
-        raise VerificationError(f"site {site.name} has no approval at {site.approval_path}: nothing runs") from None
-    now = datetime.datetime.now(datetime.UTC)
-    verify_approval(approval, plan, policy, site.name, site.officer, now, store.cohorts())
 
 
 def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:

@@ -1,20 +1,22 @@
-"""The run folder: `plan.json approvals/ journal.sqlite adapter/ metrics.jsonl results.json`, and what resume needs."""
+"""The run folder: plan, approvals, journal, log, adapter, metrics, scores, attestations and certificate; see README."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsec.plan.approval import read_approval
+from fedsec.plan.approval import read_approval, signers_of
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.spool import fsync_folder, private_folder, write_durably
 from fedsec.study.results import Results
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey
+from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.record.entries import ApprovalEntry
 
 _RUN_FILE = "run.json"
@@ -65,20 +67,27 @@ class RunFolder:
         return self.path / "adapter"
 
     def approval_entries(self) -> list[ApprovalEntry]:
-        """The approvals of this run, for its log. VerificationError where one is not signed by the roster's officer."""
+        """The approvals of this run, for its log. VerificationError where one is not signed by its officers."""
         entries = []
         for path in sorted((self.path / "approvals").glob("*.json")):
-            officer = PublicKey.from_hex(self.plan.roster.sites[path.stem].officer)
-            approval = read_approval(path.read_bytes(), path.stem, officer)
+            officers = [PublicKey.from_hex(key) for key in self.plan.roster.sites[path.stem].officers]
+            data = path.read_bytes()
+            approval = read_approval(data, path.stem, officers)
             entries.append(
                 ApprovalEntry(
                     plan_sha256=approval.plan_sha256,
                     policy_sha256=approval.policy_sha256,
                     site=approval.site,
-                    officer_key=officer.hex,
+                    officers=signers_of(data, path.stem, officers),
                 )
             )
         return entries
+
+    def save_attestations(self, signed: Mapping[SiteId, bytes]) -> None:
+        """What the sites signed at the end, a file each."""
+        private_folder(self.path / "attestations")
+        for site, attestation in signed.items():
+            write_durably(self.path / "attestations" / f"{site}.json", [attestation])
 
     def note(self, event: dict[str, object]) -> None:
         """Append one line to ``metrics.jsonl``; what a kill left of the line before stays a line of its own."""

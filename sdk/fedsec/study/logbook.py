@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
-from fedsec.coordinator.run_log import CHECKPOINT, read_entries
+from fedsec.logfile import CHECKPOINT, read_entries
 from fedsec.plan.document import canonical, parse_canonical
 from fedsec.plan.model import Plan, Sha256Hex, Strict
 from fedsec.study.folder import RunFolder
@@ -16,7 +17,7 @@ from fedsec.training.adapter import load_peft
 from fedsec.wire import core_roster, log_of
 from fedsec_secure.errors import CodecError, ConfigError, VerificationError
 from fedsec_secure.record.checkpoint import OpenedCheckpoint, open_checkpoint
-from fedsec_secure.record.entries import Entry, ModelEntry, decode_entry
+from fedsec_secure.record.entries import AnsweredEntry, Entry, ModelEntry, decode_entry
 from fedsec_secure.record.merkle import InclusionProof, leaf_hash, verify_inclusion
 from fedsec_secure.record.tree import MerkleTree
 
@@ -118,7 +119,9 @@ def adapter_digest(adapter: str) -> str:
 
 def describe(entry: Entry) -> str:
     """An entry's fields in one line, digests cut to 12 digits."""
-    fields = entry.model_dump(mode="json", exclude={"kind"})
+    fields = entry.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+    if isinstance(entry, AnsweredEntry):
+        fields["at"] = datetime.datetime.fromtimestamp(entry.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return ", ".join(f"{name.removesuffix('_sha256')} {_short(value)}" for name, value in fields.items())
 
 

@@ -85,6 +85,8 @@ class Reservation:
     charge: Charge
     released: bytes | None = None
     """Digest of what left the site; None while nothing is known to have. It is charged either way."""
+    record: RecordId | None = None
+    """The write-ahead record that asked for it; None where the entry pins none."""
 
 
 class History:
@@ -182,7 +184,8 @@ class History:
             case Open(population, name):
                 self._populations[name] = population
             case Reserve(charge):
-                self._reservations[entry.sequence] = Reservation(entry.sequence, entry.at, charge)
+                asked = None if entry.witness is None else entry.witness.record
+                self._reservations[entry.sequence] = Reservation(entry.sequence, entry.at, charge, record=asked)
                 self._keys[charge.key] = entry.sequence
             case Spend(reservation, released):
                 self._reservations[reservation] = replace(self._reservations[reservation], released=released)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 import rfc8785
@@ -27,7 +28,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # the libra
     SSlibKey,
 )
 
-from fedsec_secure.errors import CodecError, LocalMisuseError, VerificationError
+from fedsec_secure.errors import CodecError, ConfigError, LocalMisuseError, VerificationError
 from fedsec_secure.identity.keys import SIGNATURE_BYTES, PublicKey, SigningKey
 
 MAX_ENVELOPE_BYTES = 1 << 20
@@ -47,6 +48,14 @@ class _EnvelopeFields(_Strict):
     payload: str
     payloadType: str  # noqa: N815  # DSSE's own name for it
     signatures: list[_SignatureFields]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A payload under signatures that all hold, and who made them."""
+
+    payload: bytes
+    signers: frozenset[PublicKey]
 
 
 class _KeySigner(Signer):
@@ -78,8 +87,27 @@ def sign_envelope(payload_type: str, payload: bytes, *keys: SigningKey) -> bytes
     if not keys or len({k.public for k in keys}) != len(keys) or len(keys) > _MAX_SIGNATURES:
         raise LocalMisuseError(f"an envelope takes 1 to {_MAX_SIGNATURES} different keys; found {len(keys)} keys")
     envelope = Envelope(payload, payload_type, {})
-    for key in sorted(keys, key=lambda k: k.public.hex):
+    for key in keys:
         envelope.sign(_KeySigner(key))
+    return _written(envelope)
+
+
+def add_signature(data: bytes, key: SigningKey) -> bytes:
+    """The envelope with one more signature over the same payload; open it first, for nothing in it is checked here.
+
+    Raises:
+        CodecError: the bytes are not the canonical form of an envelope.
+        LocalMisuseError: the key has signed it before, or the envelope is full.
+    """
+    envelope = _parse(data)
+    if key.public.hex in envelope.signatures or len(envelope.signatures) == _MAX_SIGNATURES:
+        raise LocalMisuseError(f"an envelope takes 1 to {_MAX_SIGNATURES} signatures, one a key")
+    envelope.sign(_KeySigner(key))
+    return _written(envelope)
+
+
+def _written(envelope: Envelope) -> bytes:
+    envelope.signatures = dict(sorted(envelope.signatures.items()))
     data = rfc8785.dumps(envelope.to_dict())
     if len(data) > MAX_ENVELOPE_BYTES:
         raise LocalMisuseError(f"the envelope has {len(data)} bytes; at most {MAX_ENVELOPE_BYTES} are allowed")
@@ -102,12 +130,15 @@ def open_envelope(data: bytes, payload_type: str, trusted: Iterable[PublicKey], 
         CodecError: the bytes are not the canonical form of an envelope.
         VerificationError: one of the checks 2 to 5 failed; the message has its number.
     """
+    return open_signed(data, payload_type, trusted, threshold).payload
+
+
+def open_signed(data: bytes, payload_type: str, trusted: Iterable[PublicKey], threshold: int = 1) -> Opened:
+    """As `open_envelope`, with the keys that signed: at least ``threshold`` of the trusted ones, and no others."""
     keys = {k.hex: k for k in trusted}
     if not 1 <= threshold <= len(keys):
         raise LocalMisuseError(f"threshold {threshold} cannot be met by {len(keys)} trusted keys")
-    envelope = _parse(data)
-    if envelope.payload_type != payload_type:
-        raise VerificationError(f"envelope check 2: expected type {payload_type}, found another one")
+    envelope = _parse_as(data, payload_type)
     strangers = [keyid for keyid in envelope.signatures if keyid not in keys]
     if strangers:
         raise VerificationError(
@@ -115,12 +146,50 @@ def open_envelope(data: bytes, payload_type: str, trusted: Iterable[PublicKey], 
         )
     if len(envelope.signatures) < threshold:
         raise VerificationError(f"envelope check 4: expected {threshold} signatures, found {len(envelope.signatures)}")
+    return _verified(envelope, keys)
+
+
+def open_claimed(data: bytes, payload_type: str) -> Opened:
+    """The payload, and keys that the envelope names itself, each of which did sign it. Whether those may is not known
+    yet: the caller decides it from ``signers``, before anything that the payload says counts.
+
+    For documents that bring their key along, such as a key's own revocation. Checks 1, 2 and 5 of `open_envelope`, and
+    at least one signature; raises what that raises.
+    """
+    envelope = _parse_as(data, payload_type)
+    if not envelope.signatures:
+        raise VerificationError("envelope check 4: expected a signature, found 0")
+    try:
+        keys = {keyid: PublicKey.from_hex(keyid) for keyid in envelope.signatures}
+    except ConfigError as e:
+        raise VerificationError(f"envelope check 3: {e}") from e
+    return _verified(envelope, keys)
+
+
+def claimed_type(data: bytes) -> str:
+    """The type that an envelope claims, before any signature is checked: for choosing a reader, never for deciding.
+
+    CodecError where the bytes are not the canonical form of an envelope.
+    """
+    return str(_parse(data).payload_type)
+
+
+def _verified(envelope: Envelope, keys: Mapping[str, PublicKey]) -> Opened:
+    """Envelope check 5."""
     signers = [_library_key(keys[keyid]) for keyid in envelope.signatures]
     try:
         envelope.verify(signers, len(signers))
     except (SslibVerificationError, UnsupportedAlgorithm, ValueError) as e:
         raise VerificationError("envelope check 5: a signature does not hold over these bytes") from e
-    return envelope.payload
+    return Opened(envelope.payload, frozenset(keys[keyid] for keyid in envelope.signatures))
+
+
+def _parse_as(data: bytes, payload_type: str) -> Envelope:
+    """Envelope checks 1 and 2."""
+    envelope = _parse(data)
+    if envelope.payload_type != payload_type:
+        raise VerificationError(f"envelope check 2: expected type {payload_type}, found another one")
+    return envelope
 
 
 def _library_key(key: PublicKey) -> Key:

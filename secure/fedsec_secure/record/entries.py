@@ -20,10 +20,10 @@ MAX_ENTRY_BYTES: Final = 1 << 16
 """Of a leaf. Room for the names of 1000 sites."""
 
 
-def _sorted_set(sites: tuple[str, ...]) -> tuple[str, ...]:
-    if list(sites) != sorted(set(sites)):
-        raise ValueError("sites stand sorted, each once: one set has one text")
-    return sites
+def _sorted_set(members: tuple[str, ...]) -> tuple[str, ...]:
+    if list(members) != sorted(set(members)):
+        raise ValueError("a set stands sorted, each member once: it has one text")
+    return members
 
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -61,7 +61,8 @@ class ApprovalEntry(_Entry):
     plan_sha256: Sha256Hex
     policy_sha256: Sha256Hex
     site: SiteName
-    officer_key: PublicKeyHex
+    officers: Annotated[tuple[PublicKeyHex, ...], Field(min_length=1, max_length=64), AfterValidator(_sorted_set)]
+    """Public keys of those who signed."""
 
 
 class RoundStartedEntry(_Entry):
@@ -105,6 +106,32 @@ class LedgerHeadEntry(_Entry):
     head_sha256: Sha256Hex
 
 
+class AttestationEntry(_Entry):
+    """What a site signed about its part in a run, and which list of excluded patients it kept to."""
+
+    kind: Literal["attestation"] = "attestation"
+    run: RunName
+    site: SiteName
+    attestation_sha256: Sha256Hex
+    """Over the signed attestation, as a file."""
+    exclusions_hmac_sha256: Sha256Hex | None
+    """Of the list, under a key that only the site has; None without a list."""
+
+
+class AnsweredEntry(_Entry):
+    """A site answered: something left it. In the site's own log."""
+
+    kind: Literal["answered"] = "answered"
+    at: Annotated[int, Field(ge=0, lt=1 << 53)]
+    """Seconds since 1970 by the site's clock."""
+    run: RunName
+    exchange: Word
+    round: Round
+    attempt: Annotated[int, Field(ge=0, lt=1 << 16)]
+    answer_sha256: Sha256Hex
+    """Of the answer, or of the signed head of an upload."""
+
+
 class ModelEntry(_Entry):
     """A finished adapter: from which base, by which run, under which plan, by which sites."""
 
@@ -142,6 +169,8 @@ Entry = (
     | SurvivorsEntry
     | AggregateEntry
     | LedgerHeadEntry
+    | AttestationEntry
+    | AnsweredEntry
     | ModelEntry
     | RefusalEntry
     | RunFinishedEntry

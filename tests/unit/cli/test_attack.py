@@ -39,3 +39,12 @@ def test_one_that_gets_through_ends_with_1(fedsec, quick, monkeypatch):
     result = fedsec("attack", "masking")
     assert result.code == 1
     assert "1 of 2 attacks held, 1 got through" in result.out
+
+
+def test_the_attacks_on_governance_are_held(fedsec):
+    result = fedsec("attack", "governance", "--json")
+    assert result.code == 0
+    names = {r["attack"] for r in result.json["rows"]}
+    assert {"forged approval", "rolled-back policy", "downgraded mode", "ledger set back", "log fork"} <= names
+    assert "swapped roster" in names
+    assert fedsec("attack", "governance", "--against", "naive").code == 1

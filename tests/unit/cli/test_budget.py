@@ -1,29 +1,15 @@
 """`fedsec budget`: what a site's ledger says, and what a plan would cost."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SMOKE = Path(__file__).parents[3] / "examples" / "smoke"
-SMALL = ("--set", "rounds=2", "--set", "training.examples_per_round=2", "--set", "evaluation.public_tests=[]")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """One smoke run without tests, made once; its sites' folder."""
-    out = tmp_path_factory.mktemp("budget") / "run"
-    options = ("--sites", SMOKE / "sites", "--out", out, "--init", "--quiet", *SMALL)
-    command = [sys.executable, "-c", "from fedsec.cli import main; main()", "run", SMOKE / "plan.toml", *options]
-    subprocess.run(list(map(str, command)), check=True)
-    return out.with_name("run-sites")
+from tests.unit.cli.smoke import finished_run
 
 
 @pytest.fixture
-def site(template, tmp_path):
-    shutil.copytree(template, tmp_path / "sites")
+def site(tmp_path):
+    shutil.copytree(finished_run().with_name("run-sites"), tmp_path / "sites")
     return tmp_path / "sites" / "clifton" / "site.toml"
 
 

@@ -2,32 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
-from fedsec.coordinator.run_log import CHECKPOINT, ENTRIES
-
-SMOKE = Path(__file__).parents[3] / "examples" / "smoke"
-SMALL = ("--set", "rounds=1", "--set", "training.examples_per_round=2", "--set", "evaluation.public_tests=[]")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """One smoke run, made once."""
-    import subprocess
-    import sys
-
-    out = tmp_path_factory.mktemp("log") / "run"
-    options = ("--sites", SMOKE / "sites", "--out", out, "--init", "--quiet", "--run-id", "one", *SMALL)
-    command = [sys.executable, "-c", "from fedsec.cli import main; main()", "run", SMOKE / "plan.toml", *options]
-    subprocess.run(list(map(str, command)), check=True)
-    return out
+from fedsec.logfile import CHECKPOINT, ENTRIES
+from tests.unit.cli.smoke import finished_run
 
 
 @pytest.fixture
-def run(template, tmp_path):
-    shutil.copytree(template, tmp_path / "run")
+def run(tmp_path):
+    shutil.copytree(finished_run(), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -36,8 +20,8 @@ def test_the_log_is_shown_and_verified(fedsec, run):
     assert shown.code == 0
     assert max(len(line) for line in shown.out.splitlines()) <= 100
     kinds = [e["kind"] for e in fedsec("log", "show", run, "--json").json["entries"]]
-    before = ["approval"] * 6 + ["round-started", "survivors", "aggregate"]
-    assert kinds == before + ["ledger-head"] * 6 + ["model", "run-finished"]
+    a_round = ["round-started", "survivors", "aggregate"] + ["ledger-head"] * 6
+    assert kinds == ["approval"] * 6 + a_round * 2 + ["attestation"] * 6 + ["model", "run-finished"]
     verified = fedsec("log", "verify", run, "--json")
     assert verified.code == 0
     assert len(verified.json["cosigned"]) == 6
@@ -59,21 +43,21 @@ def test_where_an_adapter_comes_from(fedsec, run, tmp_path):
 
 
 def test_one_entry_is_proved_to_who_has_the_plan_only(fedsec, run, tmp_path):
-    assert fedsec("log", "prove", run, 15, "--out", "proof.json").code == 0
+    assert fedsec("log", "prove", run, 30, "--out", "proof.json").code == 0
     shutil.copy(run / "plan.json", tmp_path / "plan.json")
     good = fedsec("log", "verify", "--proof", "proof.json", "--plan", "plan.json", "--json")
     assert good.code == 0
     assert good.json["entry"]["kind"] == "model"
     proof = json.loads((tmp_path / "proof.json").read_text())
     other = json.loads((tmp_path / "proof.json").read_text())
-    assert fedsec("log", "prove", run, 16, "--out", "second.json").code == 0
+    assert fedsec("log", "prove", run, 31, "--out", "second.json").code == 0
     for field in ("entry", "inclusion"):
         changed = other | {field: json.loads((tmp_path / "second.json").read_text())[field]}
         text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
         (tmp_path / "bad.json").write_text(text)
         assert fedsec("log", "verify", "--proof", "bad.json", "--plan", "plan.json").code == 1
     assert proof == other
-    assert fedsec("log", "prove", run, 15, "--out", "proof.json").code == 2
+    assert fedsec("log", "prove", run, 30, "--out", "proof.json").code == 2
     assert fedsec("log", "prove", run, 99, "--out", "new.json").code == 2
     assert fedsec("log", "verify", "--proof", "proof.json").code == 2
 
@@ -83,7 +67,7 @@ def drop_last(path):
 
 
 def change_one(path):
-    path.write_bytes(path.read_bytes().replace(b'"rounds":1', b'"rounds":2'))
+    path.write_bytes(path.read_bytes().replace(b'"rounds":2', b'"rounds":1'))
 
 
 def drop_cosignatures(path):
@@ -112,3 +96,21 @@ def test_a_run_without_a_finished_round_has_no_log(fedsec, run):
     result = fedsec("log", "show", run)
     assert result.code == 2
     assert "no cosigned log yet" in result.err
+
+
+def test_a_sites_own_log_is_shown_and_checked(fedsec, tmp_path):
+    shutil.copytree(finished_run().with_name("run-sites"), tmp_path / "sites")
+    site = tmp_path / "sites" / "clifton" / "site.toml"
+    entries = fedsec("site", "log", site, "--json").json["entries"]
+    assert entries[0]["kind"] == "approval"
+    answered = [e["exchange"] for e in entries if e["kind"] == "answered"]
+    assert answered[:7] == ["train", "share", "mask", "confirm", "unmask", "verdict", "witness"]
+    page = fedsec("site", "log", site).out
+    assert "UTC" in page
+    assert max(len(line) for line in page.splitlines()) <= 100
+    drop_last(site.parent / "state" / "log" / ENTRIES)
+    cut = fedsec("site", "log", site)
+    assert cut.code == 1
+    assert "was edited or cut" in " ".join(cut.err.split())
+    shutil.rmtree(site.parent / "state")
+    assert fedsec("site", "log", site, "--json").json["entries"] == []

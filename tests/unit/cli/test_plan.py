@@ -9,6 +9,7 @@ from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
 from fedsec.plan.policy import Policy, draft_policy
 from fedsec.plan.toml import read_toml, write_toml
+from fedsec.plan.withdrawal import Notices
 from fedsec_secure.identity.keys import SigningKey
 
 NAMES = ("ash", "birch", "cedar")
@@ -127,7 +128,8 @@ def test_an_officer_checks_and_approves(fedsec, compiled, tmp_path):
     policy = read_toml(tmp_path / "policy.toml", Policy)
     officer = SigningKey.load(tmp_path / "ash.key").public
     now = datetime.datetime.now(datetime.UTC)
-    approval = verify_approval((tmp_path / "a.json").read_bytes(), compiled, policy, "ash", officer, now)
+    data = (tmp_path / "a.json").read_bytes()
+    approval = verify_approval(data, compiled, policy, "ash", {officer}, now, notices=Notices())
     assert approval.expires == policy.expires  # never beyond the policy
     assert done.json["plan_sha256"] == compiled.digest().hex()
     assert approve(fedsec, "--key", "ash.key").code == 2  # the old one is not overwritten

@@ -56,7 +56,7 @@ def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
 def test_metrics_hold_no_losses_scores_or_counts_of_one_site(smoke, tmp_path):
     smoke()
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {e["event"] for e in events} == {"exchange", "round", "baselines", "finished"}
+    assert {e["event"] for e in events} == {"exchange", "round", "finished"}
     assert not any("loss" in key for e in events for key in e)
 
 

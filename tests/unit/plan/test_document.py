@@ -8,6 +8,8 @@ from fedsec.plan.approval import Approval
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, load_plan, parse_canonical, write_private
 from fedsec.plan.model import Plan, Strict
 from fedsec.plan.policy import Policy
+from fedsec.plan.revocation import Revocation
+from fedsec.plan.withdrawal import Withdrawal
 from fedsec_secure.errors import CodecError, ConfigError
 
 
@@ -60,7 +62,7 @@ def test_a_document_without_a_canonical_form_is_an_error_of_its_own():
         parse_canonical(b'{"number":99999999999999999999}', Unbounded, "a document")
 
 
-@pytest.mark.parametrize("model", [Plan, Policy, Approval], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", [Plan, Policy, Approval, Revocation, Withdrawal], ids=lambda m: m.__name__)
 def test_every_integer_of_a_signed_document_is_bounded(model):
     """RFC 8785 has no integers beyond 2^53: each field's own bound says so first, and in words."""
     schema = model.model_json_schema()

@@ -5,6 +5,7 @@ import pytest
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import EvaluationSpec, Roster, SecureSpec, WeightingSpec
+from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 
@@ -22,6 +23,14 @@ def test_five_sites_threshold_four(world):
     )
     assert "the three other survivors learn" in second
     assert "at most two other sites conspire" in third
+
+
+def test_sites_with_several_officers_are_named(world):
+    assert texts(world.plan(), topic="officers") == []
+    ash = world.roster.sites["ash"].model_copy(update={"co_officers": (SigningKey.generate().public.hex,)})
+    roster = Roster(coordinator=world.roster.coordinator, sites={**world.roster.sites, "ash": ash})
+    (text,) = texts(compile_plan(world.draft, roster), topic="officers")
+    assert text.startswith("Several officers: ash (2).")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ import stat
 
 import pytest
 
-from fedsec.plan.approval import verify_approval
+from fedsec.plan.approval import read_approval, verify_approval
 from fedsec.plan.document import load_plan
 from fedsec.plan.init import complete_working_set, load_or_make_key
 from fedsec.plan.policy import Policy
+from fedsec.plan.revocation import revoke
 from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites
 from fedsec.plan.toml import read_toml, write_toml
-from fedsec_secure.errors import ConfigError
+from fedsec.plan.withdrawal import Notices, withdraw
+from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 
 from .conftest import NOW
@@ -45,7 +47,8 @@ def test_every_site_can_verify_its_own_approval(world, tmp_path, folders):
     for name, site in sites.items():
         assert SigningKey.load(site.key_path).public.hex == plan.roster.sites[name].key
         policy = read_toml(site.policy_path, Policy)
-        verify_approval(site.approval_path.read_bytes(), plan, policy, name, site.officer, NOW)
+        data = site.approval_path.read_bytes()
+        verify_approval(data, plan, policy, name, site.officers, NOW, notices=Notices())
 
 
 def test_modes_of_what_is_made(world, tmp_path, folders):
@@ -100,6 +103,50 @@ def test_another_officers_site_is_left_alone(world, tmp_path, folders):
     template = read_toml(file, SiteTemplate).model_copy(update={"officer": SigningKey.generate().public.hex})
     file.write_text(write_toml(template, "pinned"))
     with pytest.raises(ConfigError, match="pins another officer"):
+        complete(world, tmp_path, folders)
+
+
+def test_what_an_officer_withdrew_is_not_approved_again_by_a_program(world, tmp_path, folders):
+    plan = complete(world, tmp_path, folders)
+    site = load_sites(tmp_path)["ash"]
+    officer = SigningKey.load(folders["ash"] / "officer.key")
+    nonce = read_approval(site.approval_path.read_bytes(), "ash", site.officers).nonce
+    site.revocations_path.mkdir()
+    stop = withdraw(nonce, plan.digest().hex(), "ash", officer, reason="a complaint", at=NOW)
+    (site.revocations_path / "stop.json").write_bytes(stop)
+    before = contents(tmp_path)
+    for changes in ({}, {"rounds": 1}):
+        with pytest.raises(ConfigError, match="was withdrawn"):
+            complete(world, tmp_path, folders, **changes)
+    assert contents(tmp_path) == before
+    site.approval_path.unlink()
+    complete(world, tmp_path, folders)
+    assert read_approval(site.approval_path.read_bytes(), "ash", site.officers).nonce != nonce
+
+
+def test_nothing_is_approved_under_a_plan_with_a_revoked_key(world, tmp_path, folders):
+    complete(world, tmp_path, folders)
+    key = SigningKey.load(tmp_path / "coordinator" / "coordinator.key")
+    site = load_sites(tmp_path)["ash"]
+    site.revocations_path.mkdir()
+    (site.revocations_path / "r.json").write_bytes(revoke(key.public, [key], reason="stolen", at=NOW))
+    before = contents(tmp_path)
+    with pytest.raises(VerificationError, match=r"approval check 9.*roster\.coordinator"):
+        complete(world, tmp_path, folders, rounds=1)
+    assert contents(tmp_path) == before
+
+
+def test_a_policy_that_asks_for_two_officers_is_not_met_by_the_one_that_is_made_here(world, tmp_path, folders):
+    second = SigningKey.generate()
+    file = folders["ash"] / "site.toml"
+    template = read_toml(file, SiteTemplate).model_copy(update={"co_officers": (second.public.hex,)})
+    file.write_text(write_toml(template, "Two officers"))
+    plan = complete(world, tmp_path, folders)
+    assert plan.roster.sites["ash"].co_officers == (second.public.hex,)
+    site = load_sites(tmp_path)["ash"]
+    policy = read_toml(site.policy_path, Policy).model_copy(update={"approvals_required": 2})
+    site.policy_path.write_text(write_toml(policy, "Two"))
+    with pytest.raises(ConfigError, match="signatures of 2 officers"):
         complete(world, tmp_path, folders)
 
 

@@ -153,6 +153,25 @@ def test_no_key_serves_two_roles(world, role):
         Roster(coordinator=coordinator, sites=sites)
 
 
+@pytest.mark.parametrize("double", ["coordinator", "birch.key", "officer", "co_officer"])
+def test_a_co_officer_has_a_key_of_their_own_and_the_order_does_not_matter(world, double):
+    co = sorted(SigningKey.generate().public.hex for _ in range(2))
+    ash, birch = world.roster.sites["ash"], world.roster.sites["birch"]
+
+    def roster(*keys):
+        changed = RosterSite(key=ash.key, officer=ash.officer, co_officers=keys)
+        return Roster(coordinator=world.roster.coordinator, sites={**world.roster.sites, "ash": changed})
+
+    assert roster(*co) == roster(*reversed(co))
+    assert roster(*co).sites["ash"].officers == (ash.officer, *co)
+    assert ("roster.sites.ash.co_officers.2", co[1]) in list(roster(*co).everyone())
+    taken = {"coordinator": world.roster.coordinator, "birch.key": birch.key, "officer": ash.officer}
+    with pytest.raises(ValueError, match="same key"):
+        roster(*co, taken.get(double, co[0]))
+    with pytest.raises(ValueError, match=r"co_officers\.1.*small order"):
+        roster("01" + "00" * 31)
+
+
 def test_a_key_of_small_order_never_enters_a_roster(world):
     with pytest.raises(ValueError, match=r"roster\.coordinator.*small order"):
         Roster(coordinator="01" + "00" * 31, sites=dict(world.roster.sites))

@@ -20,6 +20,7 @@ from fedsec.plan.policy import (
     PrivacyBudget,
     check_plan,
     check_run_count,
+    check_signatures,
     draft_policy,
     worst_effective_cohort,
 )
@@ -134,6 +135,13 @@ def test_runs_are_counted(world):
     assert violation.number == 17
 
 
+@pytest.mark.parametrize(("required", "signed", "enough"), [(1, 1, True), (2, 1, False), (2, 2, True), (2, 3, True)])
+def test_signatures_are_counted(world, required, signed, enough):
+    violation = check_signatures(world.policy(approvals_required=required), signed)
+    assert (violation is None) == enough
+    assert violation is None or (violation.number, violation.found) == (18, "1")
+
+
 @given(
     low=st.integers(1, 50), spread=st.integers(0, 200), quorum=st.integers(3, 5), more=st.integers(0, 2), data=st.data()
 )
@@ -163,6 +171,8 @@ def test_the_worst_effective_cohort_is_reached_at_the_corners(world):
         {"expires": datetime.datetime(2026, 6, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))},
         {"expires": datetime.datetime(2026, 6, 1, 0, 0, 0, 1, tzinfo=datetime.UTC)},
         {"minimum_effective_cohort": float("nan")},
+        {"approvals_required": 0},
+        {"approvals_required": 65},
     ],
 )
 def test_a_policy_is_strict(world, changes):

@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from fedsec.plan.model import LoraSpec
-from fedsec.plan.policy import _CHECKS, Policy, PrivacyBudget, check_run_count, draft_policy
+from fedsec.plan.policy import _CHECKS, Policy, PrivacyBudget, check_run_count, check_signatures, draft_policy
 from fedsec.plan.policy_words import RULES, describe, rules
 
 from .conftest import END, NOW
@@ -21,7 +21,8 @@ def texts(policy: Policy, level: str, now=NOW) -> str:
 
 
 def test_there_is_a_rule_for_every_numbered_check(policy):
-    assert len(RULES) == len(_CHECKS) + 1 == check_run_count(policy, 99).number
+    assert len(RULES) == len(_CHECKS) + 2 == check_signatures(policy, 0).number
+    assert (RULES[len(_CHECKS)][0], check_run_count(policy, 99).number) == ("runs", len(_CHECKS) + 1)
     assert {field for _, _, field in RULES if field} | {"format"} == set(Policy.model_fields)
     assert [r.number for r in rules(policy)] == list(range(1, len(RULES) + 1))
     assert all(r.says for r in rules(policy))
@@ -42,6 +43,11 @@ def test_an_expired_policy_and_one_without_a_budget_let_nothing_run(policy):
     paid = private.model_copy(update={"budgets": (PrivacyBudget(unit="patient", max_epsilon=2, max_delta=1e-6),)})
     assert texts(paid, "refused") == ""
     assert "each patient ε ≤ 2 at δ ≤ 1e-06" in texts(paid, "fact")
+
+
+def test_how_many_officers_must_sign_is_said_in_words(policy):
+    assert "One officer's signature" in texts(policy, "fact")
+    assert "Three different officers must sign" in texts(policy.model_copy(update={"approvals_required": 3}), "fact")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert site.state_path == Path("/var/state")
     assert site.policy_path == tmp_path / "policy.toml"
     assert site.approval_path == tmp_path / "approval.json"
+    assert site.revocations_path == tmp_path / "revocations"
     assert site.resolve(site.file.data.path) == tmp_path / "notes.jsonl"
 
 
@@ -58,6 +59,16 @@ def test_an_officer_must_be_pinned():
         parse_toml(b'name = "a"\n[data]\npath = "x"\n', SiteFile, "site.toml")
     with pytest.raises(ConfigError, match="small order"):
         parse_toml(text().replace(OFFICER.hex, "01" + "00" * 31).encode(), SiteFile, "site.toml")
+
+
+def test_several_officers_are_pinned_in_their_order_each_once(tmp_path):
+    others = [SigningKey.generate().public for _ in range(2)]
+    listed = ", ".join(f'"{key.hex}"' for key in others)
+    (tmp_path / "site.toml").write_text(text(top=f"co_officers = [{listed}]"))
+    assert load_site(tmp_path / "site.toml").officers == (OFFICER, *others)
+    for wrong, match in ((OFFICER.hex, "named twice"), ("01" + "00" * 31, "co_officers: .*small order")):
+        with pytest.raises(ConfigError, match=match):
+            parse_toml(text(top=f'co_officers = ["{others[0].hex}", "{wrong}"]').encode(), SiteFile, "site.toml")
 
 
 def test_a_folder_of_sites(tmp_path):

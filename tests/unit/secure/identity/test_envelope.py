@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsec_secure.errors import CodecError, FedsecError, LocalMisuseError, VerificationError
-from fedsec_secure.identity.envelope import MAX_ENVELOPE_BYTES, open_envelope, sign_envelope
+from fedsec_secure.identity.envelope import (
+    MAX_ENVELOPE_BYTES,
+    add_signature,
+    claimed_type,
+    open_claimed,
+    open_envelope,
+    open_signed,
+    sign_envelope,
+)
 from fedsec_secure.identity.keys import SigningKey
 
 TYPE = "application/vnd.fedsec.test+json"
@@ -134,3 +142,41 @@ def test_signing_with_no_key_or_twice_with_one_is_misuse():
             sign_envelope(TYPE, b"x", *keys)
     with pytest.raises(FedsecError):
         sign_envelope(TYPE, b"x" * MAX_ENVELOPE_BYTES, KEY)
+
+
+def test_a_signature_that_is_added_is_the_one_that_would_have_been_made_at_once():
+    both = add_signature(ENVELOPE, OTHER)
+    other_way = add_signature(sign_envelope(TYPE, b'{"a":1}', OTHER), KEY)
+    assert both == other_way == sign_envelope(TYPE, b'{"a":1}', KEY, OTHER)
+    assert open_signed(both, TYPE, {KEY.public, OTHER.public}).signers == {KEY.public, OTHER.public}
+    assert open_signed(ENVELOPE, TYPE, {KEY.public, OTHER.public}).signers == {KEY.public}
+    for key in (KEY, OTHER):
+        with pytest.raises(LocalMisuseError):
+            add_signature(both, key)
+
+
+def test_no_more_signatures_than_are_read():
+    full = sign_envelope(TYPE, b"x", *(SigningKey.generate() for _ in range(64)))
+    assert len(open_claimed(full, TYPE).signers) == 64
+    with pytest.raises(LocalMisuseError):
+        add_signature(full, KEY)
+
+
+def test_claimed_signers_did_sign():
+    opened = open_claimed(add_signature(ENVELOPE, OTHER), TYPE)
+    assert (opened.payload, opened.signers) == (b'{"a":1}', {KEY.public, OTHER.public})
+    with pytest.raises(VerificationError, match="check 2"):
+        open_claimed(ENVELOPE, TYPE + "2")
+    with pytest.raises(VerificationError, match="check 4"):
+        open_claimed(change(signatures=[]), TYPE)
+    (signature,) = json.loads(ENVELOPE)["signatures"]
+    for keyid, check in ((OTHER.public.hex, 5), ("01" + "00" * 31, 3), ("", 3), ("k\u00e4se", 3)):
+        with pytest.raises(VerificationError, match=f"check {check}"):
+            open_claimed(change(signatures=[{**signature, "keyid": keyid}]), TYPE)
+
+
+def test_a_claimed_type_is_read_from_the_only_form():
+    assert claimed_type(ENVELOPE) == TYPE
+    assert claimed_type(change(payloadType="another")) == "another"
+    with pytest.raises(CodecError):
+        claimed_type(ENVELOPE + b" ")

@@ -1,0 +1,149 @@
+"""A site's attestation: what it did in one run, signed when the run is over. It releases nothing more of that run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, model_validator
+
+from fedsec.plan.document import canonical, parse_canonical
+from fedsec.plan.model import Plan, Sha256Hex, SiteName, Strict
+from fedsec.plan.policy import Policy
+from fedsec_secure.errors import CodecError, VerificationError
+from fedsec_secure.identity.envelope import open_envelope, sign_envelope
+from fedsec_secure.identity.keys import PublicKey, SigningKey
+
+ATTESTATION_TYPE: Final = "application/vnd.fedsec.attestation.v1+json"
+Epsilon = Annotated[float, Field(ge=0)] | Literal["infinity"]
+"""JSON has no infinity."""
+
+
+class VerifiedRound(Strict):
+    """A round whose sum this site checked itself."""
+
+    round: int = Field(ge=0, lt=10_000)
+    """From 0."""
+    took_part: bool
+    """Whether this site's own update is in the sum."""
+    adapter_sha256: Sha256Hex
+    """Digest of the global adapter that this site computed from the sum."""
+
+
+class Floors(Strict):
+    """What the site's officer asked for at least, as it was enforced: the policy's own and the plan's, the stricter."""
+
+    minimum_cohort: int = Field(ge=1)
+    """No accepted sum held fewer sites."""
+    min_cohort_change: int = Field(ge=1)
+    """Without differential privacy: no two survivor sets differed by fewer sites, but for equal ones."""
+    weight_cap: float = Field(gt=0, le=1)
+    """No site could weigh more than this share."""
+    approvals_required: int = Field(ge=1)
+    """As many officers had to sign."""
+
+
+class Privacy(Strict):
+    """What the site's privacy ledger says of the population whose notes were trained on."""
+
+    unit: Literal["record", "patient"]
+    """What is protected, or counted."""
+    releases: int = Field(ge=0)
+    """Charges of this run; one whose output never left stays."""
+    epsilon_before: Epsilon
+    """Over everything charged before this run, at ``delta``."""
+    epsilon_after: Epsilon
+    """And with it."""
+    delta: float = Field(gt=0, lt=1)
+    """The delta at which both are stated."""
+    ledger_head_sha256: Sha256Hex
+    """The newest entry of the ledger, which stands for all of them."""
+
+
+class SiteLogHead(Strict):
+    """The site's own log, which stays there, up to its attestation."""
+
+    entries: int = Field(ge=0)
+    root_sha256: Sha256Hex
+
+
+class Attestation(Strict):
+    """What a site signs."""
+
+    format: Literal[1] = 1
+    run: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    """The run."""
+    plan_sha256: Sha256Hex
+    """The plan, with roster and every setting."""
+    policy_sha256: Sha256Hex
+    """The policy that was enforced at every message."""
+    approval_sha256: Sha256Hex
+    """The officer's approval, as a file."""
+    site: SiteName
+    """Who speaks."""
+    sums: Literal["verified", "in the open"]
+    """``verified``: this site checked the tag of every sum below."""
+    rounds: tuple[VerifiedRound, ...]
+    """The rounds that ended here with a verdict, in order."""
+    floors: Floors
+    privacy: Privacy
+    exclusions_hmac_sha256: Sha256Hex | None = None
+    """Of the list of patients who are left out, sorted, under a key that only the site has: a bare digest could be
+    guessed. The site can show later which list it was. None without a list.
+    """
+    log: SiteLogHead
+    versions: dict[str, str]
+    """Software at the site, by package."""
+
+    @model_validator(mode="after")
+    def _rounds_in_order(self) -> Attestation:
+        numbers = [r.round for r in self.rounds]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("rounds must be in order, each once")
+        return self
+
+
+def sign_attestation(attestation: Attestation, key: SigningKey) -> bytes:
+    """A DSSE envelope by the site's key."""
+    return sign_envelope(ATTESTATION_TYPE, canonical(attestation), key)
+
+
+def open_attestation(data: bytes, site: str, key: PublicKey, plan: Plan, run: str) -> Attestation:
+    """What a site signed about this run.
+
+    Checks: 1 signed by the site's pinned key (forgery); 2 form; 3 this site's (another's passed on); 4 this plan's and
+    5 this run's (replay from another run); 6 no round that the plan does not have.
+
+    Raises:
+        VerificationError: with the number of the first check that failed.
+    """
+    try:
+        payload = open_envelope(data, ATTESTATION_TYPE, {key})
+    except (CodecError, VerificationError) as e:
+        raise _failed(1, f"expected one signed by the pinned key of {site}; {e}") from e
+    try:
+        found = parse_canonical(payload, Attestation, "the attestation")
+    except CodecError as e:
+        raise _failed(2, str(e)) from e
+    if found.site != site:
+        raise _failed(3, f"expected the attestation of {site}; found one of {found.site}")
+    if found.plan_sha256 != plan.digest().hex():
+        raise _failed(4, f"{site} attests another plan")
+    if found.run != run:
+        raise _failed(5, f"{site} attests run {found.run}; expected {run}")
+    if any(r.round >= plan.rounds for r in found.rounds):
+        raise _failed(6, f"{site} attests more rounds than the plan's {plan.rounds}")
+    return found
+
+
+def floors_of(plan: Plan, policy: Policy) -> Floors:
+    """The stricter of both."""
+    return Floors(
+        minimum_cohort=max(plan.secure.quorum, policy.minimum_cohort),
+        min_cohort_change=max(plan.secure.min_cohort_change, policy.min_cohort_change),
+        weight_cap=min(plan.weighting.cap, policy.weight_cap),
+        approvals_required=policy.approvals_required,
+    )
+
+
+def _failed(number: int, message: str) -> VerificationError:
+    return VerificationError(f"attestation check {number}: {message}")

@@ -1,0 +1,156 @@
+"""Who could learn what from whom: the report's table, from what the plan fixes. `threat_model/` has the reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedsec.plan.explain import colluders_needed, count_in_words
+from fedsec.plan.model import Plan
+from fedsec_secure.errors import ConfigError
+
+Level = Literal["no", "part", "yes", "known"]
+"""Could they learn it? ``known``: they do, and are meant to."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One answer and its reason."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that somebody could learn, and the answer for each column."""
+
+    what: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The table."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def protection(plan: Plan) -> Protection:
+    """The table for a plan. ConfigError for a mode that this version does not run."""
+    if plan.secure.mode not in ("mask", "none"):
+        raise ConfigError(
+            f"secure.mode is {plan.secure.mode}: this version runs mask and none, and knows no other's risks"
+        )
+    masked = plan.secure.mode == "mask"
+    few = (
+        f"the coordinator with up to {count_in_words(colluders_needed(plan, len(plan.roster.sites)) - 1)} sites"
+        if masked
+        else "the coordinator with sites"
+    )
+    columns = (
+        "the coordinator alone",
+        few,
+        "the other sites",
+        "whoever has the adapter",
+        "whoever has this run folder",
+    )
+    rows = (_notes(plan), _update(plan), _sum(plan), _ADAPTER, _weight(plan), _scores(plan), _TRAFFIC)
+    return Protection(columns, rows)
+
+
+_KNOWN = Cell("known", "Has it.")
+_ADAPTER = Row("The finished adapter", (_KNOWN, _KNOWN, _KNOWN, _KNOWN, Cell("known", "It is in there.")))
+_TRAFFIC = Row(
+    "Who took part, when, and what was refused",
+    (
+        Cell("known", "Sees it."),
+        Cell("known", "See it."),
+        Cell("known", "It is in the log that they sign."),
+        Cell("no", "Not in it."),
+        Cell("known", "The log is in there."),
+    ),
+)
+
+
+def _notes(plan: Plan) -> Row:
+    unit, target = plan.dp.unit, plan.dp.target_epsilon
+    bound = "nothing bounds it" if plan.dp.mode == "none" else f"ε ≤ {target:g} bounds it for one {unit}"
+    holder = Cell("part", f"Can test whether a note was in it; may repeat rare text: {bound}.")
+    through = "only what adapter and sums show"
+    seen = through if plan.secure.mode == "mask" else "but parts can be rebuilt from the updates"
+    if "central" in plan.evaluation.baselines:
+        pooled = Cell("yes", "Pooled in one place for the comparison “central”.")
+        others = Cell("part", f"Not sent to them: {through}.")
+        return Row("A site’s notes and labels", (pooled, pooled, others, holder, holder))
+    cells = (
+        Cell("part", f"Never sent: {seen}."),
+        Cell("part", f"Never sent: {seen}, and the sites’ own."),
+        Cell("part", f"Never sent: {through}."),
+        holder,
+        Cell("part", "The adapter is in there: as on the left."),
+    )
+    return Row("A site’s notes and labels", cells)
+
+
+def _update(plan: Plan) -> Row:
+    what = "One site’s update of a round"
+    among = (
+        f"Not from any one; {count_in_words(plan.secure.quorum - 1)} who share a sum with it can subtract their own."
+    )
+    if plan.secure.quorum <= 2:
+        among = "Yes in a sum of two: each subtracts its own."
+    others = Cell("no" if plan.secure.quorum > 2 else "yes", among)
+    gone = "Not in it by itself."
+    if plan.secure.mode == "none":
+        seen = Cell("yes", "Seen in the clear; parts of notes can be reconstructed from it.")
+        kept = Cell("part", "Deleted after each round; deleting overwrites nothing on most disks.")
+        return Row(what, (seen, seen, others, Cell("no", gone), kept))
+    kept = Cell("no", "Masked uploads are deleted after each round.")
+    if plan.secure.min_cohort_change == 1 and plan.dp.mode == "none":
+        near = Cell("part", "Masked; but two sums may differ by this site alone.")
+        return Row(what, (near, near, others, Cell("no", gone), kept))
+    needed = count_in_words(colluders_needed(plan, len(plan.roster.sites)))
+    alone = Cell("no", "Masked; it gets the sum only, even if it lies.")
+    few = Cell("no", f"Masked. From {needed} sites on they could, if the coordinator lies.")
+    return Row(what, (alone, few, others, Cell("no", gone), kept))
+
+
+def _sum(plan: Plan) -> Row:
+    size = f"at least {count_in_words(plan.secure.quorum)} sites"
+    cells = (
+        Cell("known", f"Of {size}, every round."),
+        Cell("known", "As on the left."),
+        Cell("known", "To check it and compute the next adapter."),
+        Cell("part", "Only what all rounds made."),
+        Cell("part", "What all rounds made."),
+    )
+    return Row("The sum of all updates of a round", cells)
+
+
+def _weight(plan: Plan) -> Row:
+    what = "How many examples a site has"
+    timed = plan.training.examples_per_round is None
+    hint = " Training time hints at it." if timed else ""
+    level: Level = "part" if timed else "no"
+    gone = Cell("no", "Not in it.")
+    if plan.weighting.rule != "size":
+        unsent = Cell(level, f"Not sent: all sites weigh the same.{hint}")
+        return Row(what, (unsent, unsent, Cell("no", "Not sent."), gone, Cell(level, f"Not in it.{hint}")))
+    others = Cell("no", "Only the total of all sites.")
+    if plan.secure.mode == "none":
+        seen = Cell("yes", "Sent in the clear, as the site’s weight.")
+        return Row(what, (seen, seen, others, gone, gone))
+    alone = Cell(level, f"Masked; only the total is seen.{hint}")
+    return Row(what, (alone, alone, others, gone, Cell(level, f"Not in it.{hint}")))
+
+
+def _scores(plan: Plan) -> Row:
+    what = "Scores of one site’s own model"
+    if "single" not in plan.evaluation.baselines:
+        none = Cell("no", "None were made.")
+        return Row(what, (none,) * 5)
+    seen = Cell("known", "On public tests, as the plan says.")
+    cells = (seen, seen, Cell("no", "Not sent to them."), Cell("no", "Not in it."), Cell("known", "In results.json."))
+    return Row(what, cells)

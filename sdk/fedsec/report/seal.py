@@ -1,0 +1,34 @@
+"""The end of a finished run folder: its report, then the signed list of all its files, which is written last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsec.report.page import render
+from fedsec.spool import write_durably
+from fedsec.study.federation import COORDINATOR_KEY
+from fedsec.study.folder import RunFolder
+from fedsec.study.manifest import MANIFEST, open_manifest, verify_files, write_manifest
+from fedsec.study.verify import REPORT
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import PublicKey, SigningKey
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the run folder has its signed list of files: nothing in it may change any more."""
+    return (folder / MANIFEST).is_file()
+
+
+def seal_run(folder: RunFolder) -> None:
+    """Write ``report.html``, and after it the manifest. ConfigError for a folder that is sealed."""
+    if is_sealed(folder.path):
+        raise ConfigError(f"{folder.path} is signed as it is: a report that is written into it would break that")
+    write_durably(folder.path / REPORT, [render(folder).encode()])
+    key = SigningKey.load(folder.sites / COORDINATOR_KEY)
+    write_manifest(folder.path, folder.run, folder.plan, key)
+
+
+def verify_sealed(folder: RunFolder) -> None:
+    """VerificationError names the first file of a sealed folder that is not as it was signed."""
+    coordinator = PublicKey.from_hex(folder.plan.roster.coordinator)
+    verify_files(folder.path, open_manifest(folder.path, folder.plan, coordinator))

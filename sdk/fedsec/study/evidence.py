@@ -1,0 +1,186 @@
+"""What a finished run folder holds that officers and sites signed: read, checked, and held against each other."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from fedsec.plan.approval import Approval, read_approval, signers_of
+from fedsec.plan.attestation import Attestation, open_attestation
+from fedsec.plan.model import Plan
+from fedsec.study.logbook import Logbook
+from fedsec_secure.codec import sha256
+from fedsec_secure.errors import VerificationError
+from fedsec_secure.identity.keys import PublicKey
+from fedsec_secure.record.entries import (
+    AggregateEntry,
+    ApprovalEntry,
+    AttestationEntry,
+    ModelEntry,
+    RunFinishedEntry,
+    SurvivorsEntry,
+)
+
+ATTESTATIONS = "attestations"
+
+
+@dataclass(frozen=True)
+class FiledApproval:
+    """An approval as it lies in the folder."""
+
+    raw: bytes
+    said: Approval
+    signers: tuple[str, ...]
+    """Public keys (hex, sorted) of the officers who signed."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that is signed in one run folder. Its parts are read by the functions below, each with its checks."""
+
+    folder: Path
+    run: str
+    plan: Plan
+    approvals: dict[str, FiledApproval]
+    """By site."""
+    book: Logbook
+    attestations: dict[str, tuple[bytes, Attestation]]
+
+    @property
+    def model(self) -> ModelEntry:
+        """The registration of the run's adapter; VerificationError where there is not exactly one."""
+        found = [e for e in self.book.entries if isinstance(e, ModelEntry)]
+        if len(found) != 1:
+            raise VerificationError(f"the log registers {len(found)} adapters; expected the run's one")
+        return found[0]
+
+    def verified_by(self, round_index: int, adapter: str) -> tuple[str, ...]:
+        """Sites that attest this adapter (digest, hex) after this round."""
+        return tuple(
+            site
+            for site, (_, said) in self.attestations.items()
+            if any((r.round, r.adapter_sha256) == (round_index, adapter) for r in said.rounds)
+        )
+
+
+def read_approvals(folder: Path, plan: Plan) -> dict[str, FiledApproval]:
+    """Each site's approval by its officers, of this plan.
+
+    VerificationError for one that is forged, of another plan or another site, missing, or too many.
+    """
+    paths = {path.stem: path for path in sorted((folder / "approvals").glob("*.json"))}
+    if set(paths) != set(plan.roster.sites):
+        missing, extra = (
+            sorted(plan.roster.sites.keys() - paths.keys()),
+            sorted(paths.keys() - plan.roster.sites.keys()),
+        )
+        raise VerificationError(
+            f"expected an approval for each site of the roster; missing: {', '.join(missing) or 'none'}; for sites "
+            f"that the roster does not have: {', '.join(extra) or 'none'}"
+        )
+    found = {}
+    for site, path in paths.items():
+        raw = path.read_bytes()
+        officers = [PublicKey.from_hex(key) for key in plan.roster.sites[site].officers]
+        approval = read_approval(raw, site, officers)
+        if approval.site != site or approval.plan_sha256 != plan.digest().hex():
+            raise VerificationError(f"approvals/{path.name} approves another plan, or this one for {approval.site}")
+        found[site] = FiledApproval(raw, approval, signers_of(raw, site, officers))
+    return found
+
+
+def read_attestations(folder: Path, plan: Plan, run: str) -> dict[str, tuple[bytes, Attestation]]:
+    """What each site signed of itself; VerificationError for one that is forged or of another run."""
+    found = {}
+    for path in sorted((folder / ATTESTATIONS).glob("*.json")):
+        member = plan.roster.sites.get(path.stem)
+        if member is None:
+            raise VerificationError(f"{ATTESTATIONS}/{path.name}: the roster has no such site")
+        raw = path.read_bytes()
+        found[path.stem] = raw, open_attestation(raw, path.stem, PublicKey.from_hex(member.key), plan, run)
+    return found
+
+
+def verify_approvals_in_log(evidence: Evidence) -> None:
+    """The log has these approvals and no others, and each was valid when its site last cosigned."""
+    logged = {e.site: e for e in evidence.book.entries if isinstance(e, ApprovalEntry)}
+    if set(logged) != set(evidence.approvals):
+        raise VerificationError("the log has approvals of other sites than the folder")
+    cosigned = evidence.book.opened.cosigned
+    for site, filed in evidence.approvals.items():
+        approval = filed.said
+        said = (logged[site].plan_sha256, logged[site].policy_sha256, logged[site].officers)
+        if said != (approval.plan_sha256, approval.policy_sha256, filed.signers):
+            raise VerificationError(f"the log has another approval of {site} than the folder")
+        moment = datetime.datetime.fromtimestamp(cosigned.get(site, max(cosigned.values())), datetime.UTC)
+        if moment >= approval.expires:
+            raise VerificationError(
+                f"the approval of {site} ended {approval.expires:%Y-%m-%d %H:%M:%SZ}; the run went on until "
+                f"{moment:%Y-%m-%d %H:%M:%SZ} by the sites' clocks"
+            )
+
+
+def verify_attestations(evidence: Evidence) -> None:
+    """Enough sites attest, what they signed is what the log holds, and it was under the approval that lies here."""
+    logged = {e.site: e for e in evidence.book.entries if isinstance(e, AttestationEntry)}
+    if set(logged) != set(evidence.attestations):
+        raise VerificationError("the log has attestations of other sites than the folder")
+    if len(logged) < evidence.plan.secure.quorum:
+        raise VerificationError(f"{len(logged)} sites attest; expected {evidence.plan.secure.quorum}")
+    for site, (raw, said) in evidence.attestations.items():
+        entry, filed = logged[site], evidence.approvals[site]
+        if entry.attestation_sha256 != sha256(raw).hex():
+            raise VerificationError(f"the log has another attestation of {site} than the folder")
+        if entry.exclusions_hmac_sha256 != said.exclusions_hmac_sha256:
+            raise VerificationError(f"the log has another exclusion list of {site} than its attestation")
+        if said.approval_sha256 != sha256(filed.raw).hex() or said.policy_sha256 != filed.said.policy_sha256:
+            raise VerificationError(f"{site} attests that it ran under another approval or policy than lies here")
+        if len(filed.signers) < said.floors.approvals_required:
+            raise VerificationError(
+                f"the policy of {site} asks for {said.floors.approvals_required} officers; {len(filed.signers)} signed"
+            )
+
+
+def verify_rounds(evidence: Evidence) -> None:
+    """Every round of the plan ended once, from the adapter before it, above all floors, as enough sites attest."""
+    plan, entries = evidence.plan, evidence.book.entries
+    sums = [e for e in entries if isinstance(e, AggregateEntry)]
+    if [e.round for e in sums] != list(range(plan.rounds)):
+        raise VerificationError(f"the log has sums of rounds {[e.round for e in sums]}; the plan has {plan.rounds}")
+    survivors = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry)}
+    floor = max([plan.secure.quorum, *(said.floors.minimum_cohort for _, said in evidence.attestations.values())])
+    for before, now in pairwise(sums):
+        if now.adapter_before_sha256 != before.adapter_after_sha256:
+            raise VerificationError(f"round {now.round} did not start from the adapter that round {before.round} made")
+    for entry in sums:
+        names = survivors.get(entry.round, ())
+        if len(names) < floor:
+            raise VerificationError(f"round {entry.round} has {len(names)} survivors; the floors ask for {floor}")
+        agreeing = evidence.verified_by(entry.round, entry.adapter_after_sha256)
+        if len(agreeing) < plan.secure.quorum:
+            raise VerificationError(
+                f"round {entry.round}: {len(agreeing)} sites attest the adapter that the log names; expected "
+                f"{plan.secure.quorum}"
+            )
+    for site, (_, said) in evidence.attestations.items():
+        for own in said.rounds:
+            if own.adapter_sha256 != sums[own.round].adapter_after_sha256:
+                raise VerificationError(f"{site} attests another adapter after round {own.round} than the log")
+            if own.took_part and site not in survivors.get(own.round, ()):
+                raise VerificationError(f"{site} attests its part in round {own.round}; the log counts it out")
+
+
+def verify_adapter(evidence: Evidence, digest: str) -> None:
+    """The adapter in the folder (digest, hex) is the one that the last round made and the log registers."""
+    entries, model = evidence.book.entries, evidence.model
+    last = [e for e in entries if isinstance(e, AggregateEntry)][-1]
+    ends = [e for e in entries if isinstance(e, RunFinishedEntry)]
+    claims = {model.adapter_sha256, last.adapter_after_sha256, *(e.adapter_sha256 for e in ends)}
+    if len(ends) != 1 or claims != {digest}:
+        raise VerificationError("the adapter in the folder is not the one that the log registers for this run")
+    if model.plan_sha256 != evidence.plan.digest().hex() or model.run != evidence.run:
+        raise VerificationError("the log registers the adapter for another plan or run")
+    if model.base_weights_sha256 != evidence.plan.model.weights_sha256:
+        raise VerificationError("the log registers the adapter for another base model than the plan's")

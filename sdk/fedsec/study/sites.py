@@ -1,0 +1,100 @@
+"""From a site file to a site agent: key, policy, approval, record and ledger, as they lie at the site."""
+
+from __future__ import annotations
+
+import datetime
+import hmac
+import sqlite3
+from contextlib import ExitStack, closing
+
+from fedsec.logfile import read_entries
+from fedsec.plan.approval import verify_approval
+from fedsec.plan.model import Plan
+from fedsec.plan.policy import Policy
+from fedsec.plan.sitefile import Site
+from fedsec.plan.toml import read_toml
+from fedsec.plan.withdrawal import notices_of
+from fedsec.site.agent import SiteAgent
+from fedsec.site.charges import LedgerCharges
+from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.ledger import Ledger
+from fedsec.site.own_log import FOLDER as OWN_LOG
+from fedsec.site.store import SiteStore
+from fedsec.spool import private_folder
+from fedsec_secure.errors import VerificationError
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.record.entries import Entry
+from fedsec_secure.record.tree import MerkleTree
+
+
+def open_agent(site: Site, plan: Plan, work: SiteWork, stack: ExitStack) -> SiteAgent:
+    """The site's agent for one plan; ``stack`` closes record and ledger.
+
+    FedsecError where anything is missing or does not hold: approval, policy, keys, record, ledger.
+    """
+    store = SiteStore(site.state_path)
+    stack.callback(store.close)
+    policy = read_toml(site.policy_path, Policy)
+    private_folder(site.ledger_path.parent)
+    ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())
+    stack.callback(ledger.close)
+    key = SigningKey.load(site.key_path)
+
+    def authorise() -> bytes:
+        if read_toml(site.policy_path, Policy) != policy:
+            raise VerificationError(f"{site.policy_path} was changed since this site started: start it again")
+        return authorise_site(site, plan, policy, store)
+
+    identity = SiteIdentity(
+        me=SiteId(site.name),
+        key=key,
+        authorise=authorise,
+        policy=policy,
+        charges=LedgerCharges(ledger, plan, store, allow_non_private="none" in policy.dp_modes),
+        exclusions_hmac_sha256=exclusions_hmac(site, key),
+        newest=lambda keys: notices_of(site).newest(keys),
+    )
+    return SiteAgent(identity, plan, store, work)
+
+
+def authorise_site(site: Site, plan: Plan, policy: Policy, store: SiteStore) -> bytes:
+    """The officers' approval of this plan under this policy, which holds now; raises otherwise. Approval, withdrawals
+    and revocations are read anew every time, so that a file that comes or goes stops the site before its next answer.
+    """
+    try:
+        approval = site.approval_path.read_bytes()
+    except OSError:
+        raise VerificationError(f"site {site.name} has no approval ({site.file.approval}): nothing runs") from None
+    now = datetime.datetime.now(datetime.UTC)
+    history = store.cohorts()
+    verify_approval(approval, plan, policy, site.name, site.officers, now, history, notices=notices_of(site))
+    return approval
+
+
+def exclusions_hmac(site: Site, key: SigningKey) -> str | None:
+    """Which list of patients is left out at this site (hex): the site can show it later, and nobody can guess it."""
+    excluded = site.file.data.excluded_patients(site.folder)
+    if excluded is None:
+        return None
+    secret = key.derive_secret("fedsec v1 exclusion list")
+    return hmac.digest(secret.reveal(), "\n".join(sorted(excluded)).encode(), "sha256").hex()
+
+
+def read_own_log(site: Site) -> list[Entry]:
+    """The site's own log, without disturbing an agent that runs.
+
+    VerificationError where it does not go through the head that the site's record knows.
+    """
+    entries = read_entries(site.state_path / OWN_LOG)
+    record = site.state_path / "record.sqlite"
+    if not record.is_file():
+        if entries:
+            raise VerificationError(f"{site.state_path} has a log and no record: one of them was taken away")
+        return []
+    with closing(sqlite3.connect(f"{record.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        row = db.execute("SELECT size, root FROM own_log").fetchone()
+    tree = MerkleTree(entry.leaf_hash() for entry in entries)
+    if row is not None and (row[0] > tree.size or tree.head(row[0]).root != row[1]):
+        raise VerificationError(f"the log of {site.name} was edited or cut: the site's record knows another one")
+    return entries

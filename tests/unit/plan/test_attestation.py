@@ -1,0 +1,113 @@
+"""A site's attestation: read only as its site signed it, for this plan and run."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedsec.plan.attestation import (
+    ATTESTATION_TYPE,
+    Attestation,
+    Floors,
+    Privacy,
+    SiteLogHead,
+    VerifiedRound,
+    floors_of,
+    open_attestation,
+    sign_attestation,
+)
+from fedsec.plan.document import canonical
+from fedsec.plan.policy import draft_policy
+from fedsec_secure.errors import VerificationError
+from fedsec_secure.identity.envelope import sign_envelope
+from fedsec_secure.identity.keys import SigningKey
+from tests.e2e.federation import RUN, Keys, make_plan
+
+KEYS = Keys.generate(3)
+PLAN = make_plan(KEYS, rounds=2)
+HASH = "ab" * 32
+
+
+def attestation(**changes) -> Attestation:
+    fields = {
+        "run": RUN,
+        "plan_sha256": PLAN.digest().hex(),
+        "policy_sha256": HASH,
+        "approval_sha256": HASH,
+        "site": "site-a",
+        "sums": "verified",
+        "rounds": tuple(VerifiedRound(round=n, took_part=True, adapter_sha256=HASH) for n in (0, 1)),
+        "floors": Floors(minimum_cohort=3, min_cohort_change=1, weight_cap=0.5, approvals_required=1),
+        "privacy": Privacy(
+            unit="patient",
+            releases=2,
+            epsilon_before=0.5,
+            epsilon_after="infinity",
+            delta=1e-6,
+            ledger_head_sha256=HASH,
+        ),
+        "log": SiteLogHead(entries=9, root_sha256=HASH),
+        "versions": {"fedsec": "1"},
+    }
+    return Attestation(**{**fields, **changes})
+
+
+def signed(**changes) -> bytes:
+    return sign_attestation(attestation(**changes), KEYS.sites["site-a"])
+
+
+def read(data: bytes) -> Attestation:
+    return open_attestation(data, "site-a", KEYS.sites["site-a"].public, PLAN, RUN)
+
+
+def test_it_is_read_as_it_was_signed():
+    assert read(signed()) == attestation()
+
+
+@pytest.mark.parametrize(
+    ("data", "number"),
+    [
+        (sign_attestation(attestation(), SigningKey.generate()), 1),
+        (sign_envelope("application/vnd.fedsec.approval.v1+json", canonical(attestation()), KEYS.sites["site-a"]), 1),
+        (b"{}", 1),
+        (sign_envelope(ATTESTATION_TYPE, b"{}", KEYS.sites["site-a"]), 2),
+        (signed(site="site-b"), 3),
+        (signed(plan_sha256=HASH), 4),
+        (signed(run="run-2"), 5),
+        (signed(rounds=(VerifiedRound(round=2, took_part=True, adapter_sha256=HASH),)), 6),
+    ],
+)
+def test_every_check_refuses_what_it_is_for(data, number):
+    with pytest.raises(VerificationError, match=f"attestation check {number}"):
+        read(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_byte_can_be_changed(data):
+    raw = bytearray(signed())
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(VerificationError, match="attestation check 1"):
+        read(bytes(raw))
+
+
+@pytest.mark.parametrize("numbers", [(1, 0), (0, 0)])
+def test_rounds_stand_in_order_each_once(numbers):
+    with pytest.raises(ValidationError, match="in order, each once"):
+        attestation(rounds=tuple(VerifiedRound(round=n, took_part=True, adapter_sha256=HASH) for n in numbers))
+
+
+def test_the_stricter_floor_counts():
+    import datetime
+
+    policy = draft_policy(PLAN, datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC))
+    bounds = {"minimum_cohort": 9, "min_cohort_change": 4, "weight_cap": 0.1, "approvals_required": 2}
+    strict = policy.model_copy(update=bounds)
+    lax = policy.model_copy(update={"minimum_cohort": 1, "min_cohort_change": 1, "weight_cap": 1.0})
+    assert floors_of(PLAN, strict) == Floors(**bounds)
+    quorum, cap = PLAN.secure.quorum, PLAN.weighting.cap
+    plain = Floors(minimum_cohort=quorum, min_cohort_change=1, weight_cap=cap, approvals_required=1)
+    assert floors_of(PLAN, lax) == plain

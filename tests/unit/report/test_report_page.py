@@ -1,0 +1,116 @@
+"""The HTML itself: self-contained, the same each time, complete, and safe with any text."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+
+from fedsec.report.page import page
+from tests.unit.cli.smoke import finished_run
+from tests.unit.report.report_pages import HOSTILE, Page, example, real
+
+ADDRESSES = {"src", "href", "srcset", "action", "data", "poster", "background", "xlink:href", "cite", "formaction"}
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page(example())
+
+
+def test_nothing_is_fetched(html):
+    tags = Page(html).tags
+    found = [(tag, value) for tag, attributes in tags for name, value in attributes.items() if name in ADDRESSES]
+    assert len(found) > 8  # the list of questions, and parts of figures
+    assert [(tag, value) for tag, value in found if not (value or "").startswith("#")] == []
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "embed", "base", "form", "img"}
+    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = [a["content"] for tag, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_hostile_text_stays_text(html):
+    assert HOSTILE not in html
+    assert HOSTILE in Page(html).text("refusals")
+
+
+def test_every_id_is_there_once_and_every_link_leads_to_one(html):
+    found = Page(html)
+    ids = found.ids()
+    assert len(ids) == len(set(ids)) > 20
+    links = {a["href"] for tag, a in found.tags if a.get("href")}
+    assert {link for link in links if (link or "#")[1:] not in ids} == set()
+
+
+def test_pictures_are_drawn_and_described(html):
+    pictures = [a for tag, a in Page(html).tags if tag == "svg"]
+    assert len(pictures) == 3
+    assert all(p["role"] == "img" and len(p["aria-label"] or "") > 40 for p in pictures)
+    assert "harbour: 0.46, the weakest" in str(pictures[1]["aria-label"])
+    assert "xmlns" not in html
+
+
+def test_whatever_officers_were_told_before_signing_stands_on_the_page(html):
+    text = Page(html).text()
+    assert len(example().statements) > 8
+    assert [s.text for s in example().statements if s.text not in text] == []
+
+
+def test_the_page_is_the_same_in_another_process(tmp_path):
+    out = tmp_path / "page.html"
+    code = "from fedsec.cli import main; main()"
+    command = [sys.executable, "-c", code, "report", str(finished_run()), "--out", str(out), "--json"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert out.read_text() == page(real())
+
+
+def test_a_run_that_is_not_finished_says_so_first():
+    site = real().budgets[0]
+    open_budgets = tuple(dataclasses.replace(site, site=b.site, attested=False, floors=None) for b in real().budgets)
+    unfinished = dataclasses.replace(
+        real(), certified=None, rounds=real().rounds[:1], ending=None, budgets=open_budgets
+    )
+    found = Page(page(unfinished))
+    assert found.text("unfinished") == "This run is not finished; nothing below is certified."
+    assert "of its two rounds, one is over" in found.text("summary")
+    assert "There is no certificate" in found.text("certificate")
+    assert "none has yet" in found.text("floors")
+    assert "none has yet" in found.text("budget")
+    absent = (open_budgets[0], *real().budgets[1:])
+    assert "clifton not attested" in Page(page(dataclasses.replace(real(), budgets=absent))).text("floors")
+    assert "unfinished" not in Page(page(real())).ids()
+
+
+def test_open_sums_are_said_plainly():
+    from fedsec.plan.explain import explain
+    from fedsec.report.protection import protection
+
+    plan = real().plan.model_copy(update={"secure": real().plan.secure.model_copy(update={"mode": "none"})})
+    data = dataclasses.replace(real(), plan=plan, statements=tuple(explain(plan)), protection=protection(plan))
+    assert "no masks: the coordinator saw every site’s update" in Page(page(data)).text("summary")
+
+
+def test_a_finite_budget_is_shown_against_the_plan():
+    dp = real().plan.dp.model_copy(update={"mode": "distributed", "target_epsilon": 8.0, "target_delta": 1e-6})
+    plan = real().plan.model_copy(update={"dp": dp})
+    spent = [(0.0, 3.0), (1.0, 4.5), *[(0.0, 2.0)] * 4]
+    budgets = [dataclasses.replace(b, before=x, after=y) for b, (x, y) in zip(real().budgets, spent, strict=True)]
+    data = dataclasses.replace(real(), plan=plan, budgets=tuple(budgets))
+    text = Page(page(data)).text("budget")
+    assert "Of the plan’s ε = 8, at least 3.5 is left at every site that attests." in text
+    assert "line: what the plan may charge, ε = 8" in text
+    budgets[0] = dataclasses.replace(budgets[0], after=math.inf)
+    assert "and has a bound" in Page(page(dataclasses.replace(data, budgets=tuple(budgets)))).text("budget")
+
+
+def test_scores_between_rounds_make_a_curve():
+    assert "asked for no scores between rounds" in Page(page(real())).text("results")
+    curve = {"harbour": [(1, 0.2), (2, 0.5)], "priory": [(1, 0.4), (2, 0.7)]}
+    with_curve = Page(page(dataclasses.replace(example(), curves={"entities": curve})))
+    (label,) = (str(a["aria-label"]) for tag, a in with_curve.tags if tag == "svg" and "round to round" in str(a))
+    assert "0.30 after round 1, 0.60 after round 2" in label
+    assert "asked for no scores" not in with_curve.text("results")
