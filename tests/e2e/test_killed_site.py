@@ -103,7 +103,7 @@ def kill_at_each(folder, moments: list[str], lie, step: int) -> None:
 
 @pytest.mark.parametrize("lie", [smaller_set, next_attempt])
 def test_killed_at_sampled_moments(tmp_path, moments, lie):
-    kill_at_each(tmp_path, moments, lie, 6)
+    kill_at_each(tmp_path, moments, lie, 13)
 
 
 @pytest.mark.slow

@@ -97,9 +97,9 @@ def test_killed_at_the_exchanges_of_an_open_sum(lab, undisturbed, runs, exchange
 
 
 def test_killed_at_sampled_writes(lab, undisturbed, runs):
-    """Statements, fsyncs, renames and unlinks in journal and stores: every 13th here, all of them in the slow lane."""
+    """Statements, fsyncs, renames and unlinks in journal and stores: every 31st here, all of them in the slow lane."""
     expected = undisturbed()
-    for moment in range(5, len(expected["moments"]), 13):
+    for moment in range(5, len(expected["moments"]), 31):
         kill_and_resume(lab, runs / str(moment), expected, moment)
 
 

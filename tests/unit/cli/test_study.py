@@ -54,9 +54,13 @@ def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
 
 
 def test_metrics_hold_no_losses_scores_or_counts_of_one_site(smoke, tmp_path):
-    smoke()
+    smoke("--set", "evaluation.round_test_limit=1")
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {e["event"] for e in events} == {"exchange", "round", "finished"}
+    assert {e["event"] for e in events} == {"exchange", "round", "scored", "finished"}
+    scored = [e for e in events if e["event"] == "scored"]
+    assert [e["round"] for e in scored] == [0, 1], "the shared adapter after each round, and no site's"
+    assert all(set(e) == {"event", "round", "f1"} and set(e["f1"]) == {"harbour", "northgate"} for e in scored)
+    assert "there is no learning curve" not in (tmp_path / "run" / "report.html").read_text()
     assert not any("loss" in key for e in events for key in e)
 
 
