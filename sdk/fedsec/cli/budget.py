@@ -1,4 +1,4 @@
-"""`fedsec budget`: what a site's privacy ledger says, and what a plan would cost."""
+"""`fedsec budget`: what a site's privacy ledger says, what a plan would cost, and the arithmetic of epsilon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from fedsec.plan.toml import read_toml
 from fedsec.site.ledger import Ledger
 from fedsec_secure.accounting.accountant import TrivialAccountant
 from fedsec_secure.accounting.chain import Reservation
-from fedsec_secure.accounting.events import Event, Unit
+from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit
+from fedsec_secure.errors import ConfigError
 
 app = typer.Typer(help="A site's privacy ledger: what was charged, and what a plan would cost.", no_args_is_help=True)
 SiteFile = Annotated[Path, typer.Argument(help="The site's site.toml.")]
@@ -118,6 +119,57 @@ def simulate(
         out.print("The policy allows it." if allowed else "The policy refuses it: dp_modes does not have none.")
     if not allowed:
         raise typer.Exit(1)
+
+
+@app.command("epsilon")
+def epsilon(
+    sampling_rate: Annotated[float, typer.Option(help="Chance of each unit to be in a batch; above 0, at most 1.")],
+    steps: Annotated[int, typer.Option(help="Steps, those on empty batches included.")],
+    delta: Annotated[float, typer.Option(help="Between 0 and 1; well below one over the number of units.")],
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise's deviation over the clipping norm.")] = None,
+    target: Annotated[float | None, typer.Option(help="Find the noise multiplier for this ε instead.")] = None,
+    neighbours: Annotated[str, typer.Option(help="add-or-remove or replace-one.")] = "add-or-remove",
+    json: Json = False,
+) -> None:
+    """What steps of DP-SGD with real Poisson sampling cost, or the noise that a target takes. Arithmetic only."""
+    from fedsec.privacy.accountant import PldAccountant, RdpFilter, RenyiAccountant, calibrate, steps_of
+
+    if (noise_multiplier is None) == (target is None):
+        found = "neither" if target is None else "both"
+        raise ConfigError(
+            f"expected --noise-multiplier or --target, found {found}: give one, and the other is computed"
+        )
+    relation = _relation(neighbours)
+    noise = noise_multiplier if target is None else calibrate(target, delta, sampling_rate, steps, relation)
+    assert noise is not None
+    events = [steps_of(sampling_rate, noise, steps)]
+
+    def costs(asked: Neighbours) -> dict[str, object]:
+        kinds = {"epsilon": PldAccountant, "rdp": RenyiAccountant, "filter": RdpFilter}
+        return {
+            "neighbours": asked,
+            **{name: _plain(kind(asked).epsilon(events, delta)) for name, kind in kinds.items()},
+        }
+
+    if json:
+        given = {"sampling_rate": sampling_rate, "noise_multiplier": noise, "steps": steps, "delta": delta}
+        print_json(costs(relation) | given | ({} if target is None else {"target": target}))
+        return
+    rows = [costs(asked).values() for asked in NEIGHBOURS]
+    out.print(f"{steps} steps, sampling rate {sampling_rate:g}, noise multiplier {noise:g}, δ = {delta:g}")
+    table = Table("neighbours", "ε (PLD, reported)", "ε (one Rényi order)", "ε (filter, the ledger's)")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row))
+    out.print(table)
+    if target is not None:
+        out.print(f"{noise:g} is the smallest noise multiplier whose filter stays within {target:g} by {relation}.")
+
+
+def _relation(name: str) -> Neighbours:
+    for known in NEIGHBOURS:
+        if name == known:
+            return known
+    raise ConfigError(f"--neighbours: expected {' or '.join(NEIGHBOURS)}, found {name!r}: use one of them")
 
 
 @contextmanager

@@ -1,0 +1,160 @@
+"""The price of per-record gradients: a clipped step beside a plain one, CPU time and peak memory.
+
+``python -m benchmarks.private --json``. Steps are forward, backward and clipping of one physical batch, without noise
+and optimiser, on one thread. Time: plain and private steps take turns in one process, and the ratio is the median over
+the pairs. Memory: the peak of resident memory, each engine in a process of its own. Opacus, the reference, appears
+where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from fedsec.plan.model import LoraSpec, ModelSpec
+from fedsec.training.adapter import AdapterState, initial_adapter
+from fedsec.training.base_model import BaseModel, load_base
+from fedsec.training.batches import Batch, Encoded
+from fedsec.training.lora import attach_lora, linear_names, lora_parameters, set_adapter_state
+from fedsec.training.objective import record_losses
+from fedsec.training.private.buckets import collate_bucket
+from fedsec.training.private.engine import engine_of
+
+TIME_GOAL, MEMORY_GOAL = 1.05, 1.03
+BOUND = 0.1
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result. ``met`` is None where there is no goal."""
+
+    name: str
+    value: float
+    unit: str
+    goal: str | None = None
+    met: bool | None = None
+
+
+class Workload:
+    """A model with LoRA (rank 8) on every linear layer, and one batch of random words."""
+
+    def __init__(self, base_name: str, records: int, tokens: int) -> None:
+        self.base: BaseModel = load_base(ModelSpec(base=base_name, dtype="float32"))
+        lora = LoraSpec(rank=8, alpha=16.0, dropout=0.0, targets=tuple(linear_names(self.base)))
+        self.model = attach_lora(self.base, lora)
+        state = initial_adapter(self.base, lora, 0)
+        moved = {name: tensor + 0.01 if ".lora_B." in name else tensor for name, tensor in state.items()}
+        set_adapter_state(self.model, AdapterState(moved))
+        for parameter in lora_parameters(self.model).values():
+            parameter.requires_grad_(True)
+        self.model.train()
+        generator = torch.Generator().manual_seed(0)
+        words = torch.randint(2, 250, (records, tokens - 1), generator=generator).tolist()
+        self.batch: Batch = collate_bucket([Encoded(tuple(row), tokens * 3 // 4, False) for row in words], 0)
+        self.keys = [b"%d" % i for i in range(records)]
+
+    def losses(self) -> torch.Tensor:
+        return record_losses(self.base, self.batch).per_record()
+
+    def plain(self) -> None:
+        parameters = list(lora_parameters(self.model).values())
+        for parameter in parameters:
+            parameter.grad = None
+        self.losses().mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, BOUND)
+        for parameter in parameters:
+            parameter.grad = None
+
+    def private(self, engine: str) -> Step:
+        """One step of this engine, attached before each and taken off after it, as other steps take turns with it."""
+
+        def step() -> None:
+            with engine_of(engine)(self.model) as attached:
+                attached.clipped_sum(self.keys, self.losses, BOUND)
+
+        return step
+
+
+def engines() -> list[str]:
+    return ["own", "opacus"] if importlib.util.find_spec("opacus") else ["own"]
+
+
+def cpu(step: Step) -> float:
+    began = time.process_time()
+    step()
+    return time.process_time() - began
+
+
+def times(work: Workload, repeats: int) -> list[Row]:
+    steps = {"plain": work.plain} | {name: work.private(name) for name in engines()}
+    for step in steps.values():
+        step()
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats):
+        names = list(steps) if turn % 2 == 0 else list(steps)[::-1]  # none always goes first
+        for name in names:
+            taken[name].append(cpu(steps[name]))
+    rows = [Row("plain step", min(taken["plain"]), "CPU s")]
+    for name in engines():
+        ratio = statistics.median(a / b for a, b in zip(taken[name], taken["plain"], strict=True))
+        goal = (f"<= {TIME_GOAL}", ratio <= TIME_GOAL) if name == "own" else (None, None)
+        rows.append(Row(f"private step, {name}, over plain", round(ratio, 4), "x CPU time", *goal))
+    return rows
+
+
+def memory(given: argparse.Namespace) -> list[Row]:
+    def peak(engine: str) -> float:
+        options = ["--base", given.base, "--records", str(given.records), "--tokens", str(given.tokens)]
+        command = [sys.executable, "-m", "benchmarks.private", "--memory-of", engine, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return float(json.loads(done.stdout))
+
+    plain = peak("plain")
+    rows = [Row("plain step, peak memory", round(plain), "MB")]
+    for name in engines():
+        ratio = peak(name) / plain
+        goal = (f"<= {MEMORY_GOAL}", ratio <= MEMORY_GOAL) if name == "own" else (None, None)
+        rows.append(Row(f"private step, {name}, peak memory over plain", round(ratio, 4), "x", *goal))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--records", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=128, help="a record, padding included: a multiple of 32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", choices=["plain", "own", "opacus"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.memory_of:
+        work = Workload(given.base, given.records, given.tokens)
+        step = work.plain if given.memory_of == "plain" else work.private(given.memory_of)
+        for _ in range(2):
+            step()
+        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return
+    rows = [*memory(given), *times(Workload(given.base, given.records, given.tokens), given.repeats)]
+    if given.json:
+        size = {"base": given.base, "records": given.records, "tokens": given.tokens}
+        print(json.dumps(size | {"rows": [asdict(row) for row in rows]}, indent=1))
+        return
+    for row in rows:
+        goal = "" if row.goal is None else f"   goal {row.goal}: {'met' if row.met else 'missed'}"
+        print(f"{row.name:<50} {row.value:10.3f} {row.unit}{goal}")
+
+
+if __name__ == "__main__":
+    main()

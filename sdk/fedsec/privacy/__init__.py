@@ -1,0 +1,1 @@
+"""What mechanisms of differential privacy cost: the accountants. Mechanisms themselves are elsewhere."""

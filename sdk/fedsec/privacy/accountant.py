@@ -1,0 +1,189 @@
+"""The accountants: privacy loss distributions for the number that is reported, Rényi divergences for the decision.
+
+Both are upper bounds: every rounding step goes up. PLD is tight, but its composition is proved for mechanisms that were
+fixed in advance; the ledger admits mechanisms that people choose after seeing results, so a filter decides there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from fedsec.privacy.mechanisms import Mechanism, mechanisms
+from fedsec.privacy.renyi import divergences, epsilon_at_best_order, epsilon_for_any_choice
+from fedsec_secure.accounting.events import (
+    NEIGHBOURS,
+    Event,
+    GaussianEvent,
+    Neighbours,
+    PoissonSampledEvent,
+    SelfComposed,
+)
+from fedsec_secure.errors import ConfigError
+
+INTERVAL: Final = 1e-3
+"""Grid of the privacy loss, in nats; losses are rounded up to it ("connect the dots", Doroshenko et al., PETS 2022)."""
+LARGEST: Final = 50.0
+"""An epsilon that promises nothing: above, the Rényi bound stands, and no large table is made for it."""
+SMALLEST_DELTA: Final = 1e-10
+"""Below, rounding in the PLD's Fourier transforms, some 1e-15 of mass, is no longer negligible: Rényi stands."""
+TABULATED: Final = {"rate": 1e-9, "noise": 1e4, "count": 10**6}
+"""Smallest rate, largest noise and largest count for which a PLD is made: beyond, each loss is far below the grid and
+tables would lose more than they gain. Rényi stands there too."""
+_MOST_THOUSANDTHS: Final = 10**9
+_HINTS: Final = {
+    "sampling rate": "use the expected batch size divided by the number of units",
+    "noise multiplier": "use the noise's standard deviation divided by the clipping norm",
+    "number of steps": "count every step, those on empty batches too",
+}
+
+
+def _check(neighbours: Neighbours, delta: float = 0.5) -> None:
+    if neighbours not in NEIGHBOURS:
+        raise ConfigError(
+            f"accountant: expected neighbours by {' or '.join(NEIGHBOURS)}, found {neighbours!r}: use one"
+        )
+    if isinstance(delta, bool) or not 0 < delta < 1:
+        raise ConfigError(f"accountant: expected a delta between 0 and 1, both excluded, found {delta}: use 1e-6 or so")
+
+
+class RenyiAccountant:
+    """The best single Rényi order, for mechanisms fixed in advance. A cross-check of PLD, above it."""
+
+    def __init__(self, neighbours: Neighbours = "add-or-remove") -> None:
+        _check(neighbours)
+        self._neighbours: Neighbours = neighbours
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The relation that the numbers are for."""
+        return self._neighbours
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        """Natural logarithms; 0.0 for no events, math.inf for a release without privacy. ConfigError otherwise."""
+        _check(self._neighbours, delta)
+        found = mechanisms(events)
+        if not found:
+            return 0.0 if found is not None else math.inf
+        return self._of(found, delta)
+
+    def _of(self, found: dict[Mechanism, int], delta: float) -> float:
+        return epsilon_at_best_order(divergences(found, self._neighbours), delta)
+
+
+class RdpFilter(RenyiAccountant):
+    """The ledger's accountant: its number is valid as a privacy filter.
+
+    Mechanisms may be chosen after seeing earlier results, in any way, as long as each runs only if this number, for
+    everything up to and including it, is at most a limit fixed beforehand. That costs 12 to 37 % over the best single
+    order in the cases of ``docs/privacy.md``; see :func:`fedsec.privacy.renyi.epsilon_for_any_choice`.
+    """
+
+    def _of(self, found: dict[Mechanism, int], delta: float) -> float:
+        total = divergences(found, self._neighbours)
+        return max(epsilon_for_any_choice(total, delta), epsilon_at_best_order(total, delta))
+
+
+class PldAccountant(RenyiAccountant):
+    """The number that is reported: privacy loss distributions of dp-accounting, pessimistic, on a grid of 1e-3.
+
+    For mechanisms fixed in advance. Discretisation and truncation round up. The smaller of this and the Rényi bound is
+    given, as both hold; above :data:`LARGEST`, for a delta below :data:`SMALLEST_DELTA` and for mechanisms beyond
+    :data:`TABULATED` the Rényi bound alone.
+    """
+
+    def _of(self, found: dict[Mechanism, int], delta: float) -> float:
+        bound = super()._of(found, delta)
+        if bound > LARGEST or delta < SMALLEST_DELTA or not all(_is_tabulated(*item) for item in found.items()):
+            return bound
+        total: Any = None
+        for mechanism, count in found.items():
+            part = _distribution(mechanism, count, self._neighbours)
+            total = part if total is None else total.compose(part)
+        return min(bound, max(0.0, float(total.get_epsilon_for_delta(delta))))
+
+
+def _is_tabulated(mechanism: Mechanism, count: int) -> bool:
+    usual = mechanism.rate >= TABULATED["rate"] and mechanism.noise <= TABULATED["noise"]
+    return usual and count <= TABULATED["count"]
+
+
+@lru_cache(maxsize=64)
+def _distribution(mechanism: Mechanism, count: int, neighbours: Neighbours) -> Any:
+    """The privacy loss distribution of one mechanism, ``count`` times: where ours becomes dp-accounting's."""
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.pld import privacy_loss_distribution
+
+    relation = {
+        "add-or-remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace-one": NeighboringRelation.REPLACE_ONE,
+    }
+    # Gaussians without sampling add up to one; a table composed with itself would round each time.
+    whole = mechanism.rate == 1.0
+    once = privacy_loss_distribution.from_gaussian_mechanism(
+        mechanism.noise / math.sqrt(count) * (1 - 1e-15) if whole else mechanism.noise,
+        pessimistic_estimate=True,
+        value_discretization_interval=INTERVAL,
+        sampling_prob=mechanism.rate,
+        neighboring_relation=relation[neighbours],
+    )
+    return once if whole or count == 1 else once.self_compose(count)
+
+
+def steps_of(rate: float, noise: float, steps: int) -> Event:
+    """The event of ``steps`` steps of DP-SGD: a fresh Poisson sample each, then a Gaussian mechanism.
+
+    ConfigError for a rate outside (0, 1], a noise multiplier outside 1e-6 to 1e6, or steps outside 1 to 2^53 - 1.
+    """
+    for what, value, low, high in (
+        ("sampling rate", rate, math.ulp(0.0), 1.0),
+        ("noise multiplier", noise, 1e-6, 1e6),
+        ("number of steps", steps, 1, (1 << 53) - 1),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"accountant: expected a {what} from {low:g} to {high:g}, found {value}: {_HINTS[what]}")
+    return SelfComposed(PoissonSampledEvent(float(rate), GaussianEvent(float(noise))), steps)
+
+
+def calibrate(
+    target_epsilon: float, delta: float, rate: float, steps: int, neighbours: Neighbours = "add-or-remove"
+) -> float:
+    """The smallest noise multiplier, to 3 decimals and rounded up, with which all steps stay within the target.
+
+    The ledger's number (:class:`RdpFilter`) decides, so that a ledger that holds nothing else accepts the steps. The
+    one that is reported (:class:`PldAccountant`) is never larger.
+
+    Args:
+        target_epsilon: above 0 and finite, natural logarithms.
+        delta: between 0 and 1, both excluded.
+        rate: of the Poisson sampling, above 0 and at most 1.
+        steps: how many, from 1.
+        neighbours: the relation of the target.
+
+    Raises:
+        ConfigError: an argument is no such number, or no noise multiplier up to 10^6 is enough.
+    """
+    _check(neighbours, delta)
+    if not 0 < target_epsilon < math.inf:
+        raise ConfigError(
+            f"accountant: expected a finite epsilon above 0 as target, found {target_epsilon}: use 1 to 8"
+        )
+    accountant = RdpFilter(neighbours)
+
+    def holds(thousandths: int) -> bool:
+        return accountant.epsilon([steps_of(rate, thousandths / 1000, steps)], delta) <= target_epsilon
+
+    low, high = 0, 1000
+    while not holds(high):
+        low, high = high, 2 * high
+        if high > _MOST_THOUSANDTHS:
+            raise ConfigError(
+                "accountant: expected a target that some noise multiplier up to 10^6 meets, found epsilon "
+                f"{target_epsilon:g} at delta {delta:g} for {steps} steps: take fewer steps or more epsilon"
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high / 1000

@@ -1,0 +1,183 @@
+"""Each kind that cannot be made private is refused by its name, one by one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from fedsec.training.lora import lora_parameters
+from fedsec.training.private.engine import engine_of
+from fedsec.training.private.refusals import require_supported, require_supported_config, require_unpacked
+from fedsec_secure.errors import ConfigError
+from tests.unit.training.private_models import HEADS, KEYS, MODELS, SHAPE, TOKENS, build, losses, tokens
+from tests.unit.training.test_private_agreement import engines
+
+
+def llama() -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, **HEADS, **TOKENS))
+
+
+def lora(**changes: object) -> peft.LoraConfig:
+    return peft.LoraConfig(**({"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | changes))
+
+
+class Expert(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.Linear(4, 4)
+
+
+class Routed(torch.nn.Module):
+    """Token routing as older mixtures do it: a list of linear experts; and as newer ones do: one stacked tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = torch.nn.ModuleList([Expert(), Expert()])
+        self.stacked = Stacked()
+
+
+class Stacked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2, 4, 4))
+
+
+class Normed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+
+
+def build_gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=32, **TOKENS, **drops))
+
+
+def two_adapters() -> peft.PeftModel:
+    model = peft.get_peft_model(llama(), lora())
+    model.add_adapter("second", lora())
+    return model
+
+
+MADE = {
+    "DoRA": lambda: peft.get_peft_model(llama(), lora(use_dora=True)),
+    "LoRA on embeddings": lambda: peft.get_peft_model(llama(), lora(target_modules=["q_proj", "embed_tokens"])),
+    "LoRA bias": lambda: peft.get_peft_model(build_gpt2(), lora(lora_bias=True, target_modules=["c_attn"])),
+    "VeRA": lambda: peft.get_peft_model(llama(), peft.VeraConfig(r=2, target_modules=["q_proj"])),
+    "mixture-of-experts adapters": lambda: peft.get_peft_model(Routed(), peft.LoraConfig(r=2, target_modules=["up"])),
+    "tensors trained besides": lambda: peft.get_peft_model(llama(), lora(modules_to_save=["lm_head"])),
+    "batch normalisation": lambda: peft.get_peft_model(Normed(), peft.LoraConfig(r=2, target_modules=["q_proj"])),
+    "adapter kind IA3": lambda: peft.get_peft_model(
+        llama(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    ),
+    "several adapters": two_adapters,
+    "dropout in the base model": lambda: peft.get_peft_model(build_gpt2(0.1), lora(target_modules=["c_attn"])),
+    "half precision": lambda: peft.get_peft_model(llama(), lora()).bfloat16(),
+    "a model without adapters": llama,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MADE)
+def test_a_model_of_this_kind_is_refused_by_its_name(kind) -> None:
+    model = MADE[kind]()
+    with pytest.raises(ConfigError, match=f"private training refuses [^:]*{kind}.*: expected .*, found .*; "):
+        require_supported(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["DoRA", "LoRA bias"])
+def test_the_modules_count_where_the_configuration_is_silent(kind) -> None:
+    model = MADE[kind]()
+    model.peft_config["default"].use_dora = model.peft_config["default"].lora_bias = False
+    with pytest.raises(ConfigError, match=f"refuses {kind}: .* at base_model"):
+        require_supported(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (lora(use_dora=True), "DoRA"),
+        (lora(lora_bias=True), "LoRA bias"),
+        (lora(bias="lora_only"), "LoRA bias"),
+        (lora(bias="all"), "LoRA bias"),
+        (peft.VeraConfig(target_modules=["q_proj"]), "VeRA"),
+        (lora(target_parameters=["experts.gate_up_proj"]), "mixture-of-experts adapters"),
+        (lora(trainable_token_indices=[3]), "tensors trained besides LoRA factors"),
+        (lora(modules_to_save=["lm_head"]), "tensors trained besides LoRA factors"),
+        (lora(alora_invocation_tokens=[3]), "a LoRA variant"),
+        (SimpleNamespace(peft_type="XLORA"), "mixture-of-experts adapters"),
+        (peft.LoHaConfig(target_modules=["q_proj"]), "adapter kind LOHA"),
+    ],
+)
+def test_a_configuration_of_this_kind_is_refused_by_its_name(config, kind) -> None:
+    with pytest.raises(ConfigError, match=f"private training refuses {kind}"):
+        require_supported_config(config)
+
+
+def test_experts_in_one_stacked_tensor_are_refused() -> None:
+    model = peft.get_peft_model(Routed(), peft.LoraConfig(r=2, target_modules=[], target_parameters=["stacked.weight"]))
+    with pytest.raises(ConfigError, match="refuses mixture-of-experts adapters"):
+        require_supported(model)
+    model.peft_config["default"].target_parameters = None
+    with pytest.raises(ConfigError, match="refuses mixture-of-experts adapters"):
+        require_supported(model)
+
+
+def test_a_trained_base_tensor_is_refused() -> None:
+    model = peft.get_peft_model(llama(), lora())
+    require_supported(model)
+    model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"found base_model\.model\.model\.norm\.weight"):
+        require_supported(model)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_is_supported_passes(kind) -> None:
+    model = build(kind, dropout=0.3)
+    require_supported(model)
+    assert lora_parameters(model)
+
+
+ROW = torch.arange(6)
+PACKED = {
+    "rows": {"input_ids": torch.zeros(1, 12, dtype=torch.int64)},
+    "kernel arguments": {"cu_seq_lens_q": torch.tensor([0, 3, 6])},
+    "block mask": {"attention_mask": torch.ones(2, 1, 6, 6)},
+    "segment numbers": {"attention_mask": torch.tensor([[1, 1, 2, 2, 2, 0]] * 2)},
+    "positions": {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)},
+}
+
+
+@pytest.mark.parametrize("how", PACKED)
+def test_packed_sequences_are_refused(how) -> None:
+    inputs = {
+        "input_ids": torch.zeros(2, 6, dtype=torch.int64),
+        "attention_mask": torch.ones(2, 6, dtype=torch.int64),
+        "position_ids": torch.stack([ROW, ROW]),
+    }
+    require_unpacked(inputs, 2)
+    require_unpacked({"input_ids": inputs["input_ids"]}, 2)
+    left = {"attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1]]), "position_ids": torch.tensor([[1, 1, 0, 1, 2, 3]])}
+    require_unpacked(left, 1)
+    with pytest.raises(ConfigError, match="refuses packed sequences"):
+        require_unpacked(inputs | PACKED[how], 2)
+
+
+@engines
+def test_an_engine_refuses_packed_sequences_whatever_the_losses_are_called(name) -> None:
+    model, batch = build("llama"), tokens()
+    with engine_of(name)(model) as engine:
+        packed = batch.ids.view(1, -1)
+
+        def values() -> torch.Tensor:
+            return model(input_ids=packed).logits.view(len(KEYS), -1).square().mean(1)
+
+        with pytest.raises(ConfigError, match="refuses packed sequences"):
+            engine.gradients(KEYS, values)
+        assert engine.gradients(KEYS, lambda: losses(model, batch))
