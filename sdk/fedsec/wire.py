@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from fedsec.plan.cost import distributed_step
 from fedsec.plan.model import Plan
@@ -18,6 +19,7 @@ from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 from fedsec_secure.record.checkpoint import Log
 from fedsec_secure.record.entries import MAX_ENTRY_BYTES
 from fedsec_secure.record.note import MAX_NOTE_BYTES
+from fedsec_secure.weighting.influence import Influence
 
 _MAX_ADAPTER = (1 << 32) - 1
 _MAX_LEAVES = 1 << 20
@@ -45,6 +47,15 @@ def sum_parameters(plan: Plan, length: int) -> SumParameters:
     fixed = FixedPoint.choose(lanes, sites, plan.secure.clip)
     hidden = plan.weighting.rule == "size"
     return SumParameters(fixed, length, plan.weighting.count_max if hidden else 1, hidden)
+
+
+def weight_rule(plan: Plan) -> Influence | None:
+    """How published scores become weights, where the plan weighs by them."""
+    spec = plan.weighting
+    if spec.rule != "influence":
+        return None
+    bins = {SiteId(name): size for name, size in spec.size_bins.items()}
+    return Influence(bins, Fraction(str(spec.cap)), Fraction(str(spec.effective_cohort)))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class WatchedAgent:
             place = self._agent._place(name, body)
             update, upload = self._agent._store.update(place.run, place.round), hashlib.sha256(reply.read_bytes())
             with self._sent.open("a") as lines:
-                print(self._site, place.round, place.attempt, update[1].hex(), upload.hexdigest(), file=lines)
+                print(self._site, place.round, place.attempt, update.sha256.hex(), upload.hexdigest(), file=lines)
         self._moments.pass_by(f"{self._site} after {name}")
         return reply
 

@@ -36,6 +36,7 @@ from fedsec.plan.specs import (
     SecureSpec,
     TaskSpec,
     TrainingSpec,
+    ValidationSet,
     WeightingSpec,
 )
 from fedsec.privacy.distributed import DistributedStep
@@ -53,6 +54,7 @@ from fedsec_secure.numeric.lanes import Ints
 
 TINY = ModelSpec(base="tiny-random", dtype="float32")
 TASK = TaskSpec(kind="entities", entity_types=("Drug", "Problem"))
+VALIDATION = ValidationSet(name="shared", sha256="0" * 64, examples=5, entity_types=("Drug",))
 RUN = "run-1"
 
 
@@ -111,10 +113,14 @@ def make_plan(
     evaluation: EvaluationSpec | None = None,
     dp: DpSpec | None = None,
     canaries: CanarySpec | None = None,
+    weighting: dict[str, object] | None = None,
 ) -> Plan:
     """A plan over these keys with the smallest threshold that masks allow. Counts within 10 to 40."""
     n = len(keys.sites)
     bounds = {"count_min": 10, "count_max": 40, "cap": 0.75} if rule == "size" else {}
+    if rule == "influence":
+        bounds = {"validation": VALIDATION}
+    bounds |= weighting or {}
     draft = Draft(
         name="tiny",
         rounds=rounds,
@@ -151,6 +157,10 @@ class ArithmeticWork:
     """What `noisy_sum` gave, round by round."""
     bits: float = 1.0
     """How exposed canaries are said to be."""
+    level: int = 10
+    """Its score, where the plan weighs by scores."""
+    scored: list[bytes] = field(default_factory=list)
+    """The adapters that were scored."""
     measured: list[bytes] = field(default_factory=list)
     """The adapters that were asked about."""
 
@@ -184,6 +194,12 @@ class ArithmeticWork:
         self.measured.append(adapter.digest())
         return tuple(self.bits for _ in canaries)
 
+    def score(self, adapter: AdapterState) -> int | None:
+        if self.plan.weighting.rule != "influence":
+            return None
+        self.scored.append(adapter.digest())
+        return self.level
+
     def weight(self) -> int:
         return self.count if self.plan.weighting.rule == "size" else 1
 
@@ -216,7 +232,7 @@ def tiny_work(name: str, plan: Plan, count: int = 6, progress=lambda event: None
     from fedsec.site.work import LocalWork
     from fedsec.training.replicas import Replicas
 
-    return LocalWork(name, plan, Replicas(tiny_base()), tiny_examples(name, count), (), progress)
+    return LocalWork(name, plan, Replicas(tiny_base()), tiny_examples(name, count), progress=progress)
 
 
 @dataclass

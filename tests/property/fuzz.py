@@ -13,7 +13,7 @@ import datetime
 import json
 import random
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from fedsec.plan.approval import Approval
@@ -72,6 +72,9 @@ def targets() -> dict[str, Target]:
     return {
         "header": Target(Header.decode, b["header"], encode=method("encode")),
         "statement": Target(Statement.decode, b["statement"], encode=method("encode")),
+        "scored statement": Target(
+            partial(Statement.decode, scored=True), [s + b"\x07" for s in b["statement"]], encode=method("encode")
+        ),
         "dealing": Target(Dealing.decode, b["dealing"], encode=method("encode")),
         "share reply": Target(ShareReply.decode, b["share"], encode=method("encode")),
         "mask request": Target(MaskRequest.decode, b["mask-request"], encode=method("encode")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,10 +31,12 @@ SITES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=20
 HASH = st.binary(min_size=32, max_size=32)
 BOX = st.binary(min_size=SEALED_BYTES, max_size=SEALED_BYTES)
 BLOB = st.binary(max_size=80)
+LEVEL = st.one_of(st.integers(0, 80), st.just(255))
 SHARE = st.integers(0, PRIME - 1).map(encode_share)
 PACKETS = st.dictionaries(SITES, BLOB, max_size=6)
 MESSAGES = {
     "statement": (st.builds(Statement, HASH, HASH, HASH), Statement.decode),
+    "scored statement": (st.builds(Statement, HASH, HASH, HASH, LEVEL), partial(Statement.decode, scored=True)),
     "dealing": (
         st.builds(Dealing, HASH, HASH, HASH, st.dictionaries(SITES, st.builds(Promise, HASH, HASH, HASH), max_size=6)),
         Dealing.decode,

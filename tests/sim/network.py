@@ -14,7 +14,7 @@ from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.coordinator_collect import Confirmed, Masked, Shared, Stated, UploadFacts
 from fedsec_secure.masking.coordinator_unmask import Unmasked
 from fedsec_secure.masking.keys import rounding_key
-from fedsec_secure.masking.parameters import Group, RoundContext, SumParameters
+from fedsec_secure.masking.parameters import Group, RoundContext, SumParameters, WeightRule
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
 from fedsec_secure.masking.site_masked import Contribution, SiteMasked
 from fedsec_secure.masking.site_revealed import SiteRevealed
@@ -38,6 +38,8 @@ class SimSite:
     key: SigningKey
     update: np.ndarray
     weight: int = 1
+    """Hidden, where the network's parameters say so."""
+    score: int | None = None
     drops_at: str | None = None
     coins: SecretBytes = field(default_factory=SecretBytes.random)
     state: object = None
@@ -53,7 +55,8 @@ class SimSite:
         return reply
 
     def _train(self, request, group, parameters, context):
-        self.state = SiteStated.begin(self.me, context, hashlib.sha256(self.update.tobytes()).digest(), self.key.sign)
+        digest = hashlib.sha256(self.update.tobytes()).digest()
+        self.state = SiteStated.begin(self.me, context, digest, self.key.sign, self.score)
         self.state = SiteStated.restore(self.state.record())
         return self.state.statement
 
@@ -67,6 +70,8 @@ class SimSite:
 
     def _mask(self, request, group, parameters, context):
         out = bytearray()
+        if group.rule is not None:
+            self.weight = self.state.weights(group)[self.me]
         self.state, head = SiteMasked.enter(
             self.state,
             request,
@@ -118,12 +123,13 @@ class SimNetwork:
         threshold: int,
         minimum: int = 3,
         make_key: Callable[[str], SigningKey] = lambda party: SigningKey.generate(),
+        rule: WeightRule | None = None,
     ):
         self.coordinator = make_key("coordinator")
         keys = {SiteId(s): make_key(s) for s in updates}
         self.sites = {s: SimSite(s, keys[s], updates[s]) for s in keys}
         roster = Roster(self.coordinator.public, {s: k.public for s, k in keys.items()})
-        self.group = Group(roster, minimum, threshold)
+        self.group = Group(roster, minimum, threshold, rule=rule)
         self.parameters = parameters
         self.context = RoundContext(bytes(32), "run-1", 1, 1, roster.digest(), bytes(32)).digest()
         self.tamper_request: Tamper = lambda name, site, data: data

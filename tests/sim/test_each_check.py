@@ -242,7 +242,7 @@ def test_a_sum_over_other_survivors_than_the_confirmed(network):
     state = network.sites[VICTIM].state
     heads = {s: h for s, h in state.confirmed.survivors.items() if s != HELPER}
     with pytest.raises(PeerViolationError, match="another survivor set than the confirmed"):
-        state.check_sum(heads, done.total, done.tag, network.parameters)
+        state.check_sum(heads, done.total, done.tag, network.parameters, network.group)
 
 
 def test_a_sum_of_another_length(network):

@@ -35,7 +35,7 @@ def judge(net: SimNetwork, done: SimRound, words: Words, tag: int) -> dict[str, 
         state = net.sites[site].state
         assert isinstance(state, site_revealed.SiteRevealed)
         try:
-            state.check_sum(state.confirmed.survivors, words, tag, net.parameters)
+            state.check_sum(state.confirmed.survivors, words, tag, net.parameters, net.group)
         except PeerViolationError as e:
             refusals[site] = str(e)
     return refusals
@@ -71,7 +71,7 @@ def test_honest_sum_is_accepted_by_every_site_with_and_without_dropouts(drops):
     assert len(alive) >= 4
     for site in alive:
         state = net.sites[site].state
-        decoded = state.check_sum(state.confirmed.survivors, done.total, done.tag, net.parameters)
+        decoded = state.check_sum(state.confirmed.survivors, done.total, done.tag, net.parameters, net.group)
         mean = np.mean([net.sites[s].update for s in done.survivors], axis=0)
         bound = net.parameters.error_bound(len(done.survivors), len(done.survivors))
         assert np.abs(decoded.mean - mean).max() <= bound

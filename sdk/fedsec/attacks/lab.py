@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from fedsec.plan.approval import APPROVAL_TYPE, Approval
 from fedsec.plan.document import canonical
 from fedsec.plan.model import Plan, Roster, RosterSite
 from fedsec.plan.policy import Policy
-from fedsec.plan.specs import LoraSpec, ModelSpec, SecureSpec, TaskSpec, WeightingSpec
+from fedsec.plan.specs import LoraSpec, ModelSpec, SecureSpec, TaskSpec, ValidationSet, WeightingSpec
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, sum_parameters
@@ -30,15 +31,22 @@ from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.keys import Mask
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import Floats, Ints
+from fedsec_secure.numeric.score_levels import WORST_LEVEL
 from fedsec_secure.secrets import SecretBytes
 
 SITES = tuple(SiteId(f"site-{letter}") for letter in "abcde")
 VICTIM = SITES[1]
 THRESHOLD = 4
 COUNT_MIN, COUNT_MAX = 30_000, 40_000
+CAP, LEAST_EFFECTIVE = 0.4, 3.2
+"""Of weights by scores."""
+_VALIDATION = ValidationSet(name="shared", sha256="0" * 64, examples=5, entity_types=("Drug",))
 _LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 Learn = Callable[[SiteId, Floats, AdapterState, int], Floats]
 """(site, its usual update, the adapter that it was shown, how often it trained before) -> its update, float32[d]."""
+
+Level = Callable[[SiteId, int], int]
+"""(site, how often it trained before) -> its score's level, where the plan weighs by scores."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class World:
     start: AdapterState
     updates: Mapping[SiteId, Floats]
     counts: Mapping[SiteId, int]
+    level: Level
     learn: Learn = lambda site, usual, adapter, times: usual
     policy_cohort: int = 3
     """The officers' own minimum cohort."""
@@ -73,15 +82,28 @@ class World:
         return mean
 
 
-def make_world(*, rounds: int = 2, rule: Literal["uniform", "size"] = "uniform", hidden: int = 60) -> World:
-    """Fresh keys; an adapter of one layer with 4 * ``hidden`` coordinates; updates that differ from site to site."""
+def make_world(
+    *,
+    rounds: int = 2,
+    rule: Literal["uniform", "size", "influence"] = "uniform",
+    hidden: int = 60,
+    levels: Mapping[SiteId, int] = MappingProxyType({}),
+) -> World:
+    """Fresh keys; an adapter of one layer with 4 * ``hidden`` coordinates; updates that differ from site to site.
+
+    ``levels``: scores under rule influence; of who is not named `WORST_LEVEL`.
+    """
     coordinator, keys = SigningKey.generate(), {s: SigningKey.generate() for s in SITES}
     officers = {s: (SigningKey.generate(), SigningKey.generate()) for s in SITES}
     sites = {
         str(s): RosterSite(key=k.public.hex, officer=first.public.hex, co_officers=(second.public.hex,))
         for (s, k), (first, second) in zip(keys.items(), officers.values(), strict=True)
     }
-    size = rule == "size"
+    weighting = {
+        "uniform": WeightingSpec(),
+        "size": WeightingSpec(rule="size", count_min=COUNT_MIN, count_max=COUNT_MAX),
+        "influence": WeightingSpec(rule="influence", validation=_VALIDATION, cap=CAP, effective_cohort=LEAST_EFFECTIVE),
+    }
     plan = Plan(
         name="attack",
         rounds=rounds,
@@ -89,7 +111,7 @@ def make_world(*, rounds: int = 2, rule: Literal["uniform", "size"] = "uniform",
         task=TaskSpec(kind="entities", entity_types=("Drug",)),
         lora=LoraSpec(strategy="fedit", rank=2, dropout=0.0, targets=("q_proj",)),
         secure=SecureSpec(mode="mask", minimum_cohort=3, threshold=THRESHOLD),
-        weighting=WeightingSpec(rule=rule, count_min=COUNT_MIN, count_max=COUNT_MAX) if size else WeightingSpec(),
+        weighting=weighting[rule],
         roster=Roster(coordinator=coordinator.public.hex, sites=sites),
     )
     shapes = {f"{_LAYER}.lora_A.weight": (2, hidden), f"{_LAYER}.lora_B.weight": (hidden, 2)}
@@ -97,7 +119,9 @@ def make_world(*, rounds: int = 2, rule: Literal["uniform", "size"] = "uniform",
     drawn = np.random.default_rng(20221)
     updates = {s: drawn.uniform(-0.4, 0.4, start.size).astype(np.float32) for s in SITES}
     counts = dict(zip(SITES, drawn.integers(COUNT_MIN, COUNT_MAX, len(SITES)).tolist(), strict=True))
-    return World(plan, coordinator, keys, officers, start, updates, counts)
+    return World(
+        plan, coordinator, keys, officers, start, updates, counts, lambda site, _: levels.get(site, WORST_LEVEL)
+    )
 
 
 @dataclass
@@ -135,6 +159,12 @@ class KnownWork:
     def weight(self) -> int:
         """The count where the plan weights by size."""
         return self.world.counts[self.site] if self.world.plan.weighting.rule == "size" else 1
+
+    def score(self, adapter: AdapterState) -> int | None:
+        """What the world says."""
+        if self.world.plan.weighting.rule != "influence":
+            return None
+        return self.world.level(self.site, self.times - 1)
 
     def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """No attack asks for it: the attacks' plans name no baseline."""

@@ -40,6 +40,7 @@ from fedsec_secure.masking.messages import (
 from fedsec_secure.numeric import shamir
 from fedsec_secure.numeric.lanes import Floats, Words, pack_into
 from fedsec_secure.secrets import SecretBytes, derive
+from fedsec_secure.weighting.influence import TABLE
 
 SEED_BITS = 14
 """Real ones folded to 28 or 32 bits, which takes seconds to search instead of a part of one."""
@@ -115,6 +116,9 @@ class NaiveSite:
         statement = Statement(channel, mask, bytes(32)).encode()
         if self._world.parameters.hidden_weight:
             statement += Writer().uint(self._work.weight(), 4).done()
+        score = self._work.score(adapter)
+        if score is not None:
+            statement += bytes([score])
         return seal("statement", self._me, context, statement, self._sign)
 
     def _share(self, context: bytes, memory: _Memory, body: bytes) -> bytes:
@@ -150,13 +154,16 @@ class NaiveSite:
             public = statement_of(memory.statements[peer]).mask_key
             seed = folded(keys.agree(self._key("mask", memory.round), public, peer))
             (plus if self._me < peer else minus).append(expand(seed))
-        words = add_up([self._encode(memory.update)], plus, minus)
+        words = add_up([self._encode(memory)], plus, minus)
         return seal("masked", self._me, bound, words.tobytes() + bytes(8), self._sign)
 
-    def _encode(self, update: Floats) -> Words:
+    def _encode(self, memory: _Memory) -> Words:
         """Rounds down, clips nothing, and takes whatever a cast makes of NaN."""
-        parameters, weight = self._world.parameters, self._work.weight()
-        ratio = weight / parameters.weight_max
+        parameters, update = self._world.parameters, memory.update
+        ratio = self._work.weight() / parameters.weight_max
+        if self._world.plan.weighting.rule == "influence":
+            weights = naive_weights(memory.statements)
+            ratio = weights[self._me] / max(weights.values())
         flat = np.zeros(parameters.words * parameters.fixed.lanes.count)
         with np.errstate(all="ignore"):
             flat[parameters.limbs : parameters.elements] = np.floor(update * (ratio * parameters.fixed.scale))
@@ -173,6 +180,12 @@ class NaiveSite:
             for dealer, dealt in memory.shares.items()
         }
         return seal("unmask", self._me, context, Revealed(shares).encode(), self._sign)
+
+
+def naive_weights(statements: Mapping[SiteId, bytes]) -> dict[SiteId, int]:
+    """By whatever the list says; without a cap, and a score that is missing counts as perfect."""
+    bodies = {site: body_of(packet) for site, packet in statements.items()}
+    return {site: TABLE[body[96]] if len(body) > 96 else TABLE[0] for site, body in bodies.items()}
 
 
 class Naive:

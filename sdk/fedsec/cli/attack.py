@@ -58,6 +58,27 @@ def masking(
 
 
 @app.command()
+def weighting(
+    against: Annotated[
+        Against,
+        typer.Option(help="naive: an aggregator that weighs as it is told, where every attack has to succeed."),
+    ] = Against.BUILD,
+    json: Json = False,
+) -> None:
+    """Weights by published scores: forged, replayed, lied about. Exit code 1 where one gets more than the plan allows.
+
+    Five site agents with fresh keys and records in a temporary folder; nothing of yours is read.
+    """
+    from fedsec.attacks.build import ThisBuild
+    from fedsec.attacks.lab import Target
+    from fedsec.attacks.naive import Naive
+    from fedsec.attacks.weighting import ATTACKS
+
+    target: Target = ThisBuild() if against is Against.BUILD else Naive()
+    _show(ATTACKS, target, target.name, json=json)
+
+
+@app.command()
 def governance(
     against: Annotated[
         Against,

@@ -75,7 +75,7 @@ def batch(
     last = yield from steps[len(done) - 1].judged(done[-1])
     for ended in done:
         driver.record(ended.entry)
-    results = [RoundResult(first + i, e.adapter, {}, e.survivors, e.weight) for i, e in enumerate(done)]
+    results = [RoundResult(first + i, e.adapter, {}, e.weights) for i, e in enumerate(done)]
     return BatchResult((*results[:-1], replace(results[-1], verdicts=last)), reason)
 
 
@@ -147,5 +147,5 @@ def _taken(step: _Step, keys: Shared, start: bytes, present: set[SiteId]) -> Gen
     facts, broken = measure(outcome)
     state, refused = Masked.gather(shared, facts)
     step.note("refused", "step", refused | broken)
-    summed = yield from step.summed(Uploaded(state.heads, outcome.uploads(), state))
+    summed = yield from step.summed(Uploaded(state.heads, outcome.uploads(), keys.weights, state))
     return step.ended(summed)

@@ -20,7 +20,7 @@ from fedsec.wire import (
 from fedsec_secure.codec import open_packet, seal, seal_parts, sha256
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
-from fedsec_secure.masking.checks import close_cohort, verify_statements
+from fedsec_secure.masking.checks import check_balance, close_cohort, public_weights, verify_statements
 from fedsec_secure.masking.coordinator_collect import (
     Confirmed,
     Masked,
@@ -33,7 +33,7 @@ from fedsec_secure.masking.coordinator_collect import (
     verify_upload,
 )
 from fedsec_secure.masking.coordinator_unmask import Total, Unmasked
-from fedsec_secure.masking.messages import set_digest
+from fedsec_secure.masking.messages import encode_packets, set_digest
 from fedsec_secure.masking.parameters import RoundContext
 from fedsec_secure.masking.vector import decode_sum, sum_words
 from fedsec_secure.record.entries import (
@@ -55,8 +55,13 @@ class RoundResult:
     round: int
     adapter: AdapterState
     verdicts: Mapping[SiteId, bytes]
-    survivors: tuple[SiteId, ...]
-    total_weight: int
+    weights: Mapping[SiteId, int]
+    """Of the survivors, in the order of their names; all 1 where counts are hidden."""
+
+    @property
+    def survivors(self) -> tuple[SiteId, ...]:
+        """Who is in the sum."""
+        return tuple(self.weights)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Uploaded:
 
     heads: Mapping[SiteId, bytes]
     files: Mapping[SiteId, Path]
+    weights: Mapping[SiteId, int]
+    """Of U1, public."""
     masked: Masked | None
 
 
@@ -73,6 +80,8 @@ class Summed:
     """An exact sum over known survivors, and the sites that can judge it."""
 
     heads: Mapping[SiteId, bytes]
+    weights: Mapping[SiteId, int]
+    """Of U1, public."""
     total: Total
     context: bytes
     witnesses: tuple[SiteId, ...]
@@ -83,8 +92,8 @@ class Ended:
     """A round whose sum is decoded: what it leads to, and what its sites are shown of it."""
 
     adapter: AdapterState
-    weight: int
-    survivors: tuple[SiteId, ...]
+    weights: Mapping[SiteId, int]
+    """The survivors' public weights."""
     witnesses: tuple[SiteId, ...]
     request: bytes
     entry: AggregateEntry
@@ -144,7 +153,7 @@ class Attempt:
         state, refused = Masked.gather(shared, facts)
         self.note("refused", "mask", refused | broken)
         state = self.far_enough(state)
-        return Uploaded(state.heads, outcome.uploads(), state)
+        return Uploaded(state.heads, outcome.uploads(), stated.weights, state)
 
     def far_enough(self, state: Masked) -> Masked:
         """Survivors that no site refuses for being close to an earlier cohort: all that are here, or in the last
@@ -169,12 +178,16 @@ class Attempt:
         """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
         trained = yield from self.train()
         cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter).words
+        packets = trained.small()
         stated, refused = sift(
-            trained.small(), lambda site, packet: verify_statements({site: packet}, self.context, cohort)
+            packets, lambda site, packet: verify_statements({site: packet}, self.context, cohort)[site]
         )
         self.note("refused", "train", refused)
         require(len(stated), cohort, "the statements")
-        request = seal("plain-request", COORDINATOR, self.context, b"", self.driver.sign)
+        weights = public_weights(stated, cohort)
+        check_balance(weights, stated, cohort, "U1")
+        body = encode_packets({site: packets[site] for site in stated})
+        request = seal("plain-request", COORDINATOR, self.context, body, self.driver.sign)
         outcome = yield from self.ask("plain", dict.fromkeys(stated, request))
         facts, broken = measure(outcome)
 
@@ -185,7 +198,8 @@ class Attempt:
         heads, refused = sift({s: f.head for s, f in facts.items()}, accept)
         self.note("refused", "plain", refused | broken)
         require(len(heads), cohort, "the uploads")
-        return Uploaded(heads, outcome.uploads(), None)
+        check_balance(weights, heads, cohort, "the uploads")
+        return Uploaded(heads, outcome.uploads(), weights, None)
 
     def summed(self, uploaded: Uploaded) -> Generator[Exchange, Outcome, Summed]:
         """`confirm` and `unmask` where there are masks; then the sum."""
@@ -195,7 +209,7 @@ class Attempt:
             with open_uploads(uploaded) as sources:
                 total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
             self.survivors(set_digest("U3", uploaded.heads), uploaded.heads)
-            return Summed(uploaded.heads, Total(total, 0), self.context, tuple(uploaded.heads))
+            return Summed(uploaded.heads, uploaded.weights, Total(total, 0), self.context, tuple(uploaded.heads))
         signed = yield from self.ask("confirm", state.confirm_requests())
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)
@@ -205,7 +219,8 @@ class Attempt:
         self.note("refused", "unmask", refused)
         with open_uploads(uploaded) as sources:
             summed = unmasked.total(sources)
-        return Summed(state.heads, summed, state.shared.bound, tuple(sorted(revealed.small())))
+        witnesses = tuple(sorted(revealed.small()))
+        return Summed(state.heads, uploaded.weights, summed, state.shared.bound, witnesses)
 
     def survivors(self, digest: bytes, heads: Mapping[SiteId, bytes]) -> None:
         """Into the log."""
@@ -217,15 +232,14 @@ class Attempt:
         ended = self.ended((yield from self.summed(uploaded)))
         verdicts = yield from self.judged(ended)
         self.driver.record(ended.entry)
-        return RoundResult(self.index, ended.adapter, verdicts, ended.survivors, ended.weight)
+        return RoundResult(self.index, ended.adapter, verdicts, ended.weights)
 
     def ended(self, summed: Summed) -> Ended:
         """What follows from a sum, and the request that shows it to the sites."""
-        parameters, survivors = self.driver.parameters(self.adapter), len(summed.heads)
-        words = summed.total.words
-        decoded = decode_sum(parameters, words, survivors, None if parameters.hidden_weight else survivors)
+        parameters = self.driver.parameters(self.adapter).weighted(summed.weights)
+        words, weight = summed.total.words, parameters.public_weight(summed.weights, summed.heads)
+        decoded = decode_sum(parameters, words, len(summed.heads), weight)
         new = after_sum(self.driver.plan, self.index, self.adapter, decoded.mean)
-        weight = decoded.total_weight
         del decoded  # its mean is as large as the adapter
         parts = VerdictRequest(summed.heads, summed.total.tag, words.view("u1").data).parts()
         request = seal_parts("verdict-request", COORDINATOR, summed.context, parts, self.driver.sign)
@@ -236,7 +250,7 @@ class Attempt:
             adapter_before_sha256=self.adapter.digest().hex(),
             adapter_after_sha256=new.digest().hex(),
         )
-        return Ended(new, weight, tuple(summed.heads), summed.witnesses, request, entry)
+        return Ended(new, {s: summed.weights[s] for s in summed.heads}, summed.witnesses, request, entry)
 
     def judged(self, ended: Ended) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
         """`verdict`: at least the floor's number of signatures on what follows."""

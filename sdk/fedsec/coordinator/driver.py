@@ -10,7 +10,7 @@ import numpy as np
 from fedsec.plan.model import Plan
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import shared_names
-from fedsec.wire import core_roster, sum_parameters
+from fedsec.wire import core_roster, sum_parameters, weight_rule
 from fedsec_secure.codec import Sign
 from fedsec_secure.identity.roster import Roster
 from fedsec_secure.masking.parameters import Cohort, Group, SumParameters
@@ -37,11 +37,14 @@ class Driver:
 
     def group(self) -> Group:
         """Who aggregates under masks, with the plan's floors."""
-        return Group(self.roster, self.plan.secure.minimum_cohort, self.plan.secure.threshold)
+        secure = self.plan.secure
+        return Group(self.roster, secure.minimum_cohort, secure.threshold, rule=weight_rule(self.plan))
 
     def cohort(self) -> Cohort:
         """Who takes part, with the plan's floors: the group where there are masks."""
-        return self.group() if self.plan.secure.mode == "mask" else Cohort(self.roster, self.plan.secure.minimum_cohort)
+        if self.plan.secure.mode == "mask":
+            return self.group()
+        return Cohort(self.roster, self.plan.secure.minimum_cohort, rule=weight_rule(self.plan))
 
     def parameters(self, adapter: AdapterState) -> SumParameters:
         """The bounds of this run's sums."""

@@ -115,6 +115,7 @@ class Runner:
                     "event": "round",
                     "round": result.round,
                     "survivors": list(result.survivors),
+                    "weights": dict(result.weights),
                     "adapter": result.adapter.digest().hex(),
                     "seconds": round(seconds / len(results), 3),
                 }

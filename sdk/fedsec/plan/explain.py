@@ -161,6 +161,8 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
     weighting, quorum = draft.weighting, draft.secure.quorum
     if weighting.rule == "uniform":
         return [Statement("fact", "weights", f"All sites weigh the same: 1/{quorum} of a round at most.")]
+    if weighting.rule == "influence":
+        return _influence(draft)
     if weighting.rule != "size":
         return []
     low, high = weighting.count_min, weighting.count_max
@@ -182,6 +184,40 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
     ]
 
 
+def _influence(draft: Draft) -> list[Statement]:
+    """What is published for weights, and what a lie gains."""
+    weighting, quorum = draft.weighting, draft.secure.quorum
+    assert weighting.validation is not None  # the draft's own validator
+    count = weighting.validation.examples or weighting.validation.limit
+    size = "public examples" if count is None else f"{count} public examples"
+    bins = ", ".join(f"{site} {size}" for site, size in weighting.size_bins.items())
+    private = draft.dp.mode == "local"
+    told = (
+        "It follows from an update that is differentially private, and costs nothing more."
+        if private
+        else "It tells a little about the site's update, and no noise is added to it."
+    )
+    return [
+        Statement(
+            "fact",
+            "weights",
+            f"Sites weigh by exp(1 - loss) of their own model on {size} ({weighting.validation.name})"
+            + (f", times a size bin ({bins}; others 1)." if bins else "."),
+        ),
+        Statement(
+            "fact" if private else "risk",
+            "weights",
+            f"Each site publishes that loss every round, in steps of 0.05 from 0 to 4. {told}",
+        ),
+        Statement(
+            "risk",
+            "weights",
+            f"A site that lies about its loss is not found out. It then weighs up to {weighting.cap:.0%} of a round, "
+            f"not 1/{quorum}; no sum is worth fewer than {float(worst_effective_cohort(draft)):.2f} equal sites.",
+        ),
+    ]
+
+
 def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
     """How coarse the sum is."""
     if draft.secure.mode != "mask" or sites is None:
@@ -197,6 +233,8 @@ def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
     if draft.weighting.rule == "size":
         ratio = draft.weighting.count_max / draft.weighting.count_min
         text += f" times count_max over the mean count, so {ratio * fixed.step:.3g} at worst"
+    if draft.weighting.rule == "influence":
+        text += " times the largest weight over the mean weight"
     return [Statement("fact", "encoding", text + ", and a larger change of one round is cut off.")]
 
 

@@ -124,6 +124,32 @@ def _check_weights(weighting: WeightingSpec, quorum: int) -> None:
     )
 
 
+def _check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -> None:
+    """What weights by scores need, and no field that nothing would use."""
+    given = [name for name in _OF_SCORES if getattr(weighting, name) != WeightingSpec.model_fields[name].default]
+    if weighting.rule not in ("influence", "group-influence"):
+        if given:
+            raise ValueError(
+                f'weighting.rule is "{weighting.rule}" but weighting.{given[0]} is set: nothing would use it'
+            )
+        return
+    if weighting.validation is None:
+        raise ValueError(
+            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that every '
+            "site's own model is scored on"
+        )
+    if weighting.validation.name in tests:
+        raise ValueError(
+            f"weighting.validation is the test set {weighting.validation.name}: results on it would be fitted to it; "
+            "take other examples"
+        )
+    if weighting.effective_cohort > quorum:
+        raise ValueError(
+            f"weighting.effective_cohort is {weighting.effective_cohort:g}; {quorum} sites are never worth more than "
+            f"{quorum}: lower it, or raise secure.minimum_cohort"
+        )
+
+
 def _check_privacy(draft: Draft) -> None:
     """Nothing is promised that nothing holds, and no gradient depends on who else is in its batch."""
     dp, model, training = draft.dp, draft.model, draft.training
@@ -166,6 +192,7 @@ def _check_privacy(draft: Draft) -> None:
 
 _CANARY_TOKENS = 64
 """Prompt and answer have 42 characters, and no tokeniser makes more tokens of them than these and one at the end."""
+_OF_SCORES = ("validation", "size_bins", "effective_cohort")
 _PROMISES = ("target_epsilon", "target_delta", "noise_multiplier")
 
 
@@ -214,6 +241,7 @@ class Draft(Strict):
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
         _check_weights(self.weighting, self.secure.quorum)
+        _check_scores(self.weighting, [t.name for t in self.evaluation.public_tests], self.secure.quorum)
         return self
 
 
@@ -234,6 +262,16 @@ class Plan(Draft):
         for test in self.evaluation.public_tests:
             if test.sha256 is None:
                 raise ValueError(f"evaluation.public_tests: {test.name} has no sha256: a plan pins its test sets")
+        validation = self.weighting.validation
+        if validation is not None and (validation.sha256 is None or validation.examples is None):
+            raise ValueError("weighting.validation has no sha256 or examples: a plan pins what weights are drawn from")
+        return self
+
+    @model_validator(mode="after")
+    def _bins_are_of_sites(self) -> Plan:
+        strangers = [name for name in self.weighting.size_bins if name not in self.roster.sites]
+        if strangers:
+            raise ValueError(f"weighting.size_bins names {strangers[0]}, which is not on the roster")
         return self
 
     @model_validator(mode="after")

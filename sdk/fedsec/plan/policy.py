@@ -70,6 +70,8 @@ class Policy(Strict):
     """No site may weigh more than this share of a round."""
     minimum_effective_cohort: float = Field(ge=1, le=1000)
     """(sum of weights)^2 / sum of squared weights, at its worst: how many equal sites the sum is as good as."""
+    minimum_validation: int = Field(5, ge=1, le=1 << 24)
+    """Rule influence: weights are drawn from the losses on at least so many examples. Of few the weights are chance."""
     base_models: tuple[Sha256Hex, ...] = Field(min_length=1)
     """Digests of the base model weights that may be trained."""
     targets: tuple[LabelName, ...] = Field(min_length=1)
@@ -127,6 +129,8 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
     """The tightest policy that lets this plan run ``max_runs`` times until ``expires``: a start for an officer."""
     if plan.model.weights_sha256 is None:
         raise LocalMisuseError("a compiled plan pins its weights")
+    validation = plan.weighting.validation
+    drawn = 5 if validation is None or validation.examples is None else validation.examples
     budgets: tuple[PrivacyBudget, ...] = ()
     if plan.dp.target_epsilon is not None and plan.dp.target_delta is not None:
         limits = (plan.dp.target_epsilon, plan.dp.target_delta)
@@ -138,6 +142,7 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
         weight_rules=(plan.weighting.rule,),
         weight_cap=plan.weighting.cap,
         minimum_effective_cohort=rounded_down(worst_effective_cohort(plan)),
+        minimum_validation=drawn,
         base_models=(plan.model.weights_sha256,),
         targets=plan.lora.targets,
         max_rank=plan.lora.rank,
@@ -155,8 +160,8 @@ def worst_effective_cohort(plan: Draft) -> Fraction:
     """The smallest (Σw)²/Σw² that any accepted sum can have under the plan's weight rule.
 
     The ratio is quasi-concave in the weights, so its least value lies where each is at one of its bounds; and one more
-    site never lowers it there, so only the quorum matters. Scores of ``influence`` are bounded by the cap alone: the
-    value is then 1/cap.
+    site never lowers it there, so only the quorum matters. With ``influence`` the cap bounds it by 1/cap, and what the
+    plan itself refuses below.
     """
     quorum = plan.secure.quorum
     if plan.weighting.rule == "uniform":
@@ -167,7 +172,7 @@ def worst_effective_cohort(plan: Draft) -> Fraction:
             Fraction((k * high + (quorum - k) * low) ** 2, k * high**2 + (quorum - k) * low**2)
             for k in range(quorum + 1)
         )
-    return max(Fraction(1), 1 / Fraction(str(plan.weighting.cap)))
+    return max(1 / Fraction(str(plan.weighting.cap)), Fraction(str(plan.weighting.effective_cohort)))
 
 
 def rounded_down(value: Fraction) -> float:

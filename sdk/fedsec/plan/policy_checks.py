@@ -129,8 +129,17 @@ def _effective_cohort(q: _Question) -> Answer:
     return (
         f"an effective cohort of at least {q.policy.minimum_effective_cohort}",
         f"{rounded_down(worst)} at worst",
-        "narrow weighting.count_min to count_max, or raise secure.minimum_cohort",
+        "narrow weighting.count_min to count_max, raise weighting.effective_cohort or secure.minimum_cohort",
     )
+
+
+def _validation(q: _Question) -> Answer:
+    """Weights that a handful of examples decides, and so chance, or whoever picked them."""
+    validation = q.plan.weighting.validation
+    if validation is None or (validation.examples or 0) >= q.policy.minimum_validation:
+        return None
+    wanted = f"at least {q.policy.minimum_validation} examples to draw weights from"
+    return (wanted, f"{validation.examples} in {validation.name}", "take a larger weighting.validation")
 
 
 def _base_model(q: _Question) -> Answer:
@@ -280,6 +289,7 @@ PLAN_CHECKS: Final[Mapping[int, Callable[[_Question], Answer]]] = MappingProxyTy
         19: _noise,
         20: _colluders,
         21: _exposure,
+        22: _validation,
     }
 )
 """By number, which never changes: new checks go to the end."""

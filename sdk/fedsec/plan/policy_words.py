@@ -34,6 +34,7 @@ RULES: Final = (
     ("noise", "a promise of privacy that the plan's own noise does not keep", None),
     ("colluders", "noise that a few sites together can subtract", "min_colluders"),
     ("exposure", "an adapter that knows single records by heart", "max_exposure"),
+    ("validation", "weights that a handful of examples decides", "minimum_validation"),
 )
 """(name, what it stops, the policy's field), in the order of the policy checks, from 1."""
 
@@ -137,6 +138,12 @@ def _sums(policy: Policy) -> list[Statement]:
     found = [Statement("risk" if cohort < 4 else "fact", "sums", text)]
     if policy.minimum_effective_cohort > cohort and policy.weight_rules == ("uniform",):
         text = f"With equal weights a sum of {cohort} is worth {cohort} sites: larger sums than the minimum are needed."
+        found.append(Statement("risk", "sums", text))
+    if "influence" in policy.weight_rules:
+        text = (
+            f"A plan may weigh sites by a published score of their own model, on at least {policy.minimum_validation} "
+            "public examples: the score tells a little about this site's update."
+        )
         found.append(Statement("risk", "sums", text))
     if policy.min_cohort_change == 1 and "none" in policy.dp_modes:
         text = "Two sums may differ by this site alone: their difference is close to its update."

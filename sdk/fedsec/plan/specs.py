@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -147,16 +147,6 @@ class SecureSpec(Strict):
         return self.minimum_cohort if self.mode == "none" else max(self.threshold, self.minimum_cohort)
 
 
-class WeightingSpec(Strict):
-    """Public weight rule of a round (DESIGN: weighting without looking)."""
-
-    rule: Literal["uniform", "size", "influence", "group-influence"] = "uniform"
-    count_min: int = Field(1, ge=1, le=1 << 24)
-    count_max: int = Field(1 << 20, ge=1, le=1 << 24)
-    cap: float = Field(0.5, gt=0, le=1)
-    """No site may weigh more than this share of a round."""
-
-
 class PublicTest(Strict):
     """A test set on which per-site scores may be shown, because it holds no site's private notes."""
 
@@ -169,6 +159,35 @@ class PublicTest(Strict):
     """The relations that its prompts ask for; left out: none are annotated."""
     limit: int | None = Field(None, ge=1, le=1 << 24)
     """Use at most so many examples; the same ones always."""
+
+
+class ValidationSet(PublicTest):
+    """A public set of examples that weights are drawn from. Not a test set: what is weighed by it is fitted to it."""
+
+    examples: int | None = Field(None, ge=1, le=1 << 24)
+    """How many examples it has; a compiled plan says so."""
+
+
+class WeightingSpec(Strict):
+    """Public weight rule of a round (DESIGN: weighting without looking)."""
+
+    rule: Literal["uniform", "size", "influence", "group-influence"] = "uniform"
+    count_min: int = Field(1, ge=1, le=1 << 24)
+    count_max: int = Field(1 << 20, ge=1, le=1 << 24)
+    cap: float = Field(0.5, gt=0, le=1)
+    """No site may weigh more than this share of a round."""
+    effective_cohort: float = Field(1.0, ge=1, le=1000)
+    """Rule influence: a round whose weights w are worth fewer equal sites, (sum w)^2 / sum w^2, is refused."""
+    size_bins: dict[SiteName, Annotated[int, Field(ge=1, le=64)]] = Field({}, max_length=1000)
+    """Rule influence: how large a site is beside the others, in round numbers that its officers approve, never a count;
+    a site that is not named has 1."""
+    validation: ValidationSet | None = None
+    """Rule influence: what every site's own adapted model is scored on; it holds no site's private notes."""
+
+    @field_validator("size_bins")
+    @classmethod
+    def _in_order(cls, bins: dict[str, int]) -> dict[str, int]:
+        return dict(sorted(bins.items()))
 
 
 class EvaluationSpec(Strict):

@@ -138,7 +138,8 @@ def _weight(plan: Plan) -> Row:
     level: Level = "part" if timed else "no"
     gone = Cell("no", "Not in it.")
     if plan.weighting.rule != "size":
-        unsent = Cell(level, f"Not sent: all sites weigh the same.{hint}")
+        why = "all sites weigh the same" if plan.weighting.rule == "uniform" else "weights follow from scores"
+        unsent = Cell(level, f"Not sent: {why}.{hint}")
         return Row(what, (unsent, unsent, Cell("no", "Not sent."), gone, Cell(level, f"Not in it.{hint}")))
     others = Cell("no", "Only the total of all sites.")
     if plan.secure.mode == "none":
@@ -150,6 +151,10 @@ def _weight(plan: Plan) -> Row:
 
 def _scores(plan: Plan) -> Row:
     what = "Scores of one site’s own model"
+    if plan.weighting.rule == "influence":
+        seen = Cell("known", "Its loss, every round, in steps of 0.05.")
+        tests = Cell("known", "In results.json.") if "single" in plan.evaluation.baselines else Cell("no", "Not in it.")
+        return Row(what, (seen, seen, Cell("known", "To recompute all weights."), Cell("no", "Not in it."), tests))
     if "single" not in plan.evaluation.baselines:
         none = Cell("no", "None were made.")
         return Row(what, (none,) * 5)

@@ -163,7 +163,7 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}
     sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.secure.quorum} sites in each"
-    weights = {"uniform": "all sites weigh the same", "size": "by number of examples"}
+    weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
     rule = weights.get(plan.weighting.rule, plan.weighting.rule)
     dp = "none" if plan.dp.mode == "none" else f"{plan.dp.mode}, ε = {plan.dp.target_epsilon:g} per {plan.dp.unit}"
     return (

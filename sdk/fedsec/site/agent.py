@@ -19,7 +19,7 @@ from fedsec.site.notes import Notes
 from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import Place, SiteStore, StoredUpdate
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, after_sum, shapes_before
 from fedsec.training.strategies import local_update, shared_names
@@ -29,20 +29,21 @@ from fedsec.wire import (
     core_roster,
     sum_parameters,
     verdict_context,
+    weight_rule,
 )
 from fedsec_secure.codec import open_packet, seal, sha256
 from fedsec_secure.errors import AbortError, FedsecError, LocalMisuseError, PeerViolationError
-from fedsec_secure.identity.roster import COORDINATOR, Roster
+from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
 from fedsec_secure.masking.checks import check_members, close_cohort, open_request
 from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
 from fedsec_secure.masking.site_masked import Contribution, NoisyContribution, SiteMasked
+from fedsec_secure.masking.site_plain import SitePlain
 from fedsec_secure.masking.site_revealed import SiteRevealed
 from fedsec_secure.masking.site_shared import SiteShared
 from fedsec_secure.masking.site_stated import SiteStated
 from fedsec_secure.masking.transitions import MASKED, PLAIN
-from fedsec_secure.masking.vector import decode_sum
 from fedsec_secure.numeric.lanes import Words
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -69,7 +70,9 @@ class SiteAgent:
         floor = max(plan.secure.minimum_cohort, identity.policy.minimum_cohort)
         self._table = MASKED if plan.secure.mode == "mask" else PLAIN
         masked = self._table is MASKED
-        self._cohort = Group(self._roster, floor, plan.secure.threshold) if masked else Cohort(self._roster, floor)
+        rule = weight_rule(plan)
+        group = (self._roster, floor, plan.secure.threshold)
+        self._cohort = Group(*group, rule=rule) if masked else Cohort(self._roster, floor, rule=rule)
         every = {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
         every |= {"unmask": self._unmask, "plain": self._plain, "verdict": self._verdict}
         answered = {name: every[name] for name in self._table.exchanges}
@@ -121,8 +124,8 @@ class SiteAgent:
         self._admit(place, place.round)
         self._store.claim(place, "train", self._table)
         self._start(place, adapter, request)
-        update_sha256 = self._ensure_update(place, adapter)
-        state = SiteStated.begin(self._id.me, context, update_sha256, self._id.key.sign)
+        update = self._ensure_update(place, adapter)
+        state = SiteStated.begin(self._id.me, context, update.sha256, self._id.key.sign, update.score)
         self._store.save(place, "train", context, body, state.record(), state.statement)
         return state.statement
 
@@ -161,11 +164,11 @@ class SiteAgent:
         """The context of the verdicts that attest the adapter of this round."""
         return verdict_context(self._plan_digest, place.run, place.round - 1, self._roster.digest())
 
-    def _ensure_update(self, place: Place, adapter: AdapterState) -> bytes:
-        """Train once a round; every attempt sends the same update."""
+    def _ensure_update(self, place: Place, adapter: AdapterState) -> StoredUpdate:
+        """Train once a round; every attempt sends the same update, and states the same score."""
         stored = self._store.update(place.run, place.round)
         if stored is not None:
-            return stored[1]
+            return stored
         self._id.charges.reserve(place.run, place.round, UPDATE)
         if self._integers:
             noisy = self._work.noisy_sum(adapter_of(adapter), distributed_step(self._plan))
@@ -174,7 +177,7 @@ class SiteAgent:
             self._train_update(place, adapter)
         saved = self._store.update(place.run, place.round)
         assert saved is not None
-        return saved[1]
+        return saved
 
     def _train_update(self, place: Place, adapter: AdapterState) -> None:
         checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
@@ -183,7 +186,7 @@ class SiteAgent:
         # Check 63 (not a number): nothing that diverged is stored.
         if not np.isfinite(update).all():
             raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
-        self._store.save_update(place.run, place.round, update, self._work.weight())
+        self._store.save_update(place.run, place.round, update, self._work.weight(), self._work.score(trained))
         checkpoint.unlink(missing_ok=True)
 
     # ---- the masked exchanges
@@ -200,7 +203,7 @@ class SiteAgent:
         place, record = self._continue("mask", body)
         shared = SiteShared.restore(record)
         self._store.claim(place, "mask", self._table)
-        parameters, contribution = self._contribution(place)
+        parameters, contribution = self._contribution(place, shared.weights(self._group()))
         path = self._store.upload_path(shared.stated.context)
         with write_upload(path, "masked", self._id.me, parameters.words) as upload:
             state, upload.head = SiteMasked.enter(
@@ -245,15 +248,15 @@ class SiteAgent:
 
     def _plain(self, body: bytes) -> Reply:
         place, record = self._continue("plain", body)
-        stated = SiteStated.restore(record)
-        open_request("plain", body, stated.context, self._cohort)
+        state = SitePlain.enter(SiteStated.restore(record), body, self._cohort)
+        context, weights = state.stated.context, state.weights(self._cohort)
         self._store.claim(place, "plain", self._table)
-        parameters, contribution = self._contribution(place)
-        path = self._store.upload_path(stated.context)
-        source = contribution.source(parameters)
+        parameters, contribution = self._contribution(place, weights)
+        path = self._store.upload_path(context)
+        source = contribution.source(parameters.weighted(weights))
         with write_upload(path, "plain", self._id.me, parameters.words) as upload:
-            upload.copy_from(source, stated.context, self._id.key.sign)
-        self._store.save(place, "plain", stated.context, body, stated.record(), path)
+            upload.copy_from(source, context, self._id.key.sign)
+        self._store.save(place, "plain", context, body, state.record(), path)
         return path
 
     # ---- verdict
@@ -273,13 +276,12 @@ class SiteAgent:
         parameters = self._parameters(adapter)
         check_members(request.heads, self._id.me, self._cohort, "the verdict")
         total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
-        survivors = len(request.heads)
         if self._table is MASKED:
-            decoded = SiteRevealed.restore(record).check_sum(request.heads, total, request.tag, parameters)
-        elif request.tag:
-            raise PeerViolationError("a sum without masks has no tag; expected 0")
+            revealed = SiteRevealed.restore(record)
+            decoded = revealed.check_sum(request.heads, total, request.tag, parameters, self._group())
         else:
-            decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors)
+            plain = SitePlain.restore(record)
+            decoded = plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
         new = after_sum(self._plan, place.round, adapter, decoded.mean)
         signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
         return place, new, seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
@@ -305,16 +307,20 @@ class SiteAgent:
         names = shared_names(self._plan.lora.strategy, adapter)
         return sum_parameters(self._plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
 
-    def _contribution(self, place: Place) -> tuple[SumParameters, Contribution | NoisyContribution]:
+    def _contribution(
+        self, place: Place, weights: Mapping[SiteId, int]
+    ) -> tuple[SumParameters, Contribution | NoisyContribution]:
+        """``weights``: everyone's public ones in this attempt."""
         self._end.require_open(place.run)
         stored = self._store.update(place.run, place.round)
         if stored is None:
             raise LocalMisuseError("there is no update to send")
-        update, digest, weight = stored
-        self._id.charges.spend(place.run, place.round, UPDATE, digest)
+        self._id.charges.spend(place.run, place.round, UPDATE, stored.sha256)
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         if self._integers:
-            return self._parameters(adapter), NoisyContribution(update.view("<i4"))
+            return self._parameters(adapter), NoisyContribution(stored.values.view("<i4"))
+        parameters = self._parameters(adapter)
+        weight, digest = stored.weight if parameters.hidden_weight else weights[self._id.me], stored.sha256
         number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
         coins = rounding_key(self._id.rounding_secret(), self._plan_digest, sha256(place.run.encode()), number, digest)
-        return self._parameters(adapter), Contribution(update, weight, coins)
+        return parameters, Contribution(stored.values, weight, coins)

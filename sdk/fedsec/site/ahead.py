@@ -102,7 +102,7 @@ class AheadAgent(SiteAgent):
         adapter = self._begun(place, start, shared.stated.context)
         self._store.claim(place, "mask", self._table)
         self._ensure_update(place, adapter)
-        parameters, contribution = self._contribution(place)
+        parameters, contribution = self._contribution(place, shared.weights(self._group()))
         path = self._store.upload_path(shared.stated.context)
         signing, digest = self._id.key.sign, adapter.digest()
         with write_upload(path, "masked", self._id.me, parameters.words) as upload:

@@ -84,7 +84,7 @@ class RunEnd:
             raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
         self._id.charges.reserve(run, self._plan.rounds, BASELINE)
         initial = self._work.initial_adapter()
-        own = apply_update(self._plan.lora.strategy, initial, first[0])
+        own = apply_update(self._plan.lora.strategy, initial, first.values)
         scores = self._work.single_scores(own, run, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
         reply = self._seal("baseline", body, scores)
         self._store.save_baseline(run, reply)

@@ -45,6 +45,10 @@ class SiteWork(Protocol):
         """The site's weight under the plan's rule, within its bounds."""
         ...
 
+    def score(self, adapter: AdapterState) -> int | None:
+        """The level of the adapter's loss on the plan's validation set; None where the plan does not weigh by it."""
+        ...
+
     def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """Go on alone from this site's own round-0 adapter; scores on the plan's public tests as JSON."""
         ...

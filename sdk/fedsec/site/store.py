@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,8 @@ from fedsec_secure.numeric.lanes import Floats
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
-  run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, result BLOB,
-  PRIMARY KEY (run, round));
+  run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, score INTEGER,
+  result BLOB, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS stages (
   run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, stage TEXT NOT NULL, context BLOB NOT NULL,
   request BLOB NOT NULL, record BLOB, reply BLOB, file TEXT, PRIMARY KEY (run, round, attempt, stage));
@@ -49,6 +49,20 @@ class Place:
     run: str
     round: int
     attempt: int
+
+
+@dataclass(frozen=True)
+class StoredUpdate:
+    """What a round's training came to: every attempt of the round sends this.
+
+    ``values``: float32[d], unweighted. ``weight``: its hidden count, or 1. ``score``: its published level, where the
+    plan weighs by scores.
+    """
+
+    values: Floats = field(repr=False)
+    sha256: bytes
+    weight: int = field(repr=False)
+    score: int | None
 
 
 class SiteStore:
@@ -148,17 +162,18 @@ class SiteStore:
         """The adapter that the round started from."""
         return self._path(run, round_index, "global").read_bytes()
 
-    def save_update(self, run: str, round_index: int, update: Floats, weight: int) -> None:
-        """Keep the unweighted update (float32[d]) and the weight: every attempt of the round sends this one."""
+    def save_update(self, run: str, round_index: int, update: Floats, weight: int, score: int | None = None) -> None:
+        """Keep the unweighted update (float32[d]), its weight and its score."""
         write_durably(self._path(run, round_index, "update"), [update.astype("<f4").data.cast("B")])
         digest = hashlib.sha256(update.astype("<f4").data.cast("B")).digest()
-        sql = "UPDATE rounds SET update_sha256 = ?, weight = ? WHERE run = ? AND round = ? AND update_sha256 IS NULL"
-        if self._db.execute(sql, (digest, weight, run, round_index)).rowcount != 1:
+        sql = "UPDATE rounds SET update_sha256 = ?, weight = ?, score = ?"
+        sql += " WHERE run = ? AND round = ? AND update_sha256 IS NULL"
+        if self._db.execute(sql, (digest, weight, score, run, round_index)).rowcount != 1:
             raise LocalMisuseError(f"round {round_index} already has an update")
 
-    def update(self, run: str, round_index: int) -> tuple[Floats, bytes, int] | None:
-        """(update, its SHA-256, weight), or None before training is done. The file is checked against the record."""
-        query = "SELECT update_sha256, weight FROM rounds WHERE run = ? AND round = ?"
+    def update(self, run: str, round_index: int) -> StoredUpdate | None:
+        """None before training is done. The file is checked against the record."""
+        query = "SELECT update_sha256, weight, score FROM rounds WHERE run = ? AND round = ?"
         row = self._db.execute(query, (run, round_index)).fetchone()
         if row is None or row[0] is None:
             return None
@@ -167,7 +182,7 @@ class SiteStore:
         # Check 67 (two-time pad): every attempt masks the update that was recorded.
         if hashlib.sha256(update.data.cast("B")).digest() != row[0]:
             raise VerificationError(f"{path.name} is not the update that was recorded: this site sits the run out")
-        return update, row[0], int(row[1])
+        return StoredUpdate(update, row[0], int(row[1]), row[2])
 
     # ---- stages
 

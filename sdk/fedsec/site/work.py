@@ -14,6 +14,7 @@ from fedsec.data.schema import Example
 from fedsec.evaluation.evaluate import score_answers
 from fedsec.evaluation.exposure import exposures
 from fedsec.evaluation.generate import generate_answers
+from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import Scores
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import PublicTest
@@ -27,6 +28,7 @@ from fedsec.training.round import StepInfo, TrainResult
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.lanes import Ints
+from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.weighting.rules import clip_count
 
 Progress = Callable[[dict[str, object]], None]
@@ -45,7 +47,8 @@ class LocalWork:
     """SiteWork on a base model that may be shared with other sites of the same process.
 
     Attributes:
-        name: the site. examples: its training examples. tests: the plan's public test sets.
+        name: the site. examples: its training examples. tests: the plan's public test sets. validation: the examples
+            that weights are drawn from, where the plan weighs by scores.
         models: the base, in as many replicas as sites work at a time.
         progress: called with small dictionaries (counts, losses); they stay at the site.
     """
@@ -55,6 +58,7 @@ class LocalWork:
     models: Replicas
     examples: Sequence[Example] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False, default=())
+    validation: Sequence[Example] = field(repr=False, default=())
     progress: Progress = lambda event: None
     _planted: list[Example] = field(repr=False, default_factory=list)
 
@@ -107,6 +111,16 @@ class LocalWork:
         """1, or the site's own example count within the plan's bounds."""
         rule = self.plan.weighting
         return clip_count(len(self.examples), rule.count_min, rule.count_max) if rule.rule == "size" else 1
+
+    def score(self, adapter: AdapterState) -> int | None:
+        """The level of the mean loss on the validation set, in nats per answer token."""
+        if self.plan.weighting.rule != "influence":
+            return None
+        with self.models.take() as base:
+            losses = example_losses(
+                base, adapter, self.plan.lora, self.validation, max_tokens=self.plan.training.max_tokens
+            )
+        return level_of(mean_loss(losses))
 
     def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """Train the remaining rounds alone, with the federation's steps, and score every public test set."""

@@ -56,6 +56,18 @@ def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
     return tests
 
 
+def load_validation(draft: Draft, sites: Path) -> list[Example]:
+    """The examples that weights are drawn from, digest and number checked; none where the plan weighs otherwise."""
+    spec = draft.weighting.validation
+    if spec is None:
+        return []
+    documents = load_public_documents(spec, sites)
+    examples = public_examples(spec, documents, draft)
+    if documents_digest(documents) != spec.sha256 or len(examples) != spec.examples:
+        raise VerificationError(f"validation set {spec.name} is not the one that the plan pins")
+    return examples
+
+
 def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:
     """The test set's examples, asked for its own labels; a limit keeps the same examples always."""
     section = DataSection(

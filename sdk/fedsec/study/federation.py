@@ -23,7 +23,7 @@ from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
 from fedsec.site.work import LocalWork, TestSet, score_tests
 from fedsec.study.certify import write_certificate
-from fedsec.study.corpora import load_public_tests, load_training
+from fedsec.study.corpora import load_public_tests, load_training, load_validation
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
 from fedsec.study.sites import open_agent
@@ -51,6 +51,7 @@ class Study:
     sites: dict[str, Site]
     training: dict[str, list[Example]] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False)
+    validation: Sequence[Example] = field(repr=False, default=())
     progress: Progress = lambda event: None
     stopping: Event = field(default_factory=Event)
 
@@ -98,7 +99,8 @@ class Study:
         write_certificate(self.folder, key)
 
     def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
-        work = LocalWork(name, self.plan, self.models, self.training[name], self.tests, self.step)
+        data = (self.training[name], self.tests, self.validation)
+        work = LocalWork(name, self.plan, self.models, *data, self.step)
         return open_agent(self.sites[name], self.plan, work, stack)
 
     # ---- scores
@@ -199,11 +201,11 @@ def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -
     base = load_base(plan.model)
     sites = load_sites(folder.sites)
     progress({"event": "loading", "what": "notes"})
-    tests = load_public_tests(plan, folder.sites)
+    tests, validation = load_public_tests(plan, folder.sites), load_validation(plan, folder.sites)
     training = {name: load_training(sites[name], plan) for name in plan.roster.sites if name in sites}
     wanted = default_jobs(plan) if jobs is None else jobs
     models = Replicas(base, max(1, min(wanted, len(plan.roster.sites))))
-    return Study(folder, models, sites, training, tests, progress)
+    return Study(folder, models, sites, training, tests, validation, progress)
 
 
 def default_jobs(plan: Plan) -> int:

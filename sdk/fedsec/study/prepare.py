@@ -12,10 +12,10 @@ from fedsec.plan.init import complete_working_set
 from fedsec.plan.matrix import verify_supported
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites, site_paths
-from fedsec.plan.specs import Strict
+from fedsec.plan.specs import Strict, ValidationSet
 from fedsec.plan.toml import override, read_toml, write_toml
 from fedsec.spool import private_folder, write_durably
-from fedsec.study.corpora import PUBLIC, PublicFile, documents_digest, load_public_documents
+from fedsec.study.corpora import PUBLIC, PublicFile, documents_digest, load_public_documents, public_examples
 from fedsec.study.folder import RunFolder
 from fedsec.study.sites import require_approved
 from fedsec.training.adapter import initial_adapter
@@ -69,11 +69,21 @@ def pin(draft: Draft, sites: Path) -> Draft:
     )
     return draft.model_copy(
         update={
+            "weighting": draft.weighting.model_copy(update={"validation": _pinned_validation(draft, sites)}),
             "model": draft.model.model_copy(update={"weights_sha256": weights}),
             "dp": dp,
             "evaluation": draft.evaluation.model_copy(update={"public_tests": tests}),
         }
     )
+
+
+def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
+    spec = draft.weighting.validation
+    if spec is None or (spec.sha256 and spec.examples):
+        return spec
+    documents = load_public_documents(spec, sites)
+    found = {"sha256": documents_digest(documents), "examples": len(public_examples(spec, documents, draft))}
+    return spec.model_copy(update=found)
 
 
 def initialise(draft: Draft, templates: Path, target: Path, now: datetime.datetime) -> Plan:

@@ -36,12 +36,28 @@ def verify_statements(packets: Mapping[SiteId, bytes], context: bytes, group: Co
     statements = {}
     for site, packet in packets.items():
         body = open_packet(packet, kind="statement", sender=site, context=context, verify=group.roster.verifier(site))
-        statements[site] = Statement.decode(body)
+        statements[site] = Statement.decode(body, scored=group.rule is not None)
     public = [k for s in statements.values() for k in (s.channel_key, s.mask_key)]
     # Check 10 (reflected keys): two pairs with one key would have one mask.
     if len(set(public)) != len(public):
         raise PeerViolationError("two X25519 keys of the statements are the same")
     return statements
+
+
+def public_weights(statements: Mapping[SiteId, Statement], group: Cohort) -> dict[SiteId, int]:
+    """What every site of U1 weighs, as a function of all statements: 1 where the plan does not weigh by scores."""
+    if group.rule is None:
+        return dict.fromkeys(statements, 1)
+    scores = {site: statement.score for site, statement in statements.items() if statement.score is not None}
+    return group.rule.weigh(scores)
+
+
+def check_balance(weights: Mapping[SiteId, int], members: Iterable[SiteId], group: Cohort, name: str) -> None:
+    """AbortError where the weights of these members are not within the plan's cap and effective cohort."""
+    why = None if group.rule is None else group.rule.why_not([weights[site] for site in members])
+    # Check 85 (weight isolation): no set that a site helps to sum is mostly one site's.
+    if why is not None:
+        raise AbortError(f"{name}: {why}")
 
 
 def close_cohort(survivors: Set[str], history: Iterable[Set[str]], least: int) -> Set[str] | None:

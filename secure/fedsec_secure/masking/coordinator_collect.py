@@ -15,7 +15,7 @@ from fedsec_secure.codec import Header, Sign, open_head, open_packet, seal
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError, ProtocolError, VerificationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking import keys
-from fedsec_secure.masking.checks import verify_dealings, verify_statements
+from fedsec_secure.masking.checks import check_balance, public_weights, verify_dealings, verify_statements
 from fedsec_secure.masking.messages import (
     Dealing,
     MaskRequest,
@@ -100,7 +100,15 @@ class Stated(Collected):
                 refused[site] = "its X25519 key stands twice among the statements"
                 parsed.pop(site, None)
         require(len(parsed), group, "U1")
+        weights = public_weights(parsed, group)
+        check_balance(weights, parsed, group, "U1")
+        parameters = parameters.weighted(weights)
         return cls(group, parameters, context, sign, {s: replies[s] for s in parsed}, parsed), refused
+
+    @property
+    def weights(self) -> dict[SiteId, int]:
+        """What every site of U1 weighs."""
+        return public_weights(self.parsed, self.group)
 
     def share_requests(self) -> dict[SiteId, bytes]:
         """The same bytes to every member of U1."""
@@ -211,14 +219,17 @@ class Masked:
             return uploads[site].head
 
         good, refused = sift({s: u.head for s, u in uploads.items()}, accept)
-        require(len(good), shared.group, "U3")
-        return cls(shared, good), refused
+        return cls(shared, good)._required(), refused
 
     def restricted(self, survivors: Collection[SiteId]) -> Masked:
         """The same with fewer survivors, at least the floor. Who is left out counts as dropped: its self-mask stays."""
         heads = {site: head for site, head in self.heads.items() if site in survivors}
-        require(len(heads), self.shared.group, "U3")
-        return Masked(self.shared, heads)
+        return Masked(self.shared, heads)._required()
+
+    def _required(self) -> Masked:
+        require(len(self.heads), self.shared.group, "U3")
+        check_balance(self.shared.weights, self.heads, self.shared.group, "U3")
+        return self
 
     @property
     def digest(self) -> bytes:

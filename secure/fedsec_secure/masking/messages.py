@@ -11,6 +11,7 @@ from enum import IntEnum
 from fedsec_secure.codec import DIGEST_BYTES, Buffer, Reader, Writer, sha256
 from fedsec_secure.errors import CodecError
 from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.numeric.score_levels import WORST_LEVEL, is_score
 from fedsec_secure.numeric.shamir import SHARE_BYTES, decode_share
 
 KEY_BYTES = 32
@@ -22,23 +23,31 @@ _MAX_PACKET = 1 << 17
 
 @dataclass(frozen=True)
 class Statement:
-    """``train`` reply: fresh X25519 public keys, and the commitment to the unweighted update."""
+    """``train`` reply: fresh X25519 public keys, the commitment to the unweighted update, and the site's score where
+    the plan weighs by scores: a level of `score_levels`, or `NO_SCORE`.
+    """
 
     channel_key: bytes
     mask_key: bytes
     commitment: bytes
+    score: int | None = None
 
     def encode(self) -> bytes:
-        """96 bytes."""
-        return self.channel_key + self.mask_key + self.commitment
+        """96 bytes, with a score 97."""
+        score = b"" if self.score is None else bytes([self.score])
+        return self.channel_key + self.mask_key + self.commitment + score
 
     @classmethod
-    def decode(cls, data: Buffer) -> Statement:
-        """Strict inverse."""
+    def decode(cls, data: Buffer, scored: bool = False) -> Statement:
+        """Strict inverse. ``scored``: whether a score is due; a byte that is not is refused like any other."""
         r = Reader(data, "statement")
-        out = cls(r.fixed(KEY_BYTES), r.fixed(KEY_BYTES), r.fixed(DIGEST_BYTES))
+        keys = r.fixed(KEY_BYTES), r.fixed(KEY_BYTES)
+        commitment = r.fixed(DIGEST_BYTES)
+        score = r.uint(1) if scored else None
         r.done()
-        return out
+        if score is not None and not is_score(score):
+            raise CodecError(f"statement: expected a score's level from 0 to {WORST_LEVEL} or none, found {score}")
+        return cls(*keys, commitment, score)
 
 
 @dataclass(frozen=True)

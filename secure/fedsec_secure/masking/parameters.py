@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from fedsec_secure.codec import DIGEST_BYTES, PROTOCOL_VERSION, Writer, sha256
 from fedsec_secure.errors import ConfigError
-from fedsec_secure.identity.roster import Roster
+from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.tag import TAG_BYTES
 from fedsec_secure.numeric.lanes import FixedPoint
 
@@ -88,6 +90,14 @@ class SumParameters:
         """Bytes of a masked upload: the vector's words, then the tag."""
         return 8 * self.words + TAG_BYTES
 
+    def weighted(self, weights: Mapping[SiteId, int]) -> SumParameters:
+        """The same for these public weights: the heaviest site's coordinates travel at full scale."""
+        return self if self.hidden_weight else replace(self, weight_max=max(weights.values()))
+
+    def public_weight(self, weights: Mapping[SiteId, int], members: Iterable[SiteId]) -> int | None:
+        """What these members weigh together; None where weights are hidden, and the sum tells it."""
+        return None if self.hidden_weight else sum(weights[site] for site in members)
+
     def largest_sum(self, survivors: int) -> int:
         """The largest absolute value that a coordinate of their sum may have."""
         return survivors * self.fixed.largest if self.denominator is None else self.fixed.lanes.largest_sum
@@ -106,12 +116,28 @@ class SumParameters:
         return survivors * ratio * (self.fixed.step + self.fixed.clip * 2.0**-21)
 
 
+class WeightRule(Protocol):
+    """Public weights from published scores (`fedsec_secure.weighting`)."""
+
+    def weigh(self, scores: Mapping[SiteId, int]) -> dict[SiteId, int]:
+        """Everyone's weight, from 1, from everyone's score level; AbortError where none could be accepted."""
+        ...
+
+    def why_not(self, weights: Collection[int]) -> str | None:
+        """Why a sum with these weights is refused, or None."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """Who takes part, and the fewest that must stay (the larger of the plan's and the site's own floor)."""
+    """Who takes part, and the fewest that must stay (the larger of the plan's and the site's own floor).
+
+    ``rule``: where the plan weighs by scores; without one no statement has a score, and public weights are all 1.
+    """
 
     roster: Roster
     minimum_cohort: int
+    rule: WeightRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # Check 49 (small cohort): a floor that exists.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fedsec_secure.codec import Reader, Sign, Writer, open_head, seal
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
-from fedsec_secure.masking.checks import check_members, open_request
+from fedsec_secure.masking.checks import check_balance, check_members, open_request
 from fedsec_secure.masking.messages import decode_packets, encode_packets, read_packets, set_digest
 from fedsec_secure.masking.parameters import Group
 from fedsec_secure.masking.site_masked import SiteMasked
@@ -41,6 +41,7 @@ class SiteConfirmed:
                 raise PeerViolationError(f"U3 names {site}, which is not in U2")
             # Check 23 (forged survivors): who is named a survivor has uploaded: its mask key is not asked for.
             open_head(head, kind="masked", sender=site, context=masked.bound, verify=group.roster.verifier(site))
+        check_balance(masked.shared.weights(group), heads, group, "U3")
         state = cls(masked, heads)
         return state, seal("confirm", me, masked.bound, state.digest, sign)
 

@@ -12,7 +12,13 @@ from fedsec_secure.codec import Reader, Sign, Writer, seal_head, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
-from fedsec_secure.masking.checks import check_members, open_request, verify_dealings, verify_statements
+from fedsec_secure.masking.checks import (
+    check_members,
+    open_request,
+    public_weights,
+    verify_dealings,
+    verify_statements,
+)
 from fedsec_secure.masking.messages import (
     Dealing,
     MaskRequest,
@@ -86,6 +92,7 @@ class SiteMasked:
 
         Returns the stage and the upload's signed head; the reply is the head followed by what was written,
         little-endian: the vector's words, then the tag in one more.
+        ``parameters``: of the plan; here they are scaled to the weights of U1.
         ``adapter``: the digest that is bound now, where keys were shared ahead of it.
         Nothing may be sent before the record of this stage is on disk.
         """
@@ -97,6 +104,7 @@ class SiteMasked:
             raise PeerViolationError(f"the dealing of {me} came back changed")
         dealings = verify_dealings(message.dealings, shared.statements, context, group)
         statements = verify_statements(shared.statements, context, group)
+        parameters = parameters.weighted(public_weights(statements, group))
         u1, u2 = set_digest("U1", shared.statements), set_digest("U2", message.dealings)
         bound = bound_context(context, u1, u2, adapter)
         dealt = {}

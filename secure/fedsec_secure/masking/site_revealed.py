@@ -50,16 +50,20 @@ class SiteRevealed:
         }
         return cls(confirmed), seal("unmask", me, masked.bound, Revealed(shares).encode(), sign)
 
-    def check_sum(self, heads: Mapping[SiteId, bytes], total: Words, tag: int, parameters: SumParameters) -> Decoded:
+    def check_sum(
+        self, heads: Mapping[SiteId, bytes], total: Words, tag: int, parameters: SumParameters, group: Group
+    ) -> Decoded:
         """`verdict`: the sum is over the confirmed survivors, has the right size, lies in the possible range, and is
         the sum of their uploads: its tag fits.
         """
         # Check 27 (forged sum): the sum is over the survivors that were confirmed.
         if dict(heads) != dict(self.confirmed.survivors):
             raise PeerViolationError("the verdict is about another survivor set than the confirmed one")
-        survivors, key = len(heads), self.confirmed.masked.tag_key
+        masked = self.confirmed.masked
+        weights, key = masked.shared.weights(group), masked.tag_key
         found = LinearTag(key, parameters.fixed.lanes)
-        decoded = decode_sum(parameters, total, survivors, None if parameters.hidden_weight else survivors, found)
+        weight = parameters.public_weight(weights, heads)
+        decoded = decode_sum(parameters.weighted(weights), total, len(heads), weight, found)
         # Check 28 (forged sum): the sum is that of the uploads: its tag fits.
         if (found.value + pads(key, heads)) % PRIME != tag:
             raise PeerViolationError(

@@ -9,7 +9,13 @@ from fedsec_secure.codec import Reader, Sign, Writer, seal, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
-from fedsec_secure.masking.checks import check_members, open_request, verify_statements
+from fedsec_secure.masking.checks import (
+    check_balance,
+    check_members,
+    open_request,
+    public_weights,
+    verify_statements,
+)
 from fedsec_secure.masking.messages import (
     Dealing,
     Promise,
@@ -48,6 +54,7 @@ class SiteShared:
         if packets[stated.me] != stated.statement:
             raise PeerViolationError(f"the statement of {stated.me} came back changed")
         statements = verify_statements(packets, stated.context, group)
+        check_balance(public_weights(statements, group), statements, group, "U1")
         u1 = set_digest("U1", packets)
         seed, tag_seed = SecretBytes.random(), SecretBytes.random()
         promises, sealed = _deal(stated, (seed, tag_seed), statements, u1, group)
@@ -55,6 +62,10 @@ class SiteShared:
         dealing = Dealing(u1, seed_hash, keys.tag_seed_hash(tag_seed, stated.me, stated.context), promises)
         packet = seal("dealing", stated.me, stated.context, dealing.encode(), sign)
         return cls(stated, seed, packets, packet), ShareReply(packet, sealed).encode()
+
+    def weights(self, group: Group) -> dict[SiteId, int]:
+        """What every site of U1 weighs: every site computes the same from the same statements."""
+        return public_weights(verify_statements(self.statements, self.stated.context, group), group)
 
     def record(self) -> bytes:
         """What the write-ahead record keeps (secrets included)."""

@@ -27,13 +27,19 @@ class SiteStated:
     statement: bytes = field(repr=False)
 
     @classmethod
-    def begin(cls, me: SiteId, context: bytes, update_sha256: bytes, sign: Sign) -> SiteStated:
-        """Fresh keys from the operating system; the statement packet is the `train` reply."""
+    def begin(
+        cls, me: SiteId, context: bytes, update_sha256: bytes, sign: Sign, score: int | None = None
+    ) -> SiteStated:
+        """Fresh keys from the operating system; the statement packet is the `train` reply.
+
+        ``score``: its level, where the plan weighs by scores.
+        """
         channel, mask, nonce = SecretBytes.random(), SecretBytes.random(), SecretBytes.random()
         body = Statement(
             keys.x25519_public(channel),
             keys.x25519_public(mask),
             commit(context, me, nonce.reveal(), update_sha256),
+            score,
         )
         statement = seal("statement", me, context, body.encode(), sign)
         return cls(me, context, channel, mask, nonce, update_sha256, statement)

@@ -5,7 +5,7 @@ import pytest
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import Roster
-from fedsec.plan.specs import EvaluationSpec, SecureSpec, WeightingSpec
+from fedsec.plan.specs import DpSpec, EvaluationSpec, SecureSpec, TrainingSpec, ValidationSet, WeightingSpec
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
@@ -104,6 +104,26 @@ def test_weights_by_size_name_share_and_effective_cohort(world):
     risk = texts(plan, topic="weights", level="risk")[0]
     assert "a site that claims 300 weighs up to 50% of a round of 4" in risk
     assert "as good as 3.00 equal sites" in risk
+
+
+SHARED = ValidationSet(name="shared", sha256="ab" * 32, examples=5, entity_types=("Drug",))
+
+
+def test_weights_by_scores_say_what_is_published_and_what_a_lie_gains(world):
+    spec = WeightingSpec(rule="influence", validation=SHARED, cap=0.4, size_bins={"site-a": 3})
+    plan = world.plan(weighting=spec)
+    (fact,) = texts(plan, topic="weights", level="fact")
+    assert "5 public examples (shared), times a size bin (site-a 3; others 1)" in fact
+    published, lie = texts(plan, topic="weights", level="risk")
+    assert "in steps of 0.05 from 0 to 4. It tells a little about the site's update, and no noise" in published
+    assert "weighs up to 40% of a round, not 1/4; no sum is worth fewer than 2.50 equal sites" in lie
+
+
+def test_scores_of_private_updates_cost_nothing_more(world):
+    dp = DpSpec(mode="local", target_epsilon=2.0)
+    spec = WeightingSpec(rule="influence", validation=SHARED)
+    plan = world.plan(weighting=spec, dp=dp, training=TrainingSpec(batch_size=1))
+    assert any("costs nothing more" in text for text in texts(plan, topic="weights", level="fact"))
 
 
 def test_bytes_are_those_of_the_masked_vector(world):

@@ -8,11 +8,16 @@ from fedsec_secure.errors import ConfigError
 SUPPORTED = {
     Combination(mode, rule, strategy, "none")
     for mode in ("mask", "none")
-    for rule in ("uniform", "size")
+    for rule in ("uniform", "size", "influence")
     for strategy in ("fedit", "ffa")
-} | {Combination(mode, "uniform", strategy, "local") for mode in ("mask", "none") for strategy in ("fedit", "ffa")}
+} | {
+    Combination(mode, rule, strategy, "local")
+    for mode in ("mask", "none")
+    for rule in ("uniform", "influence")
+    for strategy in ("fedit", "ffa")
+}
 SUPPORTED |= {Combination("mask", "uniform", strategy, "distributed") for strategy in ("fedit", "ffa")}
-UNBUILT = {"he-mask", "he", "influence", "group-influence"}
+UNBUILT = {"he-mask", "he", "group-influence"}
 
 
 @pytest.mark.parametrize("cell", all_combinations(), ids="/".join)

@@ -16,6 +16,7 @@ from fedsec.plan.specs import (
     SecureSpec,
     TaskSpec,
     TrainingSpec,
+    ValidationSet,
     WeightingSpec,
 )
 from fedsec.plan.toml import override
@@ -213,3 +214,62 @@ def test_records_that_are_drawn_one_by_one_belong_to_a_patient_who_has_few(world
 def test_a_privacy_target_without_a_mode_that_holds_it_is_refused(world):
     with pytest.raises(ConfigError, match="nothing would hold it"):
         world.plan(dp=world.draft.dp.model_copy(update={"target_epsilon": 1.0}))
+
+
+VALIDATION = ValidationSet(name="shared", sha256="ab" * 32, examples=5, entity_types=("Drug",))
+
+
+def test_weights_by_scores_name_what_is_scored(world):
+    plan = world.plan(weighting=WeightingSpec(rule="influence", validation=VALIDATION))
+    assert plan.weighting.validation == VALIDATION
+    with pytest.raises(ValueError, match=r"without \[weighting.validation\]"):
+        world.plan(weighting=WeightingSpec(rule="influence"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": VALIDATION}, "weighting.validation is set: nothing would use it"),
+        ({"size_bins": {"site-a": 3}}, "weighting.size_bins is set"),
+        ({"effective_cohort": 2.0}, "weighting.effective_cohort is set"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["uniform", "size"])
+def test_fields_that_nothing_would_use(world, rule, changes, message):
+    with pytest.raises(ValueError, match=message):
+        world.plan(weighting=WeightingSpec(rule=rule, count_min=10, count_max=10, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": VALIDATION.model_copy(update={"examples": None})}, "no sha256 or examples"),
+        ({"validation": VALIDATION.model_copy(update={"sha256": None})}, "no sha256 or examples"),
+        ({"size_bins": {"nobody": 3}}, "names nobody, which is not on the roster"),
+        ({"effective_cohort": 40.0}, "never worth more"),
+        ({"cap": 0.2}, "no round could hold the cap"),
+    ],
+)
+def test_rules_by_scores_that_cannot_hold(world, changes, message):
+    fields = {"rule": "influence", "validation": VALIDATION} | changes
+    with pytest.raises(ValueError, match=message):
+        world.plan(weighting=WeightingSpec(**fields))
+
+
+def test_weights_are_not_drawn_from_a_test_set(world):
+    test = PublicTest(name="shared", sha256="ab" * 32, entity_types=("Drug",))
+    with pytest.raises(ValueError, match="results on it would be fitted to it"):
+        world.plan(
+            weighting=WeightingSpec(rule="influence", validation=VALIDATION),
+            evaluation=EvaluationSpec(public_tests=(test,)),
+        )
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_size_bins_are_coarse(size):
+    with pytest.raises(ValueError, match="size_bins"):
+        WeightingSpec(rule="influence", size_bins={"site-a": size})
+
+
+def test_size_bins_have_one_order():
+    assert list(WeightingSpec(size_bins={"site-b": 1, "site-a": 2}).size_bins) == ["site-a", "site-b"]

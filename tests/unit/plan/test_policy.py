@@ -1,6 +1,7 @@
 """The policy's numbered checks: each refuses its own kind of excess, and only that."""
 
 import datetime
+from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from fedsec.plan.policy import Policy, PrivacyBudget, draft_policy, worst_effective_cohort
 from fedsec.plan.policy_checks import check_plan, check_signatures
-from fedsec.plan.specs import DpSpec, EvaluationSpec, LoraSpec, ModelSpec, SecureSpec, TrainingSpec, WeightingSpec
+from fedsec.plan.specs import (
+    DpSpec,
+    EvaluationSpec,
+    LoraSpec,
+    ModelSpec,
+    SecureSpec,
+    TrainingSpec,
+    ValidationSet,
+    WeightingSpec,
+)
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 
 from .conftest import END, NOW
@@ -188,3 +198,23 @@ def test_the_worst_effective_cohort_is_reached_at_the_corners(world):
 def test_a_policy_is_strict(world, changes):
     with pytest.raises(ValueError):
         Policy(**{**dict(world.policy()), **changes})
+
+
+def test_weights_are_drawn_from_enough_examples(world):
+    shared = ValidationSet(name="shared", sha256="ab" * 32, examples=7, entity_types=("Drug",))
+    plan = world.plan(weighting=WeightingSpec(rule="influence", validation=shared))
+    policy = world.policy(weight_rules=("influence",), minimum_effective_cohort=2.0)
+    assert numbers(policy, plan) == []
+    assert numbers(policy.model_copy(update={"minimum_validation": 8}), plan) == [22]
+    assert draft_policy(plan, END).minimum_validation == 7
+
+
+def test_what_the_plan_refuses_bounds_the_effective_cohort_of_scores(world):
+    shared = ValidationSet(name="shared", sha256="ab" * 32, examples=7, entity_types=("Drug",))
+    loose = world.plan(weighting=WeightingSpec(rule="influence", validation=shared, cap=0.4))
+    assert worst_effective_cohort(loose) == Fraction(5, 2)
+    tight = world.plan(weighting=WeightingSpec(rule="influence", validation=shared, cap=0.4, effective_cohort=3.5))
+    assert worst_effective_cohort(tight) == Fraction(7, 2)
+    policy = world.policy(weight_rules=("influence",), minimum_effective_cohort=3.0)
+    assert numbers(policy, loose) == [7]
+    assert numbers(policy, tight) == []
