@@ -43,7 +43,7 @@ class Driver:
         """Who takes part, with the plan's floors: the group where there are masks."""
         return self.group() if self.plan.secure.mode == "mask" else Cohort(self.roster, self.plan.secure.minimum_cohort)
 
-    def parameters(self, adapter: AdapterState) -> SumParameters:
-        """The bounds of this run's sums."""
-        names = shared_names(self.plan.lora.strategy, adapter)
+    def parameters(self, adapter: AdapterState, round_index: int) -> SumParameters:
+        """The bounds of a round's sum."""
+        names = shared_names(self.plan.lora.strategy, adapter, round_index)
         return sum_parameters(self.plan, sum(int(np.prod(adapter.shapes[n])) for n in names))

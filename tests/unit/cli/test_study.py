@@ -126,7 +126,7 @@ def test_a_public_test_set_that_changed_is_refused(fedsec, smoke, tmp_path):
 
 def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
     baselines = 'evaluation.baselines=["central"]'
-    done = smoke("--set", baselines, "--set", "secure.mode=none", "--set", "lora.strategy=ffa")
+    done = smoke("--set", baselines, "--set", "secure.mode=none", "--set", "lora.strategy=fed-sb")
     assert done.code == 0, done.err
     assert set(done.json["macro_f1"]) == {"federated", "central"}
 
