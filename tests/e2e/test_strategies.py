@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from fedsec.plan.specs import DpSpec, ServerSpec, TrainingSpec
+from fedsec.plan.specs import DpSpec, EvaluationSpec, ServerSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import after_sum
 from fedsec.training.strategies import (
+    apply_update,
     local_update,
     personal_names,
+    personal_vector,
     trained_names,
     with_personal,
 )
+from fedsec_secure.errors import VerificationError
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, tiny_base, tiny_work
 
 SITES, ROUNDS = 3, 3
@@ -87,10 +92,11 @@ def test_the_tiny_model_learns_the_same_under_masks(tmp_path, keys, strategy):
 
 
 def test_fed_sb_takes_noisy_steps_together(tmp_path, keys):
+    """With keys shared ahead for two rounds of three: moments of R travel, and the last round leaves plain LoRA."""
     size = 4 * 2 * 2  # four modules, rank 2
     dp = DpSpec(mode="distributed", unit="record", target_epsilon=8.0, target_delta=1e-5, noise_multiplier=1.0,
-                sampling_rate=0.1, keys_ahead=1, dimension=size)  # fmt: skip
-    plan = make_plan(keys, rounds=2, strategy="fed-sb", dp=dp, training=TrainingSpec(batch_size=1))
+                sampling_rate=0.1, keys_ahead=2, dimension=size)  # fmt: skip
+    plan = make_plan(keys, rounds=3, strategy="fed-sb", dp=dp, training=TrainingSpec(batch_size=1))
     with Federation(tmp_path, keys, plan) as federation:
         adapter, start = federation.run(), federation.initial()
     squares = [n for n in adapter if ".lora_B." in n and adapter[n].any()]
@@ -118,13 +124,19 @@ class TestFedsa:
         work = Steady("site-a", plan)
         assert np.array_equal(first, work.train(work.initial_adapter(), RUN, 0, None).select(names))
 
-    def test_lost_values_stop_the_site(self, tmp_path, keys):
-        from fedsec_secure.errors import VerificationError
-
-        plan = make_plan(keys, rounds=1, strategy="fedsa")
+    def test_its_baseline_starts_from_a_and_b_of_its_own(self, tmp_path, keys):
+        evaluation = EvaluationSpec(baselines=("single",))
+        plan = make_plan(keys, rounds=1, strategy="fedsa", evaluation=evaluation)
         with Federation(tmp_path, keys, plan) as federation:
-            federation.run()
+            runner, start = federation.runner(), federation.initial()
+            runner.rounds(start)
+            scores = runner.baselines()
             path = tmp_path / "state" / "site-a" / f"{RUN}-0000.personal"
             path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
             with pytest.raises(VerificationError, match="lost its own part"):
                 federation.stores["site-a"].personal.newest(RUN, 1)
+        for site, data in scores.items():
+            trained = ArithmeticWork(site, plan).train(start, RUN, 0, None)
+            own = apply_update("fedsa", start, local_update("fedsa", start, trained, 0), 0)
+            own = with_personal("fedsa", own, personal_vector("fedsa", trained))
+            assert json.loads(data)["digest"] == own.digest().hex()
