@@ -145,6 +145,6 @@ def test_an_adapter_of_a_real_model_takes_seconds_at_most():
             tensors[f"m.{i}.{kind}.lora_A.weight"] = rng.normal(size=(16, wide)).astype(np.float32)
             tensors[f"m.{i}.{kind}.lora_B.weight"] = rng.normal(size=(high, 16)).astype(np.float32)
     state = AdapterState(tensors)
-    began = time.perf_counter()
+    began = time.process_time()
     refactored(state)
-    assert time.perf_counter() - began < 10  # about one second; shared cores are slower
+    assert time.process_time() - began < 5  # 0.9 where it was written
