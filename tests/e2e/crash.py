@@ -72,7 +72,7 @@ class WatchedDatabase:
 
 def watch_site(store: SiteStore, ledger: Ledger, who: str, moments: Moments) -> None:
     """A site's record and its ledger, two files that have to agree."""
-    store._db = store.chain._db = store.log._db = WatchedDatabase(store._db, who, moments)
+    store._db = store.chain._db = store.log._db = store.personal._db = WatchedDatabase(store._db, who, moments)
     ledger._file._db = WatchedDatabase(ledger._file._db, f"{who} ledger", moments)
 
 

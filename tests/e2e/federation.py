@@ -34,6 +34,7 @@ from fedsec.plan.specs import (
     LoraSpec,
     ModelSpec,
     SecureSpec,
+    ServerSpec,
     TaskSpec,
     TrainingSpec,
     ValidationSet,
@@ -47,6 +48,8 @@ from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
+from fedsec.training.square import fixed_factors
+from fedsec.training.strategies import trained_names
 from fedsec.wire import core_roster, log_of
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
@@ -114,6 +117,8 @@ def make_plan(
     dp: DpSpec | None = None,
     canaries: CanarySpec | None = None,
     weighting: dict[str, object] | None = None,
+    server: ServerSpec | None = None,
+    site_ranks: Mapping[str, int] | None = None,
 ) -> Plan:
     """A plan over these keys with the smallest threshold that masks allow. Counts within 10 to 40."""
     n = len(keys.sites)
@@ -127,13 +132,16 @@ def make_plan(
         seed=7,
         model=TINY.model_copy(update={"weights_sha256": weights_sha256}),
         task=TASK,
-        lora=LoraSpec(strategy=strategy, rank=rank, dropout=0.05, targets=("q_proj", "v_proj")),
+        lora=LoraSpec(
+            strategy=strategy, rank=rank, dropout=0.05, targets=("q_proj", "v_proj"), site_ranks=dict(site_ranks or {})
+        ),
         training=training or TrainingSpec(epochs=1, examples_per_round=4, learning_rate=1e-3, threads=1),
         secure=SecureSpec(mode=mode, minimum_cohort=3, threshold=2 * n // 3 + 1, ring=ring, min_cohort_change=change),
         weighting=WeightingSpec(rule=rule, **bounds),
         evaluation=evaluation or EvaluationSpec(),
         dp=dp or DpSpec(),
         canaries=canaries or CanarySpec(),
+        server=server or ServerSpec(),
     )
     return compile_plan(draft, keys.roster())
 
@@ -168,12 +176,13 @@ class ArithmeticWork:
         rank, rng = self.plan.lora.rank, _generator(b"initial")
         layers = [f"base_model.model.model.layers.{i}.self_attn.{t}" for i in range(2) for t in self.plan.lora.targets]
         a = {f"{n}.lora_A.weight": rng.normal(0, 0.1, (rank, self.hidden)).astype(np.float32) for n in layers}
-        return AdapterState(a | {f"{n}.lora_B.weight": np.zeros((self.hidden, rank), np.float32) for n in layers})
+        first = AdapterState(a | {f"{n}.lora_B.weight": np.zeros((self.hidden, rank), np.float32) for n in layers})
+        return fixed_factors(first.shapes, 0) if self.plan.lora.strategy == "fed-sb" else first
 
     def train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path) -> AdapterState:
         self.trained.append(round_index)
         rng = _generator(self.name.encode(), run.encode(), self.taste, round_index.to_bytes(4, "big"), adapter.digest())
-        moved = {n for n in adapter if self.plan.lora.strategy == "fedit" or ".lora_B." in n}
+        moved = trained_names(self.plan.lora.strategy, adapter, round_index)
         noise = {n: rng.normal(0, self.spread, adapter[n].shape).astype(np.float32) for n in adapter}
         return AdapterState({n: adapter[n] + noise[n] if n in moved else adapter[n] for n in adapter})
 

@@ -65,7 +65,7 @@ def plain_average(plan: Plan, keys: Keys, names: list[str]) -> tuple[AdapterStat
     works = [ArithmeticWork(n, plan) for n in names]
     initial = works[0].initial_adapter()
     updates = [
-        local_update(plan.lora.strategy, initial, w.train(initial, RUN, 0, None)).astype(np.float64) for w in works
+        local_update(plan.lora.strategy, initial, w.train(initial, RUN, 0, None), 0).astype(np.float64) for w in works
     ]
     clip = plan.secure.clip
     weights = np.array([w.weight() for w in works], dtype=np.float64)
@@ -97,7 +97,7 @@ def test_the_adapter_is_the_survivors_average_within_the_stated_bound(tmp_path, 
         (alive,) = survivors(federation)
         assert alive == ["site-a", "site-b", "site-d"]
     initial, mean = plain_average(plan, keys, alive)
-    names = shared_names(strategy, initial)
+    names = shared_names(strategy, initial, 0)
     bound = sum_parameters(plan, len(mean)).error_bound(3, 3 * (20 if rule == "size" else 1))
     start = initial.select(names)
     difference = np.abs(adapter.select(names) - (start + mean))

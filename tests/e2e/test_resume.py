@@ -72,6 +72,17 @@ def test_killed_while_a_site_ends_a_round(lab, undisturbed, runs, what):
         kill_and_resume(lab, runs / str(moment), expected, moment)
 
 
+def test_killed_while_a_site_keeps_its_own_part_of_the_adapter(lab, undisturbed, runs):
+    """Update and own B are there together or not at all: what a site trains next depends on both."""
+    expected = undisturbed(strategy="fedsa")
+    labels = expected["moments"]
+    kept = max(i for i, label in enumerate(labels) if label.startswith("site-b sql INSERT INTO personal"))
+    file = max(i for i in range(kept) if labels[i].startswith("rename to .personal"))
+    end = next(i for i in range(kept, len(labels)) if labels[i].startswith("site-b sql COMMIT"))
+    for moment in (file + 1, end, end + 1):
+        kill_and_resume(lab, runs / str(moment), expected, moment, strategy="fedsa")
+
+
 @pytest.mark.slow
 def test_killed_at_every_moment_of_a_run(lab, undisturbed, runs):
     expected = undisturbed()

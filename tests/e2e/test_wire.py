@@ -164,7 +164,7 @@ def test_nothing_that_is_sent_holds_the_update_or_its_hash(tmp_path, keys):
     federation, taps = tapped(tmp_path, keys, plan, lambda n, p: ArithmeticWork(n, p, count=23))
     for site, tap in taps.items():
         work = federation.works[site]
-        update = local_update("fedit", work.initial_adapter(), work.train(work.initial_adapter(), RUN, 0, None))
+        update = local_update("fedit", work.initial_adapter(), work.train(work.initial_adapter(), RUN, 0, None), 0)
         sent = b"".join(data for name, data in tap.sent.items() if name != "baseline")
         raw = update.tobytes()
         assert hashlib.sha256(raw).digest() not in sent

@@ -91,7 +91,7 @@ def row_of(cell: Cell, scale: Scale, folder: RunFolder, loss: float) -> Row:
     """The row of a finished run."""
     plan = folder.plan
     dp, planned = plan.dp, cost(plan)
-    dimension = shared_vector(plan.lora.strategy, load_peft(folder.adapter)).size
+    dimension = shared_vector(plan.lora.strategy, load_peft(folder.adapter), 0).size
     private = cell.mode != NONE
     noise = noise_of(plan, dimension)
     f1, lenient, sentences = _f1(folder.results().scores[FEDERATED][TEST])

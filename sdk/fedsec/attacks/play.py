@@ -178,7 +178,7 @@ class Play:
             return None
         world, count = self.lab.world, len(survivors)
         mean = decode_sum(world.parameters, opened[0], count, count).mean
-        adapter = apply_update("fedit", self.adapter or world.start, mean)
+        adapter = apply_update("fedit", self.adapter or world.start, mean, 0)
         verdicts = self.verdict(survivors, self.heads(survivors), *opened)
         after = Play(self.lab, self.round + 1, adapter=adapter)
         return after if len(after.train(survivors, verdicts)) == count else None

@@ -55,7 +55,7 @@ def tiny_base() -> BaseModel:
 def dimension(base: BaseModel, lora: LoraSpec) -> int:
     """How many values d a step of this shape releases."""
     start = initial_adapter(base, lora, 0)
-    return sum(start[name].size for name in shared_names(lora.strategy, start))
+    return sum(start[name].size for name in shared_names(lora.strategy, start, 0))
 
 
 def dp_of(noise_multiplier: float, sampling_rate: float, steps: int, delta: float, **more: object) -> DpSpec:
@@ -130,7 +130,7 @@ class _Crafted(UnitGradients):
 
     def __init__(self, run: PrivateRound, engine: PerSampleEngine, gradients: Matrix) -> None:
         super().__init__(run, engine)
-        self._table = split(gradients, engine.parameters)
+        self._table = split(gradients, run.trained)
 
     def _gradients(self, group: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         rows = [unit[0] for unit in group]

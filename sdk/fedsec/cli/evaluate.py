@@ -17,6 +17,9 @@ def evaluate(
     label_map: Annotated[Path | None, typer.Option(help="TOML map from the corpus's labels to the plan's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many examples.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="The base model without the adapter.")] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Another PEFT folder than the run's, as `fedsec site personal` writes it.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -27,13 +30,13 @@ def evaluate(
     from fedsec.study.scoring import load_test
     from fedsec.study.use import Finished
 
-    finished = Finished.load(run)
+    finished = Finished.load(run, adapter)
     test = load_test(run, finished.plan, corpus, split, label_map, limit)
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         task = progress.add_task(f"scoring on {corpus}", total=len(test.examples))
-        adapter = None if zero_shot else finished.adapter
+        used = None if zero_shot else finished.adapter
         (scores,) = score_tests(
-            finished.models, adapter, finished.plan, [test], None, lambda n, _: progress.update(task, completed=n)
+            finished.models, used, finished.plan, [test], None, lambda n, _: progress.update(task, completed=n)
         ).values()
     if json:
         value = scores.without_counts().model_dump(mode="json")

@@ -15,6 +15,9 @@ def predict(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     notes: Annotated[Path, typer.Option("--in", help="JSON lines with text, document_id and patient_id.")],
     output: Annotated[Path | None, typer.Option("--out", help="Where to write; standard output if left out.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Another PEFT folder than the run's, as `fedsec site personal` writes it.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines."""
@@ -25,7 +28,7 @@ def predict(
     from fedsec.study.use import Finished
 
     documents = read_jsonl(notes).documents
-    finished = Finished.load(run)
+    finished = Finished.load(run, adapter)
     with Progress(console=err, transient=True, disable=quiet) as progress:
         task = progress.add_task("reading notes", total=None)
         lines = [

@@ -44,6 +44,32 @@ def check(
         out.print(f"note: {warning}", style="yellow", markup=False)
 
 
+@app.command("personal")
+def personal(
+    site: Annotated[Path, typer.Argument(help="A site.toml.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run with lora.strategy = fedsa.")],
+    output: Annotated[Path, typer.Option("--out", help="A folder that is not there yet, or empty.")],
+    json: Json = False,
+) -> None:
+    """Write this site's own adapter as a plain PEFT folder: the run's A with the B that never left the site."""
+    from fedsec.plan.sitefile import load_site
+    from fedsec.spool import private_folder
+    from fedsec.study.folder import RunFolder
+    from fedsec.study.personal import personal_adapter
+    from fedsec.study.prepare import require_new
+
+    require_new(output)
+    folder = RunFolder.open(run)
+    adapter = personal_adapter(load_site(site), folder)
+    private_folder(output).chmod(0o700)
+    adapter.save_peft(output, folder.plan.model, folder.plan.lora)
+    digest = adapter.digest().hex()
+    if json:
+        print_json({"adapter": str(output), "sha256": digest})
+        return
+    out.print(f"personal adapter: {output} ({digest[:12]}…). Its B was trained on this site's notes.", markup=False)
+
+
 @app.command("log")
 def log(
     site: Annotated[Path, typer.Argument(help="A site.toml.")],

@@ -142,7 +142,7 @@ class Attempt:
         """`train`, `share`, `mask`: may be tried again as another attempt."""
         driver, group = self.driver, self.driver.group()
         trained = yield from self.train()
-        parameters = driver.parameters(self.adapter)
+        parameters = driver.parameters(self.adapter, self.index)
         stated, refused = Stated.collect(group, parameters, self.context, driver.sign, trained.small())
         self.note("refused", "train", refused)
         dealt = yield from self.ask("share", stated.share_requests())
@@ -177,7 +177,7 @@ class Attempt:
     def plain(self) -> Generator[Exchange, Outcome, Uploaded]:
         """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
         trained = yield from self.train()
-        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter).words
+        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter, self.index).words
         packets = trained.small()
         stated, refused = sift(
             packets, lambda site, packet: verify_statements({site: packet}, self.context, cohort)[site]
@@ -205,7 +205,7 @@ class Attempt:
         """`confirm` and `unmask` where there are masks; then the sum."""
         state = uploaded.masked
         if state is None:
-            words = self.driver.parameters(self.adapter).words
+            words = self.driver.parameters(self.adapter, self.index).words
             with open_uploads(uploaded) as sources:
                 total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
             self.survivors(set_digest("U3", uploaded.heads), uploaded.heads)
@@ -236,7 +236,7 @@ class Attempt:
 
     def ended(self, summed: Summed) -> Ended:
         """What follows from a sum, and the request that shows it to the sites."""
-        parameters = self.driver.parameters(self.adapter).weighted(summed.weights)
+        parameters = self.driver.parameters(self.adapter, self.index).weighted(summed.weights)
         words, weight = summed.total.words, parameters.public_weight(summed.weights, summed.heads)
         decoded = decode_sum(parameters, words, len(summed.heads), weight)
         new = after_sum(self.driver.plan, self.index, self.adapter, decoded.mean)

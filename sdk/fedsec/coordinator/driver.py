@@ -46,7 +46,7 @@ class Driver:
             return self.group()
         return Cohort(self.roster, self.plan.secure.minimum_cohort, rule=weight_rule(self.plan))
 
-    def parameters(self, adapter: AdapterState) -> SumParameters:
-        """The bounds of this run's sums."""
-        names = shared_names(self.plan.lora.strategy, adapter)
+    def parameters(self, adapter: AdapterState, round_index: int) -> SumParameters:
+        """The bounds of a round's sum."""
+        names = shared_names(self.plan.lora.strategy, adapter, round_index)
         return sum_parameters(self.plan, sum(int(np.prod(adapter.shapes[n])) for n in names))

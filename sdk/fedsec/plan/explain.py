@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from fedsec.plan.explain_privacy import canaries, privacy
+from fedsec.plan.explain_strategy import strategy
 from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
@@ -31,7 +32,8 @@ def explain(draft: Draft, sites: int | None = None, coordinates: int | None = No
     if isinstance(draft, Plan):
         sites = len(draft.roster.sites)
     statements = [Statement("refused", "supported", reason) for reason in refusals(combination_of(draft))]
-    for part in (_officers, _protection, _collusion, _differences, _weights, privacy, canaries, _encoding, _baselines):
+    who = (_officers, _protection, _collusion, _differences, _weights)
+    for part in (*who, privacy, canaries, strategy, _encoding, _baselines):
         statements += part(draft, sites)
     if coordinates is not None and sites is not None:
         statements += _bytes(draft, sites, coordinates)

@@ -1,4 +1,4 @@
-"""What goes with what: one table over secure mode, weight rule, LoRA strategy and DP mode.
+"""What goes with what: one table over secure mode, weight rule, LoRA strategy, DP mode and server optimiser.
 
 A combination is supported when every entry that speaks of it says so. Nothing is supported by silence: a value that
 the table does not know is refused.
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, get_args
 
 from fedsec.plan.model import Draft
-from fedsec.plan.specs import DpSpec, LoraSpec, SecureSpec, WeightingSpec
+from fedsec.plan.specs import DpSpec, LoraSpec, SecureSpec, ServerSpec, WeightingSpec
 from fedsec_secure.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ class Combination(NamedTuple):
     rule: str
     strategy: str
     dp: str
+    optimiser: str = "average"
 
 
 _NOT_BUILT = "is not built in this version"
@@ -39,9 +40,15 @@ SINGLE: Final[Mapping[tuple[str, str], str | None]] = MappingProxyType(
         ("weighting.rule", "group-influence"): f"weighting by group influence {_NOT_BUILT}; use influence",
         ("lora.strategy", "fedit"): None,
         ("lora.strategy", "ffa"): None,
+        ("lora.strategy", "rolora"): None,
+        ("lora.strategy", "fedsa"): None,
+        ("lora.strategy", "fedsvd"): None,
+        ("lora.strategy", "fed-sb"): None,
         ("dp.mode", "none"): None,
         ("dp.mode", "local"): None,
         ("dp.mode", "distributed"): None,
+        ("server.optimiser", "average"): None,
+        ("server.optimiser", "adam"): None,
     }
 )
 """A value by itself: None when it is supported, else the reason why not."""
@@ -66,6 +73,22 @@ PAIRS: Final[Mapping[tuple[tuple[str, str], tuple[str, str]], str]] = MappingPro
         (("weighting.rule", "group-influence"), ("dp.mode", "distributed")): (
             "distributed noise is calibrated for uniform weights and a fixed denominator"
         ),
+        (("lora.strategy", "rolora"), ("dp.mode", "distributed")): (
+            "A and B have different numbers of coordinates, and noise and grid are sized for one number, dp.dimension; "
+            "use ffa"
+        ),
+        (("lora.strategy", "fedsa"), ("dp.mode", "distributed")): (
+            "a site would train its own B with its share of the noise alone, which protects nobody; use ffa"
+        ),
+        (("lora.strategy", "fedsvd"), ("dp.mode", "distributed")): (
+            "the public AdamW keeps moments of B's coordinates, and their basis changes with every round; use ffa"
+        ),
+        (("lora.strategy", "fedsvd"), ("server.optimiser", "adam")): (
+            "moments of B's coordinates are kept, and their basis changes with every round; use average"
+        ),
+        (("dp.mode", "distributed"), ("server.optimiser", "adam")): (
+            "the sum is a gradient, and AdamW takes a step with it already; use average"
+        ),
     }
 )
 """Pairs that contradict each other for good, with the reason."""
@@ -76,6 +99,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "weighting.rule": get_args(WeightingSpec.model_fields["rule"].annotation),
         "lora.strategy": get_args(LoraSpec.model_fields["strategy"].annotation),
         "dp.mode": get_args(DpSpec.model_fields["mode"].annotation),
+        "server.optimiser": get_args(ServerSpec.model_fields["optimiser"].annotation),
     }
 )
 
@@ -87,7 +111,8 @@ def all_combinations() -> list[Combination]:
 
 def combination_of(draft: Draft) -> Combination:
     """The cell that a draft or plan asks for."""
-    return Combination(draft.secure.mode, draft.weighting.rule, draft.lora.strategy, draft.dp.mode)
+    dp, optimiser = draft.dp.mode, draft.server.optimiser
+    return Combination(draft.secure.mode, draft.weighting.rule, draft.lora.strategy, dp, optimiser)
 
 
 def refusals(cell: Combination) -> list[str]:

@@ -22,12 +22,14 @@ from fedsec.plan.specs import (
     ModelSpec,
     PublicKeyHex,
     SecureSpec,
+    ServerSpec,
     SiteName,
     Strict,
     TaskSpec,
     TrainingSpec,
     WeightingSpec,
 )
+from fedsec.plan.strategy_checks import check_rank_sites, check_strategy
 from fedsec_secure.accounting.events import MOST_RECORDS
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey
@@ -211,6 +213,7 @@ class Draft(Strict):
     canaries: CanarySpec = CanarySpec()
     secure: SecureSpec = SecureSpec()
     weighting: WeightingSpec = WeightingSpec()
+    server: ServerSpec = ServerSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     deadline_seconds: int = Field(3600, ge=1, le=7 * 86_400)
     """How long the coordinator waits for the replies of one exchange."""
@@ -230,6 +233,7 @@ class Draft(Strict):
                 '"entities" goes without, "relations" and "both" need at least one'
             )
         _check_privacy(self)
+        check_strategy(self)
         if self.canaries.per_site and self.training.max_tokens < _CANARY_TOKENS:
             raise ValueError(
                 f"training.max_tokens is {self.training.max_tokens}; a canary takes up to {_CANARY_TOKENS}: "
@@ -277,6 +281,7 @@ class Plan(Draft):
     @model_validator(mode="after")
     def _cohort_fits_the_roster(self) -> Plan:
         n, secure = len(self.roster.sites), self.secure
+        check_rank_sites(self, self.roster.sites)
         if secure.quorum > n:
             raise ValueError(
                 f"secure.minimum_cohort {secure.minimum_cohort} and threshold {secure.threshold} need {secure.quorum} "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -39,11 +39,15 @@ class ModelSpec(Strict):
 class LoraSpec(Strict):
     """LoRA shape (Hu et al. 2021) and how the factors are combined over sites."""
 
-    strategy: Literal["fedit", "ffa"] = "fedit"
+    strategy: Literal["fedit", "ffa", "rolora", "fedsa", "fedsvd", "fed-sb"] = "fedit"
+    """What is trained, and what of it travels; docs/strategies.md has them side by side."""
     rank: int = Field(16, ge=1, le=256)
     alpha: float = Field(64.0, gt=0, le=4096)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[LabelName, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    site_ranks: dict[SiteName, Annotated[int, Field(ge=1, le=256)]] = {}
+    """Sites that train a lower rank than the others: the first rows of A and columns of B. Their updates are zero
+    elsewhere (zero padding, HetLoRA, Cho et al. 2024)."""
 
 
 class TaskSpec(Strict):
@@ -72,6 +76,9 @@ class TrainingSpec(Strict):
     weight_decay: float = Field(0.0, ge=0, le=1)
     gradient_clip: float = Field(1.0, gt=0)
     """Norm that a batch's gradient is scaled down to; not with differential privacy, which clips every unit's own."""
+    proximal_mu: float = Field(0.0, ge=0, le=1e4)
+    """FedProx: pulls what is trained back to where the round started, by mu times the distance (Li et al. 2020); 0: not
+    at all."""
     max_tokens: int = Field(800, ge=16, le=32768)
     threads: int = Field(2, ge=1, le=256)
 
@@ -145,6 +152,30 @@ class SecureSpec(Strict):
     def quorum(self) -> int:
         """The fewest sites that any accepted sum holds: max(threshold, minimum_cohort); without masks no threshold."""
         return self.minimum_cohort if self.mode == "none" else max(self.threshold, self.minimum_cohort)
+
+
+class ServerSpec(Strict):
+    """What is done with a decoded sum, the same at the coordinator and at every site (Reddi et al. 2021, "Adaptive
+    Federated Optimization", algorithm 2)."""
+
+    optimiser: Literal["average", "adam"] = "average"
+    """average: the mean update is added (FedAvg). adam: it is taken as a gradient (FedAdam; no bias correction)."""
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    """Only adam's, as what follows."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0, le=1)
+    """Adaptivity: added to the root of the second moment, which starts at tau squared."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> ServerSpec:
+        changed = [name for name in ("learning_rate", "beta1", "beta2", "tau") if getattr(self, name) != _DEFAULT[name]]
+        if self.optimiser == "average" and changed:
+            raise ValueError(f'{changed[0]} is set, but optimiser is "average": drop it, or choose "adam"')
+        return self
+
+
+_DEFAULT = {name: field.default for name, field in ServerSpec.model_fields.items()}
 
 
 class PublicTest(Strict):

@@ -149,7 +149,7 @@ def _takes_text(annotation: Any) -> bool:
     if get_origin(annotation) is Literal:
         return all(isinstance(choice, str) for choice in get_args(annotation))
     choices = [c for c in get_args(annotation) if c is not type(None)]
-    return get_origin(annotation) is not tuple and any(_takes_text(c) for c in choices)
+    return get_origin(annotation) not in (tuple, dict) and any(_takes_text(c) for c in choices)
 
 
 def _assign(value: dict[str, Any], name: str, text: str) -> None:

@@ -21,8 +21,8 @@ from fedsec.site.provenance import check_first, check_next
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore, StoredUpdate
 from fedsec.training.adapter import AdapterState
-from fedsec.training.public_step import adapter_of, after_sum, shapes_before
-from fedsec.training.strategies import local_update, shared_names
+from fedsec.training.public_step import adapter_of, after_sum, factors_of, shapes_before
+from fedsec.training.strategies import local_update, personal_vector, shared_names, with_personal
 from fedsec.wire import (
     TrainRequest,
     VerdictRequest,
@@ -171,7 +171,7 @@ class SiteAgent:
             return stored
         self._id.charges.reserve(place.run, place.round, UPDATE)
         if self._integers:
-            noisy = self._work.noisy_sum(adapter_of(adapter), distributed_step(self._plan))
+            noisy = self._work.noisy_sum(factors_of(adapter), distributed_step(self._plan))
             self._store.save_update(place.run, place.round, noisy.astype("<i4", copy=False).view("<f4"), 1)
         else:
             self._train_update(place, adapter)
@@ -181,12 +181,16 @@ class SiteAgent:
 
     def _train_update(self, place: Place, adapter: AdapterState) -> None:
         checkpoint = self._store.checkpoint_path(place.run, f"round-{place.round}")
-        trained = self._work.train(adapter, place.run, place.round, checkpoint)
-        update = local_update(self._plan.lora.strategy, adapter, trained)
+        strategy = self._plan.lora.strategy
+        own = self._store.personal.newest(place.run, place.round)
+        start = with_personal(strategy, factors_of(adapter), own)
+        trained = self._work.train(start, place.run, place.round, checkpoint)
+        update = local_update(strategy, start, trained, place.round)
         # Check 63 (not a number): nothing that diverged is stored.
         if not np.isfinite(update).all():
             raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
-        self._store.save_update(place.run, place.round, update, self._work.weight(), self._work.score(trained))
+        kept, score = personal_vector(strategy, trained), self._work.score(adapter_of(trained))
+        self._store.save_update(place.run, place.round, update, self._work.weight(), score, kept)
         checkpoint.unlink(missing_ok=True)
 
     # ---- the masked exchanges
@@ -273,7 +277,7 @@ class SiteAgent:
         context = claimed_context(body)
         request = VerdictRequest.decode(open_request("verdict", body, context, self._cohort))
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
-        parameters = self._parameters(adapter)
+        parameters = self._parameters(adapter, place)
         check_members(request.heads, self._id.me, self._cohort, "the verdict")
         total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
         if self._table is MASKED:
@@ -303,8 +307,8 @@ class SiteAgent:
             raise PeerViolationError(f"this site knows no {last} that the message could continue from")
         return found
 
-    def _parameters(self, adapter: AdapterState) -> SumParameters:
-        names = shared_names(self._plan.lora.strategy, adapter)
+    def _parameters(self, adapter: AdapterState, place: Place) -> SumParameters:
+        names = shared_names(self._plan.lora.strategy, adapter, place.round)
         return sum_parameters(self._plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
 
     def _contribution(
@@ -318,8 +322,8 @@ class SiteAgent:
         self._id.charges.spend(place.run, place.round, UPDATE, stored.sha256)
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         if self._integers:
-            return self._parameters(adapter), NoisyContribution(stored.values.view("<i4"))
-        parameters = self._parameters(adapter)
+            return self._parameters(adapter, place), NoisyContribution(stored.values.view("<i4"))
+        parameters = self._parameters(adapter, place)
         weight, digest = stored.weight if parameters.hidden_weight else weights[self._id.me], stored.sha256
         number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
         coins = rounding_key(self._id.rounding_secret(), self._plan_digest, sha256(place.run.encode()), number, digest)

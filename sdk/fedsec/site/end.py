@@ -16,7 +16,8 @@ from fedsec.site.provenance import check_next
 from fedsec.site.store import SiteStore
 from fedsec.site.witness import View, cosign_log
 from fedsec.training.adapter import AdapterState
-from fedsec.training.strategies import apply_update
+from fedsec.training.public_step import shapes_before
+from fedsec.training.strategies import apply_update, with_personal
 from fedsec.wire import (
     FinalAdapter,
     WitnessReply,
@@ -84,7 +85,9 @@ class RunEnd:
             raise AbortError("this site trained nothing in round 0, so it has no baseline of its own")
         self._id.charges.reserve(run, self._plan.rounds, BASELINE)
         initial = self._work.initial_adapter()
-        own = apply_update(self._plan.lora.strategy, initial, first.values)
+        strategy = self._plan.lora.strategy
+        own = apply_update(strategy, initial, first.values, 0)
+        own = with_personal(strategy, own, self._store.personal.newest(run, 1))
         scores = self._work.single_scores(own, run, lambda r: self._store.checkpoint_path(run, f"single-{r}"))
         reply = self._seal("baseline", body, scores)
         self._store.save_baseline(run, reply)
@@ -117,7 +120,8 @@ class RunEnd:
                 raise PeerViolationError("the plan plants no canaries; expected an empty request")
             return None
         request = FinalAdapter.decode(content)
-        adapter = AdapterState.from_bytes(request.adapter, self._work.initial_adapter().shapes)
+        shapes = shapes_before(self._plan, self._plan.rounds, self._work.initial_adapter().shapes)
+        adapter = AdapterState.from_bytes(request.adapter, shapes)
         attested = verdict_context(self._plan_digest, run, last, self._roster.digest())
         # Check 84 (flattering adapter): what is measured is the adapter that this site verified.
         check_next(adapter, self._store.result(run, last), request.verdicts, attested, self._cohort)

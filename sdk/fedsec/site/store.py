@@ -19,6 +19,7 @@ import numpy as np
 
 from fedsec.site.record_chain import RecordChain
 from fedsec.site.store_log import LogRecord
+from fedsec.site.store_personal import PersonalRecord
 from fedsec.spool import private_folder, write_durably
 from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
@@ -86,6 +87,7 @@ class SiteStore:
         self._db.executescript(_SCHEMA)
         self.chain = RecordChain(self._db)
         self.log = LogRecord(self._db, self.chain)
+        self.personal = PersonalRecord(self._db, folder)
         self._sweep()
 
     def close(self) -> None:
@@ -162,14 +164,29 @@ class SiteStore:
         """The adapter that the round started from."""
         return self._path(run, round_index, "global").read_bytes()
 
-    def save_update(self, run: str, round_index: int, update: Floats, weight: int, score: int | None = None) -> None:
-        """Keep the unweighted update (float32[d]), its weight and its score."""
+    def save_update(
+        self,
+        run: str,
+        round_index: int,
+        update: Floats,
+        weight: int,
+        score: int | None = None,
+        personal: Floats | None = None,
+    ) -> None:
+        """Keep the unweighted update (float32[d]), its weight and its score: every attempt of the round sends this one.
+
+        ``personal``: what the same training left that is not shared (float32), kept with it or not at all.
+        """
+        own = None if personal is None else self.personal.write(run, round_index, personal)
         write_durably(self._path(run, round_index, "update"), [update.astype("<f4").data.cast("B")])
         digest = hashlib.sha256(update.astype("<f4").data.cast("B")).digest()
         sql = "UPDATE rounds SET update_sha256 = ?, weight = ?, score = ?"
         sql += " WHERE run = ? AND round = ? AND update_sha256 IS NULL"
-        if self._db.execute(sql, (digest, weight, score, run, round_index)).rowcount != 1:
-            raise LocalMisuseError(f"round {round_index} already has an update")
+        with self.chain.transaction():
+            if self._db.execute(sql, (digest, weight, score, run, round_index)).rowcount != 1:
+                raise LocalMisuseError(f"round {round_index} already has an update")
+            if own is not None:
+                self.personal.record(run, round_index, own)
 
     def update(self, run: str, round_index: int) -> StoredUpdate | None:
         """None before training is done. The file is checked against the record."""
@@ -300,6 +317,7 @@ class SiteStore:
             self.checkpoint_path(run, f"round-{round_index}").unlink(missing_ok=True)
             if round_index > 0:  # the first update is where a single-site baseline goes on from
                 self._path(run, round_index, "update").unlink(missing_ok=True)
+        self.personal.sweep()
         rows = self._db.execute("SELECT run, round, file FROM stages WHERE file IS NOT NULL").fetchall()
         needed = {file for run, round_index, file in rows if (run, round_index) not in over}
         for path in self.folder.glob("*.upload"):

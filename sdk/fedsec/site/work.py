@@ -23,6 +23,8 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, train_private_round
+from fedsec.training.public_step import adapter_of, between_rounds
+from fedsec.training.ranks import cut, padded, spec_of_rank
 from fedsec.training.replicas import Replicas
 from fedsec.training.round import StepInfo, TrainResult
 from fedsec_secure.codec import sha256
@@ -127,9 +129,9 @@ class LocalWork:
         adapter = first
         for round_index in range(1, self.plan.rounds):
             path = checkpoint(round_index)
-            adapter = self._train(adapter, run, round_index, path, "single")
+            adapter = self._train(between_rounds(self.plan, adapter), run, round_index, path, "single")
             path.unlink(missing_ok=True)
-        scores = self._score(adapter)
+        scores = self._score(adapter_of(adapter))
         return json.dumps({n: s.model_dump(mode="json") for n, s in scores.items()}, sort_keys=True).encode()
 
     def _train(self, adapter: AdapterState, run: str, round_index: int, checkpoint: Path, kind: str) -> AdapterState:
@@ -145,19 +147,21 @@ class LocalWork:
                 }
             )
 
-        how = self._how(run)
+        how, lora = self._how(run), self.plan.lora
+        rank = lora.site_ranks.get(self.name, lora.rank)
         with self.models.take() as base:
-            return how(
+            trained = how(
                 base,
-                adapter,
+                cut(adapter, rank) if rank < lora.rank else adapter,
                 self._trained_on,
                 self.plan.training,
-                self.plan.lora,
+                spec_of_rank(lora, rank) if rank < lora.rank else lora,
                 round_index=round_index,
                 rounds=self.plan.rounds,
                 checkpoint=checkpoint,
                 on_step=on_step,
             ).adapter
+        return padded(trained, adapter) if rank < lora.rank else trained
 
     def _how(self, run: str) -> Callable[..., TrainResult]:
         """With the plan's privacy, or in an order that is this site's and this run's own."""

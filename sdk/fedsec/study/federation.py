@@ -30,6 +30,7 @@ from fedsec.study.sites import open_agent
 from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
 from fedsec.training.base_model import load_base
 from fedsec.training.loop import train_round
+from fedsec.training.public_step import adapter_of, between_rounds
 from fedsec.training.replicas import Replicas, cores
 from fedsec.training.round import StepInfo
 from fedsec.wire import core_roster, log_of
@@ -175,9 +176,10 @@ class Study:
                 checkpoint=path,
                 on_step=on_step,
             ).adapter
+            adapter = between_rounds(self.plan, adapter)
             adapter.save_peft(done, self.plan.model, self.plan.lora)
             path.unlink(missing_ok=True)
-        return adapter
+        return adapter_of(adapter)
 
 
 def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:

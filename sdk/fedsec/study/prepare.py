@@ -61,7 +61,7 @@ def pin(draft: Draft, sites: Path) -> Draft:
         base = load_base(draft.model)
         weights = base.weights_sha256
         if not counted:
-            trained = shared_vector(draft.lora.strategy, initial_adapter(base, draft.lora, draft.seed)).size
+            trained = shared_vector(draft.lora.strategy, initial_adapter(base, draft.lora, draft.seed), 0).size
             dp = dp.model_copy(update={"dimension": trained})
     tests = tuple(
         t if t.sha256 else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites))})

@@ -28,12 +28,21 @@ class Finished:
     adapter: AdapterState
 
     @classmethod
-    def load(cls, run: Path) -> Finished:
-        """From a run folder; ConfigError where the run has no adapter yet."""
+    def load(cls, run: Path, adapter: Path | None = None) -> Finished:
+        """From a run folder; ``adapter``: another PEFT folder of the same shape, as a site's personal one.
+
+        ConfigError where the run has no adapter yet, or the other one does not fit it.
+        """
         folder = RunFolder.open(run)
         if not (folder.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"{run} has no adapter yet: finish it with `fedsec resume {run}`")
-        return cls(folder.plan, Replicas(load_base(folder.plan.model)), load_peft(folder.adapter))
+        found = load_peft(folder.adapter)
+        if adapter is not None:
+            other = load_peft(adapter)
+            if other.shapes != found.shapes:
+                raise ConfigError(f"{adapter} has other tensors than the adapter of {run}; give one of that run")
+            found = other
+        return cls(folder.plan, Replicas(load_base(folder.plan.model)), found)
 
     def predict(
         self, documents: Sequence[Document], on_batch: Callable[[int, int], None] | None = None

@@ -199,16 +199,21 @@ def load_peft(folder: Path) -> AdapterState:
 
 
 def initial_adapter(base: BaseModel, lora: LoraSpec, seed: int) -> AdapterState:
-    """The adapter before round 0: A Kaiming-uniform (a = sqrt 5, as PEFT), B zero, a function of the seed alone.
+    """What round 0 starts from: A Kaiming-uniform (a = sqrt 5, as PEFT), B zero, a function of the seed alone; for
+    ``fed-sb`` `fedsec.training.square.fixed_factors`.
 
     Every site computes it for itself, so its bits must agree on any platform: uniforms come from PCG64's raw stream
     (whose bits NumPy guarantees), seeded per tensor from SHA-256, and are scaled in exactly rounded float64.
     """
     from fedsec.training.lora import lora_shapes
+    from fedsec.training.square import fixed_factors
 
     shapes = lora_shapes(base, lora)
     if sum(int(np.prod(shape)) for shape in shapes.values()) > _MAX_PARAMETERS:
         raise ConfigError(f"adapter: more than {_MAX_PARAMETERS} parameters; lower lora.rank or name fewer targets")
+    _require_rank(shapes, lora)
+    if lora.strategy == "fed-sb":
+        return fixed_factors(shapes, seed)
     tensors: dict[str, Float32Array] = {}
     for name, shape in shapes.items():
         if ".lora_A." in name:
@@ -218,6 +223,16 @@ def initial_adapter(base: BaseModel, lora: LoraSpec, seed: int) -> AdapterState:
         else:
             tensors[name] = np.zeros(shape, np.float32)
     return AdapterState(tensors)
+
+
+def _require_rank(shapes: Mapping[str, tuple[int, ...]], lora: LoraSpec) -> None:
+    """Orthonormal rows need at least as many columns."""
+    narrow = [name for name, shape in shapes.items() if max(shape) < lora.rank or min(shape) < lora.rank]
+    if lora.strategy in {"fedsvd", "fed-sb"} and narrow:
+        raise ConfigError(
+            f"lora.rank is {lora.rank} and {narrow[0]} is {shapes[narrow[0]]}: strategy {lora.strategy} needs a rank "
+            "of at most every width; lower it"
+        )
 
 
 def seeded_uniform(seed: bytes, shape: tuple[int, ...], bound: float) -> Float32Array:

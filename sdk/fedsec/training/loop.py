@@ -91,6 +91,7 @@ class _PlainRound(Round):
         if not math.isfinite(value):
             raise AbortError(self._diverged("loss"))
         torch.autograd.backward(loss)
+        self.factors.collect()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.spec.gradient_clip)
         if not math.isfinite(float(norm)):
             raise AbortError(self._diverged("gradient"))

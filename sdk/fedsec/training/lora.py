@@ -53,7 +53,7 @@ def attach_lora(base: BaseModel, lora: LoraSpec) -> PeftModel:
 
     from fedsec.training.fused import fuse
 
-    shape = lora.model_copy(update={"strategy": "fedit"})  # the modules are the same for every strategy
+    shape = lora.model_copy(update={"strategy": "fedit", "site_ranks": {}})  # the modules are the same for all
     slot = base.lora
     if slot.model is not None and slot.spec == shape:
         return slot.model

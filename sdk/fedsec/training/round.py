@@ -23,8 +23,8 @@ from fedsec.plan.specs import LoraSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.batches import Encoded
 from fedsec.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fedsec.training.lora import attach_lora, get_adapter_state, lora_parameters, set_adapter_state
-from fedsec.training.strategies import shared_names
+from fedsec.training.lora import attach_lora, lora_parameters
+from fedsec.training.strategies import trained_names
 from fedsec_secure.errors import LocalMisuseError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from fedsec.training.base_model import BaseModel
+    from fedsec.training.factors import Factors
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ class Round(ABC):
         self.base, self.adapter, self.encoded = base, adapter, encoded
         self.spec, self.lora, self.position = spec, lora, position
         self.model: PeftModel = attach_lora(base, lora)
+        self.factors: Factors = _factors(self.model, adapter, lora, position)
         self.trained: dict[str, torch.nn.Parameter] = {}
         self.optimiser: torch.optim.AdamW
+        self._start_values: dict[str, torch.Tensor] = {}
         self.step, self.tokens, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
 
     @property
@@ -178,11 +181,10 @@ class Round(ABC):
 
     @contextmanager
     def _training(self, gradient_checkpointing: bool) -> Iterator[None]:
-        """The model trains exactly the shared factors; afterwards it is as before."""
-        shared = set(shared_names(self.lora.strategy, self.adapter))
+        """The model trains exactly the strategy's factors; afterwards it is as before."""
         try:
             for name, parameter in lora_parameters(self.model).items():
-                parameter.requires_grad_(name in shared)
+                parameter.requires_grad_(name in self.factors.modules)
             if gradient_checkpointing:
                 self.base.model.activation_checkpointing_enable({"use_reentrant": False})
             self.model.train()
@@ -199,8 +201,9 @@ class Round(ABC):
         """Load the adapter and a fresh optimiser, or both from a checkpoint."""
         import torch
 
-        set_adapter_state(self.model, self.adapter)
-        self.trained = {n: p for n, p in lora_parameters(self.model).items() if p.requires_grad}
+        self.trained = self.factors.load()
+        if self.spec.proximal_mu:
+            self._start_values = {name: p.detach().clone() for name, p in self.trained.items()}
         self.optimiser = torch.optim.AdamW(
             self.trained.values(), lr=self.spec.learning_rate, weight_decay=self.spec.weight_decay, foreach=True
         )
@@ -216,6 +219,7 @@ class Round(ABC):
                     "exp_avg": stored.tensors[f"exp_avg/{name}"].to(parameter.device),
                     "exp_avg_sq": stored.tensors[f"exp_avg_sq/{name}"].to(parameter.device),
                 }
+        self.factors.write()
 
     def _advance(self) -> StepInfo:
         """One optimiser step."""
@@ -228,12 +232,26 @@ class Round(ABC):
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         seen = self.backward()
+        self._pull()
         self.optimiser.step()
+        self.factors.write()
         self.step += 1
         self.loss_sum += seen.loss * seen.tokens if seen.tokens else 0.0
         self.tokens += seen.tokens
         self.seconds += time.perf_counter() - began
         return StepInfo(self.step, steps, seen.loss, rate)
+
+    def _pull(self) -> None:
+        """The gradient of mu / 2 ||w - w_0||^2, w_0 what the round started from (FedProx, Li et al. 2020,
+        arXiv 1812.06127, section 3.2). It reads no note: it is neither clipped nor hidden by noise.
+        """
+        import torch
+
+        for name, start in self._start_values.items():
+            parameter = self.trained[name]
+            assert parameter.grad is not None
+            with torch.no_grad():
+                parameter.grad.add_(parameter - start, alpha=self.spec.proximal_mu)
 
     def _snapshot(self) -> Checkpoint:
         """A copy of the state after the last step."""
@@ -245,8 +263,9 @@ class Round(ABC):
         return Checkpoint(self.step, self.loss_sum, self.tokens, self.seconds, tensors)
 
     def _result(self) -> TrainResult:
+        trained = {name: p.detach().float().cpu().numpy() for name, p in self.trained.items()}
         return TrainResult(
-            adapter=get_adapter_state(self.model),
+            adapter=AdapterState({**self.adapter, **trained}),
             steps=self.step,
             examples=len(self.encoded),
             tokens=self.tokens,
@@ -254,6 +273,13 @@ class Round(ABC):
             mean_loss=self.loss_sum / self.tokens if self.tokens else math.nan,
             seconds=self.seconds,
         )
+
+
+def _factors(model: PeftModel, state: AdapterState, lora: LoraSpec, position: Position) -> Factors:
+    from fedsec.training.factors import Factors, SquareFactors
+
+    names = trained_names(lora.strategy, state, position.index)
+    return (SquareFactors if lora.strategy == "fed-sb" else Factors)(model, state, names)
 
 
 def schedule_factor(step: int, total: int, spec: TrainingSpec) -> float:

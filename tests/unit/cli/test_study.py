@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedsec.study.folder import RunFolder
+from fedsec.training.adapter import AdapterState, load_peft
+
 ROOT = Path(__file__).resolve().parents[3]
 SMOKE = ROOT / "examples" / "smoke"
 SMALL = ("--set", "rounds=2", "--set", "training.examples_per_round=4", "--set", "evaluation.max_new_tokens=4")
@@ -43,6 +46,13 @@ def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
     scored = fedsec("evaluate", run, "--corpus", "harbour", "--json").json
     stored = json.loads((run / "results.json").read_text())["scores"]["federated"]["harbour"]
     assert scored["entities"] == stored["entities"]
+
+    own = fedsec("evaluate", run, "--corpus", "harbour", "--adapter", run / "adapter", "--json").json
+    assert own["entities"] == stored["entities"]
+    part = AdapterState(dict(list(load_peft(run / "adapter").items())[:2]))
+    part.save_peft(tmp_path / "part", RunFolder.open(run).plan.model, RunFolder.open(run).plan.lora)
+    refused = fedsec("evaluate", run, "--corpus", "harbour", "--adapter", tmp_path / "part")
+    assert (refused.code, "other tensors" in refused.err) == (2, True)
 
     note = {"document_id": "n", "patient_id": "p", "text": "Started kelvamide. No fever since."}
     (tmp_path / "notes.jsonl").write_text(json.dumps(note) + "\n")
@@ -126,7 +136,7 @@ def test_a_public_test_set_that_changed_is_refused(fedsec, smoke, tmp_path):
 
 def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
     baselines = 'evaluation.baselines=["central"]'
-    done = smoke("--set", baselines, "--set", "secure.mode=none", "--set", "lora.strategy=ffa")
+    done = smoke("--set", baselines, "--set", "secure.mode=none", "--set", "lora.strategy=fed-sb")
     assert done.code == 0, done.err
     assert set(done.json["macro_f1"]) == {"federated", "central"}
 

@@ -5,18 +5,17 @@ import pytest
 from fedsec.plan.matrix import FIELDS, Combination, all_combinations, combination_of, refusals, verify_supported
 from fedsec_secure.errors import ConfigError
 
+SCORED = (("influence", "none"), ("influence", "local"))
+STRATEGIES = ("fedit", "ffa", "rolora", "fedsa", "fedsvd", "fed-sb")
 SUPPORTED = {
-    Combination(mode, rule, strategy, "none")
+    Combination(mode, rule, strategy, dp, optimiser)
     for mode in ("mask", "none")
-    for rule in ("uniform", "size", "influence")
-    for strategy in ("fedit", "ffa")
-} | {
-    Combination(mode, rule, strategy, "local")
-    for mode in ("mask", "none")
-    for rule in ("uniform", "influence")
-    for strategy in ("fedit", "ffa")
+    for rule, dp in (("uniform", "none"), ("size", "none"), ("uniform", "local"), *SCORED)
+    for strategy in STRATEGIES
+    for optimiser in ("average", "adam")
+    if (strategy, optimiser) != ("fedsvd", "adam")
 }
-SUPPORTED |= {Combination("mask", "uniform", strategy, "distributed") for strategy in ("fedit", "ffa")}
+SUPPORTED |= {Combination("mask", "uniform", strategy, "distributed") for strategy in ("fedit", "ffa", "fed-sb")}
 UNBUILT = {"he-mask", "he", "group-influence"}
 
 
@@ -29,8 +28,9 @@ def test_cell(cell):
 
 
 def test_the_table_spans_every_choice_that_a_plan_can_make():
-    assert len(all_combinations()) == 4 * 4 * 2 * 3
+    assert len(all_combinations()) == 4 * 4 * 6 * 3 * 2
     assert FIELDS["secure.mode"] == ("mask", "he-mask", "he", "none")
+    assert FIELDS["lora.strategy"] == STRATEGIES
     assert len(set(all_combinations())) == len(all_combinations())
 
 
@@ -47,6 +47,21 @@ def test_contradictions_are_named_beside_what_is_not_built():
 def test_counts_and_local_privacy_do_not_go_together():
     (reason,) = refusals(Combination("mask", "size", "ffa", "local"))
     assert "a weight by a count tells about the count" in reason
+
+
+@pytest.mark.parametrize(
+    ("strategy", "dp", "optimiser", "why"),
+    [
+        ("rolora", "distributed", "average", "different numbers of coordinates"),
+        ("fedsa", "distributed", "average", "its share of the noise alone"),
+        ("fedsvd", "distributed", "average", "basis changes with every round"),
+        ("fedsvd", "none", "adam", "basis changes with every round"),
+        ("ffa", "distributed", "adam", "AdamW takes a step with it already"),
+    ],
+)
+def test_a_strategy_is_refused_with_its_reason(strategy, dp, optimiser, why):
+    (reason,) = refusals(Combination("mask", "uniform", strategy, dp, optimiser))
+    assert why in reason
 
 
 def test_a_plan_is_looked_up_by_its_own_fields(world):

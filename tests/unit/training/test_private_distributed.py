@@ -30,7 +30,7 @@ def world(unit="record", **dp):
         unit=unit,
         target_epsilon=8.0,
         sampling_rate=0.5,
-        dimension=shared_vector("fedit", start).size,
+        dimension=shared_vector("fedit", start, 0).size,
     )
     training = TrainingSpec(batch_size=4, max_tokens=300)
     plan = make_plan(KEYS, training=training, dp=spec.model_copy(update=dp), weights_sha256=base.weights_sha256)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsec.plan.specs import DpSpec, TrainingSpec
+from fedsec.plan.specs import DpSpec, ServerSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState
-from fedsec.training.public_step import adapter_of, after_sum, shapes_before
+from fedsec.training.public_step import adapter_of, after_sum, factors_of, shapes_before
 from fedsec.training.round import schedule_factor
 from fedsec_secure.errors import LocalMisuseError
 from tests.e2e.federation import ArithmeticWork, Keys, make_plan
@@ -93,3 +93,58 @@ def test_steps_repeat_to_the_bit():
             state = after_sum(of, index, state, gradient)
         runs.append(state.digest())
     assert runs[0] == runs[1]
+
+
+def fedadam(strategy: str, rounds: int = 5):
+    server = ServerSpec(optimiser="adam", learning_rate=0.02, beta1=0.8, beta2=0.9, tau=0.01)
+    return plan(strategy, rounds, dp=DpSpec(), server=server)
+
+
+@pytest.mark.parametrize("strategy", ["fedit", "ffa", "rolora", "fedsa"])
+def test_fedadam_is_the_paper_s_algorithm(strategy):
+    """Reddi et al. 2021, algorithm 2, in float64: moments from 0 and tau^2, no bias correction."""
+    of = fedadam(strategy)
+    state = first = start(of)
+    values = {n: first[n].astype(float) for n in first}
+    m = {n: np.zeros(first[n].shape) for n in first}
+    v = {n: np.full(first[n].shape, 0.01**2) for n in first}
+    for index in range(of.rounds):
+        kinds = {"fedit": "AB", "ffa": "B", "rolora": "BA"[index % 2], "fedsa": "A"}[strategy]
+        names = [n for n in sorted(first) if n.split(".")[-2][-1] in kinds]
+        (delta,) = gradients(1, sum(first[n].size for n in names))
+        assert state.shapes == dict(sorted(shapes_before(of, index, first.shapes).items()))
+        state, at = after_sum(of, index, state, delta), 0
+        for n in names:
+            part = delta[at : at + first[n].size].reshape(first[n].shape).astype(float)
+            at += first[n].size
+            m[n] = 0.8 * m[n] + 0.2 * part
+            v[n] = 0.9 * v[n] + 0.1 * part**2
+            values[n] = values[n] + 0.02 * m[n] / (np.sqrt(v[n]) + 0.01)
+        for n in first:
+            np.testing.assert_allclose(state[n], values[n], atol=1e-6)
+    assert state.shapes == first.shapes, "no moment is released"
+
+
+def test_moments_of_rolora_are_kept_for_each_half():
+    of = fedadam("rolora")
+    state = start(of)
+    for index, kinds in enumerate(["", "B", "AB", "AB"]):
+        moments = {n.split(".")[-2][-1] for n in state if n.startswith("exp_avg")}
+        assert moments == set(kinds)
+        assert factors_of(state).shapes == start(of).shapes
+        (delta,) = gradients(1, 96)
+        state = after_sum(of, index, state, delta)
+
+
+def test_fed_sb_is_folded_in_the_last_round_and_not_before():
+    of = plan("fed-sb", rounds=2, dp=DpSpec())
+    first = start(of)
+    (mean,) = gradients(1, 4 * 2 * 2)
+    state = after_sum(of, 0, first, mean)
+    assert state.shapes == first.shapes
+    last = after_sum(of, 1, state, mean)
+    assert last.shapes == dict(sorted(shapes_before(of, 2, first.shapes).items()))
+    assert not any(".lora_R." in n for n in last)
+    for name in (n for n in state if ".lora_R." in n):
+        b = name.replace(".lora_R.", ".lora_B.")
+        np.testing.assert_allclose(last[b], state[b].astype(float) @ (2 * state[name].astype(float)), atol=1e-6)

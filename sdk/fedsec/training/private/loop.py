@@ -140,7 +140,7 @@ class PrivateRound(Round):
     def attached(self) -> Iterator[None]:
         """With the engine on the model, and the mechanism made for what is trained."""
         with engine_of(self.engine_name)(self.model) as engine:
-            dimension = sum(p.numel() for p in engine.parameters.values())
+            dimension = sum(p.numel() for p in self.trained.values())
             slack = SLACK if self.spec.batch_size > 1 else Fraction(0)
             self._mechanism = NoisySum(self.dp.clipping_norm, self.planned.noise_multiplier, dimension, slack)
             self.gradients = UnitGradients(self, engine)
@@ -175,6 +175,7 @@ class UnitGradients:
 
     def __init__(self, run: PrivateRound, engine: PerSampleEngine) -> None:
         self._base, self._encoded, self._engine = run.base, run.encoded, engine
+        self._factors, self._trained = run.factors, run.trained
         self._physical, self._bound = run.spec.batch_size, run.dp.clipping_norm
         self._loss, self._tokens = 0.0, 0
 
@@ -183,13 +184,13 @@ class UnitGradients:
         self._loss, self._tokens = 0.0, 0
         for group in self._groups(units):
             found = self._gradients(group)
-            yield {name: found[name] for name in self._engine.parameters}
+            yield {name: found[name] for name in self._trained}
 
     def clipped_sum(self, units: Sequence[list[int]]) -> tuple[Tensors, Measured]:
         """Name -> float64[*shape], zero for no units; and what their examples' loss was."""
         import torch
 
-        total = {n: torch.zeros(p.shape, dtype=torch.float64) for n, p in self._engine.parameters.items()}
+        total = {n: torch.zeros(p.shape, dtype=torch.float64) for n, p in self._trained.items()}
         self._loss, self._tokens = 0.0, 0
         for gradients in self.each(units):
             for name, part in clip_and_sum(gradients, self._bound).total.items():
@@ -238,7 +239,7 @@ class UnitGradients:
             self._tokens += int(found.tokens[finite].sum())
             return found.per_record()
 
-        return self._engine.gradients([os.urandom(16) for _ in records], losses)
+        return self._factors.gradients(self._engine.gradients([os.urandom(16) for _ in records], losses))
 
 
 def _require_small_batches(units: int, dp: DpSpec, physical: int) -> None:
