@@ -107,6 +107,37 @@ def canaries(
     _show(title, lambda watch: audit(run, watch), json=json)
 
 
+@app.command("scores")
+def scores(
+    trainings: Annotated[int | None, typer.Option(help="Sites of each kind, half of them with the record; 60.")] = None,
+    records: Annotated[int | None, typer.Option(help="Of a site, beside the one in question; 20.")] = None,
+    validation: Annotated[int | None, typer.Option(help="Examples of the validation set; 5.")] = None,
+    noise_multiplier: Noise = None,
+    sampling_rate: Rate = None,
+    steps: Annotated[int | None, typer.Option(help="Of the private trainings; 10.")] = None,
+    confidence: Confidence = None,
+    json: Json = False,
+) -> None:
+    """What a published score tells: whether a site trained on one record. Exit code 1 where it is more than ε allows.
+
+    The tiny model is trained; two minutes.
+    """
+    from fedsec.audits.scores import Sites, audit
+
+    sites = _made(
+        Sites,
+        trainings=trainings,
+        records=records,
+        validation=validation,
+        noise_multiplier=noise_multiplier,
+        sampling_rate=sampling_rate,
+        steps=steps,
+        confidence=confidence,
+    )
+    title = f"One record guessed from one score, {sites.records} others, {sites.trainings} sites of each kind"
+    _show(title, lambda watch: audit(sites, watch), json=json)
+
+
 def _of_plan(path: Path) -> Run:
     from fedsec.audits.canaries import of_plan
     from fedsec.plan.cost import with_noise
