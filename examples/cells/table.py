@@ -30,10 +30,10 @@ R = TypeVar("R", bound=CellRow)
 
 
 class Table(Generic[R]):
-    """The file of one study's rows, all of one kind."""
+    """The file of one study's rows, all of one kind; numbers are kept to so many significant digits."""
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, kind: type[R], digits: int = 6) -> None:
+        self.path, self.kind, self.digits = path, kind, digits
 
     def rows(self) -> list[R]:
         """All rows, in the order in which they were added; SystemExit for another file."""
@@ -55,16 +55,15 @@ class Table(Generic[R]):
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(self.kind._fields)
-            writer.writerows(_printed(row) for row in (*kept, *rows))
+            writer.writerows(self._printed(row) for row in (*kept, *rows))
             write_durably(self.path, [out.getvalue().encode()])
+
+    def _printed(self, row: CellRow) -> list[str]:
+        return [f"{value:.{self.digits}g}" if isinstance(value, float) else str(value) for value in row]
 
     def _parsed(self, line: Sequence[str]) -> R:
         kinds = get_type_hints(self.kind)
         return self.kind(*(kinds[name](text) for name, text in zip(self.kind._fields, line, strict=True)))
-
-
-def _printed(row: CellRow) -> list[str]:
-    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
 
 
 @contextmanager
