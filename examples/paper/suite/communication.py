@@ -9,7 +9,6 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from fedsec.plan.model import Plan
 from fedsec.report.drawing import AMBER, BLUE, LINE
 from fedsec.training.strategies import shared_vector
 from fedsec.wire import sum_parameters
@@ -109,7 +108,7 @@ def _measured(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     run = federated(lab, FED, seed)
     plan, adapter = run.folder.plan, run.adapter
     full = sum(p.numel() for p in lab.models.base.model.parameters() if "lora_" not in _name(lab, p))
-    moved = traffic(run.folder.events(), plan)
+    moved = traffic(run.folder.events())
     length = shared_vector(plan.lora.strategy, adapter).size
     yield Row(cell, seed, plan.model.base, NAN, "", COUNT, length)
     yield Row(cell, seed, plan.model.base, NAN, "", FULL, full * _BFLOAT16)
@@ -130,7 +129,7 @@ def _name(lab: Lab, wanted: object) -> str:
     return next((name for name, p in lab.models.base.model.named_parameters() if p is wanted), "")
 
 
-def traffic(events: Sequence[Mapping[str, object]], plan: Plan) -> dict[str, tuple[float, float]]:
+def traffic(events: Sequence[Mapping[str, object]]) -> dict[str, tuple[float, float]]:
     """Exchange -> (bytes up, bytes down) of a site and round: the mean over sites and rounds."""
     found: dict[str, tuple[list[int], list[int]]] = {}
     for event in events:

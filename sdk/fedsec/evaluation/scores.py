@@ -160,7 +160,8 @@ def paired_bootstrap(
 
     def difference(*drawn: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
         parts = [_f1(x[i].sum(-2)) - _f1(y[i].sum(-2)) for (x, y), i in zip(pairs, drawn, strict=True)]
-        return np.mean(parts, axis=0)
+        found: npt.NDArray[np.float64] = np.mean(parts, axis=0)
+        return found
 
     every = tuple(np.arange(len(first)) for first, _ in pairs)
     ends = bootstrap(
@@ -200,6 +201,8 @@ def _paired_counts(
             f"systems, found {len(a.counts)} and {len(b.counts)}"
         )
     first, second = (np.array([row.triple(kind, match) for row in s.counts], dtype=np.float64) for s in (a, b))
+    if len(first) == 1:  # scipy resamples two or more; the same example twice has the same F1
+        return first.repeat(2, axis=0), second.repeat(2, axis=0)
     return first, second
 
 
