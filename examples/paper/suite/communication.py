@@ -107,7 +107,7 @@ def _measured(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     """The bytes of every exchange of the masked run, as its log has them, and what plain float32 would be."""
     run = federated(lab, FED, seed)
     plan, adapter = run.folder.plan, run.adapter
-    full = sum(p.numel() for p in lab.models.base.model.parameters() if "lora_" not in _name(lab, p))
+    full = sum(p.numel() for name, p in lab.models.base.model.named_parameters() if "lora_" not in name)
     moved = traffic(run.folder.events())
     length = shared_vector(plan.lora.strategy, adapter).size
     yield Row(cell, seed, plan.model.base, NAN, "", COUNT, length)
@@ -123,10 +123,6 @@ def _measured(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     same = sum_parameters(plan, length).words * 8  # without masks the same integers travel, in the open
     yield Row(cell, seed, plan.model.base, NAN, "the same integers in the open", OVERHEAD, up / same - 1)
     yield Row(cell, seed, plan.model.base, NAN, "float32", OVERHEAD, up / (length * _FLOAT32) - 1)
-
-
-def _name(lab: Lab, wanted: object) -> str:
-    return next((name for name, p in lab.models.base.model.named_parameters() if p is wanted), "")
 
 
 def traffic(events: Sequence[Mapping[str, object]]) -> dict[str, tuple[float, float]]:

@@ -6,13 +6,14 @@ site's local adapter (in `Lab.train`) and the adapter that each round began with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from cells.folders import write_sites
 from cells.loop import FailedError
+from cells.table import locked
 
 from fedsec.data.schema import Example
 from fedsec.plan.model import Plan
@@ -20,7 +21,7 @@ from fedsec.plan.specs import TrainingSpec
 from fedsec.site.identity import SiteWork
 from fedsec.site.work import LocalWork
 from fedsec.spool import write_durably
-from fedsec.study.federation import open_study
+from fedsec.study.federation import Progress, open_study
 from fedsec.study.folder import RunFolder
 from fedsec.study.prepare import prepare_run
 from fedsec.training.adapter import AdapterState, Float32Array, load_peft
@@ -53,12 +54,11 @@ class Round:
         """How far no coordinate may be from there (`SumParameters.error_bound`), and the float32 rounding of the next
         adapter on both sides.
         """
-        heaviest, total = max(self.weights.values()), sum(self.weights.values())
-        some = next(iter(self.updates.values()))
-        parameters = sum_parameters(plan, some.size)
+        weights = self.weights.values()
+        parameters = sum_parameters(plan, next(iter(self.updates.values())).size)
+        parameters = replace(parameters, weight_max=max(weights))  # the heaviest site's travel at full scale
         rounding = 2 * float(np.abs(self.end.flatten()).max()) * 2.0**-24
-        fixed = parameters.fixed
-        return len(self.weights) * heaviest / total * (fixed.step + fixed.clip * 2.0**-21) + rounding
+        return parameters.error_bound(len(weights), sum(weights)) + rounding
 
     def deviation(self, plan: Plan) -> float:
         """The largest difference of a coordinate between masked and plain."""
@@ -140,19 +140,25 @@ def federate(lab: Lab, name: str, rule: str, seed: int) -> Federation:
     folder = lab.out / "runs" / f"{name}-{rule}-s{seed}"
     deal = lab.notes.deal(name, seed)
     sites = lab.out / "sites" / f"{name}-s{seed}"
-    sites.parent.mkdir(parents=True, exist_ok=True)
-    public = {VALIDATION: lab.notes.validation}
+    for parent in (folder.parent, sites.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    with locked(sites.with_name(f"{sites.name}.lock")):
+        write_sites(sites, deal, {VALIDATION: lab.notes.validation})
+    with locked(folder.with_name(f"{folder.name}.lock")):  # a process that needs the same run waits for it
+        _finish(lab, folder, sites, assignments(lab, deal, rule, seed))
+    return _read(lab, RunFolder.open(folder), deal)
+
+
+def _finish(lab: Lab, folder: Path, sites: Path, changes: Sequence[str]) -> None:
     try:
-        write_sites(sites, deal, public)
         if not (folder / "run.json").is_file():
-            prepare_run(PLAN, sites, folder, init=True, assignments=assignments(lab, deal, rule, seed))
+            prepare_run(PLAN, sites, folder, init=True, assignments=changes)
         if not (folder / "certificate.json").is_file():
             study = open_study(RunFolder.open(folder), _progress(lab), lab.jobs)
             study.work = _kept(lab, folder)
             study.run()
     except FedsecError as e:
         raise FailedError(f"{type(e).__name__}: {e}") from e
-    return _read(lab, RunFolder.open(folder), deal)
 
 
 def assignments(lab: Lab, deal: Deal, rule: str, seed: int) -> list[str]:
@@ -174,14 +180,14 @@ def assignments(lab: Lab, deal: Deal, rule: str, seed: int) -> list[str]:
     return found
 
 
-def _kept(lab: Lab, folder: Path):
+def _kept(lab: Lab, folder: Path) -> Callable[[LocalWork], SiteWork]:
     def keep(local: LocalWork) -> SiteWork:
         return KeptWork(local, lab, folder)
 
     return keep
 
 
-def _progress(lab: Lab):
+def _progress(lab: Lab) -> Progress:
     def told(event: dict[str, object]) -> None:
         if event.get("event") == "round":
             lab.say("rounds", int(str(event["round"])) + 1, lab.draft.rounds)

@@ -31,8 +31,8 @@ NAME = "heterogeneity"
 WORDS = {
     COMPLETE: "complete: all three annotate everything",
     AT_ONE: "relations at one of three",
-    INCOMPLETE: "incomplete: everything, one label, the other label",
-    DISJOINT: "disjoint: one label, the other label, the one label",
+    INCOMPLETE: "incomplete: all labels, one, the other",
+    DISJOINT: "disjoint: one label at two sites, the other at one",
 }
 _SITES = 3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
     return found
 
 
-def _cell(what: str, seed: int, measure, trains: int = 0, answers: int = 0) -> Cell:
+def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: int = 0, answers: int = 0) -> Cell:
     name = f"{NAME}/{what}-s{seed}"
     return Cell(name, seed, partial(measure, name, seed), trains, answers)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -166,14 +167,19 @@ class Lab:
         """Greedy answers to test sets, scored. Sets that were not answered yet are answered together."""
         spec = self.draft.evaluation.model_dump(mode="json", include={"max_new_tokens", "batch_size"})
         keys = {t.spec.name: _key("scores", self._model(adapter), _digest(t.examples), spec) for t in tests}
-        missing = [t for t in tests if not self._path(keys[t.spec.name]).is_file()]
-        if missing:
-            found = score_tests(
-                self.models, adapter, self.draft, missing, None, lambda done, of: self.say("answers", done, of)
-            )
-            for name, scores in found.items():
-                self._once(keys[name], lambda path, scores=scores: scores.model_dump_json().encode())
-        return {name: Scores.model_validate_json(self._once(key, lambda path: b"")) for name, key in keys.items()}
+        with self._alone(_key("answers", self._model(adapter))):
+            missing = [t for t in tests if not self._path(keys[t.spec.name]).is_file()]
+            if missing:
+                self._answer(adapter, missing, keys)
+        return {name: Scores.model_validate_json(self._path(key).read_bytes()) for name, key in keys.items()}
+
+    def _answer(self, adapter: AdapterState | None, tests: Sequence[TestSet], keys: Mapping[str, str]) -> None:
+        """All of them together: a decoder reads the whole model once a token however many sentences wait for it."""
+        found = score_tests(
+            self.models, adapter, self.draft, tests, None, lambda done, of: self.say("answers", done, of)
+        )
+        for name, scores in found.items():
+            write_durably(self._path(keys[name]), [scores.model_dump_json().encode()])
 
     def _model(self, adapter: AdapterState | None) -> list[object]:
         lora = self.draft.lora.model_dump(mode="json")
@@ -182,12 +188,17 @@ class Lab:
     def _path(self, key: str) -> Path:
         return self.out / "made" / key
 
+    def _alone(self, key: str) -> AbstractContextManager[None]:
+        """Other processes and threads that ask for the same wait."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return locked(path.with_suffix(".lock"))
+
     def _once(self, key: str, make: Callable[[Path], bytes]) -> bytes:
         """What ``make`` gave for this key, now or earlier; other processes and threads that want the same wait."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            with locked(path.with_suffix(".lock")):
+            with self._alone(key):
                 if not path.is_file():
                     write_durably(path, [make(path)])
                     path.with_suffix(".checkpoint").unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from fedsec.evaluation.scores import Scores
 from suite.experiment import Experiment
 from suite.federated import UNIFORM, federate
 from suite.lab import Lab
@@ -65,7 +66,7 @@ def _compare(count: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     yield from difference_rows(cell, seed, f"{count} sites − {CENTRAL}", a, b, count)
 
 
-def pool_scores(lab: Lab, count: int | None, seed: int):
+def pool_scores(lab: Lab, count: int | None, seed: int) -> dict[str, Scores]:
     """Of a federation of so many like sites, or of all notes pooled, on twice the usual number of test sentences."""
     if count is None:
         adapter = central(lab, seed, f"pool-{_CENTRAL_POOL}")

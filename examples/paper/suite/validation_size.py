@@ -65,7 +65,7 @@ def claims(rows: Sequence[Row]) -> Iterator[Claim]:
     if found:
         low, high = min(r.value for r in found), max(r.value for r in found)
         words = f"by 5 records the heaviest site is that of all records in {low:.0%} to {high:.0%} of draws"
-        yield Claim("five validation records are enough to weigh sites by", words, None if high >= 0.5 else False)
+        yield Claim("sites are weighed by five validation records", words, None if high >= 0.5 else False)
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
