@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -359,6 +361,26 @@ def test_a_small_suite_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir() if path.suffix != ".lock"}
     again = table.read_text().splitlines(keepends=True)
     assert sorted(line for line in again if "CPU" not in line) == sorted(line for line in before if "CPU" not in line)
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_what_the_next_one_finishes(tmp_path):
+    """Killed in the masked run, after the first site has trained."""
+    where = ["in_domain", "--tiny", "--out", str(tmp_path), "--only", "*/fed-medlora-s0"]
+    process = subprocess.Popen([sys.executable, str(EXAMPLE / "run.py"), *where], stderr=subprocess.DEVNULL)
+    made = tmp_path / "made"
+    end = time.monotonic() + 180
+    while not (made.is_dir() and any(p.suffix == "" and p.name.startswith("train-") for p in made.iterdir())):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    table = Table(tmp_path / "results" / "in_domain" / "results.csv", Row)
+    assert table.rows() == []
+    assert run.main(where) == 0
+    assert {row.cell for row in table.rows()} == {"in_domain/fed-medlora-s0"}
+    assert all(0 <= r.value <= 1 for r in table.rows() if r.measure == rows.MEASURE)
 
 
 @pytest.mark.real_data
