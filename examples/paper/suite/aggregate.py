@@ -6,13 +6,14 @@ The mean is what a masked sum opens, and nothing else of this is possible under 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
 from fedsec.training.adapter import Float32Array
-
-LOSS_MOST, LOSS_STEP = 4.0, 0.05
+from fedsec_secure.numeric.score_levels import STEPS_PER_NAT, WORST_LEVEL
+from fedsec_secure.weighting.influence import TABLE, ceiling
 
 
 def mean(updates: Sequence[Float32Array], weights: Sequence[float], clip: float) -> Float32Array:
@@ -44,29 +45,21 @@ def krum(updates: Sequence[Float32Array], malicious: int) -> int:
     return int(nearest.sum(axis=1).argmin())
 
 
-def influence(losses: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Shares proportional to exp(1 - loss) along the last axis, losses in nats clipped to [0, 4] in steps of 0.05."""
-    steps = np.round(np.clip(np.asarray(losses, dtype=np.float64), 0.0, LOSS_MOST) / LOSS_STEP)
-    weights = np.exp(1.0 - LOSS_STEP * steps)
+def influence(losses: npt.ArrayLike, cap: float | None = None) -> npt.NDArray[np.float64]:
+    """Shares of a round along the last axis by the rule ``influence``: levels, table, and for float64[n] the cap.
+
+    SystemExit where n equal shares would be above the cap.
+    """
+    worst = WORST_LEVEL / STEPS_PER_NAT
+    known = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=worst, posinf=worst, neginf=worst)
+    levels = np.clip(np.floor(known * STEPS_PER_NAT + 0.5), 0, WORST_LEVEL)
+    weights = np.array(TABLE)[levels.astype(np.int64)]
+    if cap is not None:
+        if len(weights) * cap < 1:
+            raise SystemExit(f"{len(weights)} sites cannot each weigh at most {cap:g} of a round")
+        weights = np.minimum(weights, ceiling(weights.tolist(), Fraction(str(cap))))
     shares: npt.NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return shares
-
-
-def capped(shares: npt.NDArray[np.float64], cap: float) -> npt.NDArray[np.float64]:
-    """Shares, float64[n], of which none is above ``cap``: heavy ones are cut down to one level (water-filling).
-
-    SystemExit where n equal shares would be above it.
-    """
-    if len(shares) * cap < 1:
-        raise SystemExit(f"{len(shares)} sites cannot each weigh at most {cap:g} of a round")
-    falling = np.sort(shares)[::-1]
-    for heavy in range(len(shares)):
-        rest = falling[heavy:].sum()
-        level = np.inf if heavy == 0 else cap * rest / (1 - heavy * cap) if heavy * cap < 1 else falling[heavy]
-        cut = np.minimum(shares, level)
-        if cut.max() <= cap * cut.sum() * (1 + 1e-12):
-            return cut / cut.sum()
-    return np.full(len(shares), 1 / len(shares))
 
 
 def resampled(

@@ -20,7 +20,7 @@ from fedsec.evaluation.scores import Scores
 from fedsec.report.drawing import LINE
 from fedsec.training.adapter import AdapterState, Float32Array
 from fedsec.training.strategies import apply_update, local_update
-from suite.aggregate import capped, influence, krum, mean, median
+from suite.aggregate import influence, krum, mean, median
 from suite.experiment import Experiment
 from suite.federated import UNIFORM, deal_examples, federate, records_of, site_spec
 from suite.lab import Lab, vector_norm
@@ -130,7 +130,7 @@ def _combined(
             0.0 if lies and site == bad else mean_loss(lab.losses(apply_update(strategy, start, update), records))
             for site, update in updates.items()
         ]
-        shares = capped(influence(losses), lab.draft.weighting.cap).tolist()
+        shares = influence(losses, lab.draft.weighting.cap).tolist()
     return mean(some, shares, clip), shares[list(updates).index(bad)]
 
 
