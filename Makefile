@@ -44,8 +44,8 @@ $(VENV)/.installed: $(LOCKS) pyproject.toml | $(BIN)/python
 	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.test-installed: requirements/test.txt $(VENV)/.installed
-	$(PIP_LOCKED) --quiet -r requirements/test.txt
+$(VENV)/.test-installed: requirements/test.txt requirements/paper.txt $(VENV)/.installed
+	$(PIP_LOCKED) --quiet -r requirements/test.txt -r requirements/paper.txt
 	@touch $@
 
 demo: install

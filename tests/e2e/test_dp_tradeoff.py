@@ -20,12 +20,15 @@ from fedsec.plan.toml import read_toml
 from fedsec.study.folder import RunFolder
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "dp_tradeoff"
-sys.path.insert(0, str(EXAMPLE))
+PATHS = [str(EXAMPLE), str(EXAMPLE.parent)]
+sys.path[:0] = PATHS
 
 import run_grid  # noqa: E402
+from cells.loop import FailedError, held  # noqa: E402
+from cells.table import Table  # noqa: E402
 from tradeoff import notes, plot, run, tables  # noqa: E402
 from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid  # noqa: E402
-from tradeoff.measure import Row, Table  # noqa: E402
+from tradeoff.measure import Row  # noqa: E402
 
 GRID = main_grid([0, 1, 2])
 
@@ -122,22 +125,22 @@ class TestGrid:
 
 class TestTable:
     def test_rows_come_back_as_they_were(self, tmp_path):
-        table = Table(tmp_path / "new" / "results.csv")
+        table = Table(tmp_path / "new" / "results.csv", Row)
         assert table.rows() == []
         rows = some_rows()
         table.add(*rows[:2])
         table.add(rows[2])
-        assert Table(table.path).rows() == rows[:3]
+        assert Table(table.path, Row).rows() == rows[:3]
         assert [type(value) for value in table.rows()[0]] == [type_of(field) for field in Row._fields]
 
     def test_a_cell_has_one_row(self, tmp_path):
-        table = Table(tmp_path / "results.csv")
+        table = Table(tmp_path / "results.csv", Row)
         table.add(*some_rows()[:2])
         table.add(some_rows()[0]._replace(loss=9.0))
         assert sorted(row.loss for row in table.rows()) == [0.5, 9.0]
 
     def test_a_kill_while_a_row_is_written_costs_no_other_row(self, tmp_path, monkeypatch):
-        table = Table(tmp_path / "results.csv")
+        table = Table(tmp_path / "results.csv", Row)
         table.add(some_rows()[0])
 
         def killed(path, chunks):
@@ -145,7 +148,7 @@ class TestTable:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("tradeoff.measure.write_durably", killed)
+            patch.setattr("cells.table.write_durably", killed)
             with pytest.raises(KeyboardInterrupt):
                 table.add(some_rows()[1])
         assert table.rows() == some_rows()[:1]
@@ -155,7 +158,7 @@ class TestTable:
     def test_another_file_is_refused(self, tmp_path):
         (tmp_path / "results.csv").write_text("seed,f1\n0,1\n")
         with pytest.raises(SystemExit, match="expected the columns"):
-            Table(tmp_path / "results.csv").rows()
+            Table(tmp_path / "results.csv", Row).rows()
 
 
 class TestTablesAndPlot:
@@ -191,12 +194,12 @@ class TestRunning:
         return run.Grid(out, TINY, [named(name) for name in names])
 
     def test_what_has_a_row_is_left_alone_and_a_failure_stops_nothing_else(self, tmp_path, monkeypatch):
-        table, asked = Table(tmp_path / "results.csv"), []
+        table, asked = Table(tmp_path / "results.csv", Row), []
 
         def fake(grid, cell, bar):
             asked.append(cell.mode)
             if cell.mode == "none" and len(asked) == 1:
-                raise run.FailedError("no")
+                raise FailedError("no")
             return [a_row(cell.name)]
 
         monkeypatch.setattr(run, "run_cell", fake)
@@ -208,8 +211,8 @@ class TestRunning:
         assert asked == ["none", "local", "none"]
 
     def test_a_cell_that_another_process_has_is_left_to_it(self, tmp_path):
-        grid, table = self.grid(tmp_path), Table(tmp_path / "results.csv")
-        with run.held(tmp_path / "cells" / f"{grid.cells[0].name}.log"):
+        grid, table = self.grid(tmp_path), Table(tmp_path / "results.csv", Row)
+        with held(tmp_path / "cells" / f"{grid.cells[0].name}.log"):
             busy = run.Grid(tmp_path, TINY, grid.cells[:1])
             assert run.run_grid(busy, table, None) == 1
         assert table.rows() == []
@@ -226,18 +229,18 @@ class TestRunning:
         assert grid.command(grid.cells[0], tmp_path / "sites") == ["resume", str(folder), "--quiet"]
 
     def test_notes_are_dealt_by_patient_and_written_once(self, tmp_path):
-        folder = notes.write_sites(tmp_path / "sites", notes.invented(TINY), 3, 0, TINY.records)
+        folder = notes.deal(tmp_path / "sites", notes.invented(TINY), 3, 0, TINY.records)
         sections = [(read_toml(path, SiteTemplate).data, path.parent) for path in site_paths(folder)]
         patients = [{d.patient_id for d in load_site_documents(*section).documents} for section in sections]
         assert len(set.union(*patients)) == sum(map(len, patients)) == TINY.patients
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        notes.write_sites(tmp_path / "sites", ([], []), 3, 0, TINY.records)
+        notes.deal(tmp_path / "sites", ([], []), 3, 0, TINY.records)
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
     def test_a_patient_of_the_test_set_is_not_trained_on(self, tmp_path):
         train, _ = notes.invented(TINY)
         with pytest.raises(SystemExit, match="a patient stands in"):
-            notes.write_sites(tmp_path / "sites", (train, train[:1]), 3, 0, TINY.records)
+            notes.deal(tmp_path / "sites", (train, train[:1]), 3, 0, TINY.records)
         assert not (tmp_path / "sites").exists()
 
 
@@ -247,7 +250,7 @@ def test_a_small_study_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path
     assert run_grid.main(where) == 0
     results = tmp_path / "results"
     assert {path.name for path in results.iterdir()} == {"results.csv", "summary.md", "tradeoff.svg", "tradeoff.png"}
-    rows = {row.cell: row for row in Table(results / "results.csv").rows()}
+    rows = {row.cell: row for row in Table(results / "results.csv", Row).rows()}
     assert len(rows) == 6
     assert all(math.isfinite(row.loss) and row.loss > 1 for row in rows.values())
     for epsilon in ("e1", "e8"):
@@ -280,16 +283,16 @@ def test_a_killed_process_leaves_a_cell_that_the_next_one_finishes(tmp_path):
     grid = run.Grid(tmp_path, TINY, [named(name)])
     code = (
         "import sys; from pathlib import Path; from tradeoff import run; from tradeoff.cells import TINY, named\n"
-        "from tradeoff.measure import Table\n"
+        "from cells.table import Table; from tradeoff.measure import Row\n"
         "out = Path(sys.argv[1])\n"
-        "run.run_grid(run.Grid(out, TINY, [named(sys.argv[2])]), Table(out / 'results.csv'), None)"
+        "run.run_grid(run.Grid(out, TINY, [named(sys.argv[2])]), Table(out / 'results.csv', Row), None)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), name],
-        env=os.environ | {"PYTHONPATH": str(EXAMPLE)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])},
         start_new_session=True,
     )
-    table, metrics = Table(tmp_path / "results.csv"), grid.folder(grid.cells[0]) / "metrics.jsonl"
+    table, metrics = Table(tmp_path / "results.csv", Row), grid.folder(grid.cells[0]) / "metrics.jsonl"
     try:
         wait_for(lambda: metrics.is_file() and '"event": "round"' in metrics.read_text())
         process.kill()
@@ -313,7 +316,7 @@ def test_a_killed_process_leaves_a_cell_that_the_next_one_finishes(tmp_path):
     not os.environ.get("FEDSEC_DATA"), reason="FEDSEC_DATA does not name the folder of the real corpora"
 )
 def test_bc5cdr_makes_ten_sites_of_two_hundred_sentences(tmp_path):
-    folder = notes.write_sites(tmp_path / "sites", notes.bc5cdr(), 10, 0, FULL.records)
+    folder = notes.deal(tmp_path / "sites", notes.bc5cdr(), 10, 0, FULL.records)
     draft, patients, answers = Cell("none").draft(FULL), set(), 0
     for path in site_paths(folder):
         section = read_toml(path, SiteTemplate).data

@@ -61,7 +61,7 @@ def test_the_adapter_is_the_weighted_average_within_the_stated_bound(tmp_path, k
     assert said["weights"] == {s: w for s, w in weights.items() if s != lost}
     works = [ArithmeticWork(s, plan) for s in said["weights"]]
     initial = works[0].initial_adapter()
-    updates = [local_update("fedit", initial, w.train(initial, RUN, 0, None)).astype(np.float64) for w in works]
+    updates = [local_update("fedit", initial, w.train(initial, RUN, 0, None), 0).astype(np.float64) for w in works]
     shares = list(said["weights"].values())
     mean = np.average(np.clip(updates, -0.5, 0.5), axis=0, weights=shares)
     bound = sum_parameters(plan, len(mean)).weighted(weights).error_bound(len(works), sum(shares))

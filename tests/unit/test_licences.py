@@ -75,7 +75,9 @@ def stated_licences(names: list[str]) -> dict[str, str]:
     return {row["Name"].lower(): stated_licence(row) for row in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("locks", [("runtime.txt", "model.txt"), ("build.txt", "test.txt")], ids=["runtime", "tools"])
+@pytest.mark.parametrize(
+    "locks", [("runtime.txt", "model.txt"), ("build.txt", "test.txt", "paper.txt")], ids=["runtime", "tools"]
+)
 def test_every_dependency_has_an_allowed_licence(locks: tuple[str, ...]) -> None:
     licences = stated_licences(locked_names(*locks))
     assert len(licences) >= 15

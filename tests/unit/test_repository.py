@@ -105,6 +105,7 @@ def test_locks_hold_every_declared_dependency() -> None:
         "runtime.txt": project["project"]["dependencies"],
         "build.txt": project["build-system"]["requires"],
         "test.txt": project["dependency-groups"]["test"],
+        "paper.txt": project["dependency-groups"]["paper"],
         "lock.txt": project["dependency-groups"]["lock"],
     }
     from packaging.requirements import Requirement

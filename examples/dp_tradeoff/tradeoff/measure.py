@@ -1,24 +1,18 @@
-"""What a finished cell gave, as one row, and the file of all rows."""
+"""What a finished cell gave, as one row."""
 
 from __future__ import annotations
 
-import csv
-import fcntl
-import io
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import NamedTuple
 
 from fedsec.data.schema import Example
 from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import Scores
 from fedsec.plan.cost import cost, distributed_step
 from fedsec.plan.model import Plan
-from fedsec.spool import write_durably
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import FEDERATED, ZERO_SHOT
 from fedsec.training.adapter import AdapterState, load_peft
@@ -169,53 +163,3 @@ def losses_of(plan: Plan, adapters: Sequence[Path | None], examples: Sequence[Ex
         losses = example_losses(base, state, plan.lora, examples, max_tokens=tokens, on_batch=on_batch)
         found.append(mean_loss(losses))
     return found
-
-
-class Table:
-    """results.csv: a row a finished cell. Written whole or not at all, by one process at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def rows(self) -> list[Row]:
-        """All rows, in the order in which they were added; SystemExit for another file."""
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        lines = csv.reader(io.StringIO(text))
-        if next(lines, None) != list(Row._fields):
-            raise SystemExit(f"{self.path}: expected the columns {', '.join(Row._fields)}; use another --results")
-        return [_parsed(line) for line in lines]
-
-    def add(self, *rows: Row) -> None:
-        """Add or replace the rows of these cells."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path.parent):
-            new = {row.cell for row in rows}
-            kept = [row for row in self.rows() if row.cell not in new]
-            out = io.StringIO()
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(_printed(row) for row in (*kept, *rows))
-            write_durably(self.path, [out.getvalue().encode()])
-
-
-def _printed(row: Row) -> list[str]:
-    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
-
-
-def _parsed(line: Sequence[str]) -> Row:
-    kinds = get_type_hints(Row)
-    return Row(*(kinds[name](text) for name, text in zip(Row._fields, line, strict=True)))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """No other process that asks the same is inside meanwhile; a kill lets go."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cells.folders import NOTES, write_sites
+
 from fedsec.data.partition import by_patient
-from fedsec.data.readers.jsonl import write_jsonl
 from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import load_site_documents
 from fedsec.data.synthetic import make_site
 from fedsec.plan.model import Draft
-from fedsec.plan.sitefile import DataSection, SiteTemplate
-from fedsec.plan.toml import read_toml, write_toml
+from fedsec.plan.sitefile import DataSection
+from fedsec.plan.toml import read_toml
 from fedsec.study.corpora import PUBLIC, PublicFile, public_examples
 from tradeoff.cells import HERE, Scale
 
 TEST: Final = "test"
-NOTES = "notes.jsonl"
 Corpus = tuple[Sequence[Document], Sequence[Document]]
 
 
@@ -38,26 +37,18 @@ def invented(scale: Scale) -> Corpus:
     return make_site("harbour", "train", 3 * scale.records // 2, 0), make_site("harbour", TEST, scale.loss_sentences, 0)
 
 
-def write_sites(target: Path, corpus: Corpus, sites: int, seed: int, records: int) -> Path:
+def deal(target: Path, corpus: Corpus, sites: int, seed: int, records: int) -> Path:
     """The folder ``target``, whole or not at all: a folder a site, patients dealt by ``seed``, and the test set.
 
-    Each site uses ``records / sites`` of its sentences. SystemExit where a patient is trained on and tested on.
+    Each site uses ``records / sites`` of its sentences.
     """
     if target.is_dir():
         return target
     train, test = corpus
-    if {d.patient_id for d in train} & {d.patient_id for d in test}:
-        raise SystemExit("a patient stands in the training notes and in the test notes")
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     names = [f"site-{number:02d}" for number in range(1, sites + 1)]
-    for name, documents in by_patient(train, names, seed).items():
-        site = SiteTemplate(name=name, data=DataSection(path=NOTES, limit=records // sites))
-        _write(part / name / NOTES, documents, part / name / "site.toml", write_toml(site, f"Site {name}"))
-    public = PublicFile(data=DataSection(path=f"{TEST}.jsonl"))
-    _write(part / PUBLIC / f"{TEST}.jsonl", test, part / PUBLIC / f"{TEST}.toml", write_toml(public, "The test set"))
-    part.rename(target)
-    return target
+    section = DataSection(path=NOTES, limit=records // sites)
+    dealt = by_patient(train, names, seed)
+    return write_sites(target, {name: (documents, section) for name, documents in dealt.items()}, {TEST: test})
 
 
 def loss_examples(sites: Path, draft: Draft, limit: int) -> list[Example]:
@@ -66,9 +57,3 @@ def loss_examples(sites: Path, draft: Draft, limit: int) -> list[Example]:
     documents = load_site_documents(read_toml(path, PublicFile).data, path.parent).documents
     spec = next(t for t in draft.evaluation.public_tests if t.name == TEST)
     return public_examples(spec.model_copy(update={"limit": limit}), documents, draft)
-
-
-def _write(notes: Path, documents: Sequence[Document], settings: Path, text: str) -> None:
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(notes, documents)
-    settings.write_text(text, encoding="utf-8")

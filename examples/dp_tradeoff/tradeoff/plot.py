@@ -8,12 +8,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Final
 
-from matplotlib import style
+from cells.figure import drawn
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from fedsec.report.drawing import AMBER, BLUE, GREY, INK, LINE, STYLE
+from fedsec.report.drawing import AMBER, BLUE, GREY, INK, LINE
 from fedsec.study.results import ZERO_SHOT
 from tradeoff.cells import DISTRIBUTED, LOCAL, NONE
 from tradeoff.measure import Row
@@ -26,7 +24,6 @@ WORDS: Final = {
     DISTRIBUTED: "distributed: the masked sum has the noise",
 }
 _OFFSET: Final = {NONE: 0.0, LOCAL: -0.06, DISTRIBUTED: 0.06}
-_STYLE: Final = STYLE | {"svg.hashsalt": "fedsec dp_tradeoff"}
 Groups = Mapping[Group, Sequence[Row]]
 Value = Callable[[Row], float]
 MEASURES: Final[tuple[tuple[str, Value], ...]] = (
@@ -42,9 +39,8 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
         return []
     others = any(setting != usual for setting, *_ in groups)
     untrained = next((row for row in rows if row.mode == ZERO_SHOT), None)
-    with style.context(["default", _STYLE], after_reset=True):
-        figure = Figure(figsize=(7.4, 6.0 if others else 3.3), layout="constrained")
-        FigureCanvasAgg(figure)
+    target = folder / "tradeoff"
+    with drawn(target, 7.4, 6.0 if others else 3.3) as figure:
         axes = figure.subplots(2 if others else 1, 2, squeeze=False)
         for column, (title, value) in enumerate(MEASURES):
             _curves(axes[0, column], groups, usual, value, None if untrained is None else value(untrained))
@@ -53,11 +49,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
                 _settings(axes[1, column], groups, usual, value)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / "tradeoff.svg", folder / "tradeoff.png"]
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], dpi=160)
-    return paths
+    return [target.with_suffix(".svg"), target.with_suffix(".png")]
 
 
 def _curves(axes: Axes, groups: Groups, usual: Setting, value: Value, untrained: float | None) -> None:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from cells.loop import Bar, FailedError, held, run_cells
+from cells.table import Table
 
 from fedsec.cli.app import run as fedsec_run
 from fedsec.report.seal import is_sealed
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import ZERO_SHOT
 from tradeoff.cells import FULL, NONE, PLAN, Cell, Scale, require_plan
-from tradeoff.measure import Row, Table, losses_of, row_of, untrained_row
-from tradeoff.notes import Corpus, bc5cdr, invented, loss_examples, write_sites
+from tradeoff.measure import Row, losses_of, row_of, untrained_row
+from tradeoff.notes import Corpus, bc5cdr, deal, invented, loss_examples
 
 _CALL = "from fedsec.cli import main; main()"
 _LOOK_EVERY = 2.0
-
-
-class BusyError(Exception):
-    """Another process is running the cell."""
-
-
-class FailedError(Exception):
-    """`fedsec` gave up on the cell; its log says why."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +66,7 @@ class Grid:
         target = self.out / "sites" / f"{cell.sites}-s{cell.seed}"
         if target.is_dir():
             return target
-        return write_sites(target, self.corpus, cell.sites, cell.seed, self.scale.records)
-
-
-@contextmanager
-def held(log: Path) -> Iterator[IO[bytes]]:
-    """The cell's log, locked: `fedsec` inherits the lock, so that it holds even where only this process was killed."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(log.stem) from None
-        yield out
+        return deal(target, self.corpus, cell.sites, cell.seed, self.scale.records)
 
 
 def run_cell(grid: Grid, cell: Cell, bar: Bar) -> list[Row]:
@@ -150,54 +127,11 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-class Bar:
-    """Two lines on the terminal: cells, and what the present one is doing."""
-
-    def __init__(self, progress: Progress, cells: int) -> None:
-        self._progress = progress
-        self._cells = progress.add_task("cells", total=cells)
-        self._inside = progress.add_task("", total=1, visible=False)
-
-    def begin(self, cell: Cell) -> None:
-        """A cell begins."""
-        self._name = cell.name
-        self.step("loading", 0, 1)
-
-    def step(self, what: str, done: int, of: int) -> None:
-        """So much of the present cell."""
-        words = f"{self._name}: {what}"
-        self._progress.update(self._inside, description=words, completed=done, total=of, visible=True)
-
-    def end(self, line: str) -> None:
-        """The present cell is over."""
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._progress.update(self._inside, visible=False)
-        self._progress.advance(self._cells)
-
-
-def run_grid(grid: Grid, table: Table, minutes: float | None) -> int:
+def run_grid(grid: Grid, table: Table[Row], minutes: float | None) -> int:
     """All cells that have no row yet; how many are left. No cell is begun later than ``minutes`` from now."""
-    began, left = time.monotonic(), 0
-    done = {row.cell for row in table.rows()}
-    todo = [cell for cell in grid.cells if cell.name not in done]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = Bar(progress, len(todo))
-        for cell in todo:
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
-                left += 1
-                continue
-            if cell.name in {row.cell for row in table.rows()}:
-                bar.end(f"{cell.name}: done by another process")
-                continue
-            bar.begin(cell)
-            try:
-                rows = run_cell(grid, cell, bar)
-            except (BusyError, FailedError) as e:
-                left += 1
-                bar.end(f"{cell.name}: {e if isinstance(e, FailedError) else 'another process has it'}")
-                continue
-            table.add(*rows)
-            row = rows[0]
-            bar.end(f"{cell.name}: loss {row.loss:.3f}, F1 {row.f1:.3f}, {row.seconds / 60:.1f} minutes of rounds")
-    return left
+
+    def told(rows: Sequence[Row]) -> str:
+        row = rows[0]
+        return f"loss {row.loss:.3f}, F1 {row.f1:.3f}, {row.seconds / 60:.1f} minutes of rounds"
+
+    return run_cells(grid.cells, lambda cell: table, lambda cell, bar: run_cell(grid, cell, bar), told, minutes)

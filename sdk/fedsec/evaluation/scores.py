@@ -12,6 +12,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import bootstrap
 
 from fedsec.evaluation.matching import Tally
 from fedsec_secure.errors import LocalMisuseError
@@ -149,23 +150,32 @@ def paired_bootstrap(
     """
     if set(a) != set(b):
         raise LocalMisuseError(f"paired bootstrap: test sets differ ({sorted(a)} and {sorted(b)})")
-    generator = np.random.default_rng(seed)
-    observed, drawn, sets = 0.0, np.zeros(resamples), 0
-    for name in sorted(a):
-        if getattr(a[name], kind) is None and getattr(b[name], kind) is None:
-            continue
-        first, second = _paired_counts(name, a[name], b[name], kind, match)
-        sets += 1
-        observed += float(_f1(first.sum(0)) - _f1(second.sum(0)))
-        picks = generator.integers(len(first), size=(resamples, len(first)))
-        # How often each example was drawn, so that one product sums the counts of every resample.
-        times = np.zeros((resamples, len(first)))
-        np.add.at(times, (np.arange(resamples)[:, None], picks), 1.0)
-        drawn += _f1(times @ first) - _f1(times @ second)
-    if not sets:
+    pairs = [
+        _paired_counts(name, a[name], b[name], kind, match)
+        for name in sorted(a)
+        if getattr(a[name], kind) is not None or getattr(b[name], kind) is not None
+    ]
+    if not pairs:
         raise LocalMisuseError(f"paired bootstrap: no test set has {kind}")
-    low, high = np.quantile(drawn / sets, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(difference=observed / sets, low=float(low), high=float(high), level=level, resamples=resamples)
+
+    def difference(*drawn: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
+        parts = [_f1(x[i].sum(-2)) - _f1(y[i].sum(-2)) for (x, y), i in zip(pairs, drawn, strict=True)]
+        found: npt.NDArray[np.float64] = np.mean(parts, axis=0)
+        return found
+
+    every = tuple(np.arange(len(first)) for first, _ in pairs)
+    ends = bootstrap(
+        every,
+        difference,
+        n_resamples=resamples,
+        batch=1000,
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    observed = float(difference(*every, axis=-1))
+    return Interval(difference=observed, low=float(ends.low), high=float(ends.high), level=level, resamples=resamples)
 
 
 def _match_scores(counts: list[ExampleCounts], kind: Kind, match: Match) -> MatchScores:
@@ -191,6 +201,8 @@ def _paired_counts(
             f"systems, found {len(a.counts)} and {len(b.counts)}"
         )
     first, second = (np.array([row.triple(kind, match) for row in s.counts], dtype=np.float64) for s in (a, b))
+    if len(first) == 1:  # scipy resamples two or more; the same example twice has the same F1
+        return first.repeat(2, axis=0), second.repeat(2, axis=0)
     return first, second
 
 

@@ -21,6 +21,7 @@ from fedsec.evaluation.scores import Kind, Scores
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
+from fedsec.site.identity import SiteWork
 from fedsec.site.work import LocalWork, TestSet, score_tests
 from fedsec.study.certify import write_certificate
 from fedsec.study.corpora import load_public_tests, load_training, load_validation
@@ -55,6 +56,8 @@ class Study:
     validation: Sequence[Example] = field(repr=False, default=())
     progress: Progress = lambda event: None
     stopping: Event = field(default_factory=Event)
+    work: Callable[[LocalWork], SiteWork] = lambda local: local
+    """What a site does with its notes; an experiment on public corpora may keep what its sites make of them."""
 
     @property
     def plan(self) -> Plan:
@@ -102,7 +105,7 @@ class Study:
     def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
         data = (self.training[name], self.tests, self.validation)
         work = LocalWork(name, self.plan, self.models, *data, self.step)
-        return open_agent(self.sites[name], self.plan, work, stack)
+        return open_agent(self.sites[name], self.plan, self.work(work), stack)
 
     # ---- scores
 

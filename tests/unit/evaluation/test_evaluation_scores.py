@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from fedsec.data.schema import Entity, Example, Relation
 from fedsec.evaluation.evaluate import score_answers
@@ -201,14 +202,18 @@ def test_bootstrap_separates_what_differs_and_not_what_does_not() -> None:
     assert paired_bootstrap(good, poor, resamples=2000) == found
 
 
-def test_bootstrap_agrees_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
+def test_bootstrap_of_one_example_knows_no_other() -> None:
+    found = paired_bootstrap({"a": system([(1, 1, 1)])}, {"a": system([(1, 1, 3)])}, resamples=50)
+    assert found.difference == found.low == found.high == 0.5
+
+
+def test_bootstrap_of_f1_is_that_of_means_where_one_is_said_of_one() -> None:
     generator = np.random.default_rng(2)
     a, b = (generator.random(60) < 0.7).astype(int), (generator.random(60) < 0.5).astype(int)
     ours = paired_bootstrap(
         {"t": system([(int(c), 1, 1) for c in a])}, {"t": system([(int(c), 1, 1) for c in b])}, resamples=20_000
     )
-    theirs = stats.bootstrap(
+    theirs = bootstrap(
         (a, b),
         lambda x, y, axis: x.mean(axis) - y.mean(axis),
         paired=True,

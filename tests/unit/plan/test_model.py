@@ -222,7 +222,7 @@ VALIDATION = ValidationSet(name="shared", sha256="ab" * 32, examples=5, entity_t
 def test_weights_by_scores_name_what_is_scored(world):
     plan = world.plan(weighting=WeightingSpec(rule="influence", validation=VALIDATION))
     assert plan.weighting.validation == VALIDATION
-    with pytest.raises(ValueError, match=r"without \[weighting.validation\]"):
+    with pytest.raises(ConfigError, match=r"without \[weighting.validation\]"):
         world.plan(weighting=WeightingSpec(rule="influence"))
 
 
@@ -236,7 +236,7 @@ def test_weights_by_scores_name_what_is_scored(world):
 )
 @pytest.mark.parametrize("rule", ["uniform", "size"])
 def test_fields_that_nothing_would_use(world, rule, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         world.plan(weighting=WeightingSpec(rule=rule, count_min=10, count_max=10, **changes))
 
 
@@ -252,13 +252,13 @@ def test_fields_that_nothing_would_use(world, rule, changes, message):
 )
 def test_rules_by_scores_that_cannot_hold(world, changes, message):
     fields = {"rule": "influence", "validation": VALIDATION} | changes
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         world.plan(weighting=WeightingSpec(**fields))
 
 
 def test_weights_are_not_drawn_from_a_test_set(world):
     test = PublicTest(name="shared", sha256="ab" * 32, entity_types=("Drug",))
-    with pytest.raises(ValueError, match="results on it would be fitted to it"):
+    with pytest.raises(ConfigError, match="results on it would be fitted to it"):
         world.plan(
             weighting=WeightingSpec(rule="influence", validation=VALIDATION),
             evaluation=EvaluationSpec(public_tests=(test,)),

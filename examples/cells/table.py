@@ -1,0 +1,77 @@
+"""results.csv: the rows of every finished cell. Written whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+
+from fedsec.spool import write_durably
+
+
+class CellRow(Protocol):
+    """A NamedTuple of strings and numbers whose field ``cell`` says which cell gave it."""
+
+    _fields: tuple[str, ...]
+
+    @property
+    def cell(self) -> str:
+        """The cell's name."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+R = TypeVar("R", bound=CellRow)
+
+
+class Table(Generic[R]):
+    """The file of one study's rows, all of one kind; numbers are kept to so many significant digits."""
+
+    def __init__(self, path: Path, kind: type[R], digits: int = 6) -> None:
+        self.path, self.kind, self.digits = path, kind, digits
+
+    def rows(self) -> list[R]:
+        """All rows, in the order in which they were added; SystemExit for another file."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        lines = csv.reader(io.StringIO(text))
+        if next(lines, None) != list(self.kind._fields):
+            raise SystemExit(f"{self.path}: expected the columns {', '.join(self.kind._fields)}; use another --results")
+        return [self._parsed(line) for line in lines]
+
+    def add(self, *rows: R) -> None:
+        """Add or replace the rows of these cells."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.parent):
+            new = {row.cell for row in rows}
+            kept = [row for row in self.rows() if row.cell not in new]
+            out = io.StringIO()
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(self.kind._fields)
+            writer.writerows(self._printed(row) for row in (*kept, *rows))
+            write_durably(self.path, [out.getvalue().encode()])
+
+    def _printed(self, row: CellRow) -> list[str]:
+        return [f"{value:.{self.digits}g}" if isinstance(value, float) else str(value) for value in row]
+
+    def _parsed(self, line: Sequence[str]) -> R:
+        kinds = get_type_hints(self.kind)
+        return self.kind(*(kinds[name](text) for name, text in zip(self.kind._fields, line, strict=True)))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """No other process or thread that asks the same is inside meanwhile; a kill lets go. A file is made if need be."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

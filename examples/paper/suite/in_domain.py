@@ -1,0 +1,212 @@
+"""In domain: every system on the test set of every site; each federated one under masks and as a plain sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from fedsec.evaluation.scores import Scores
+from suite.crf import Crf
+from suite.experiment import Experiment
+from suite.federated import deal_examples
+from suite.lab import Lab
+from suite.notes import FOUR, SITES
+from suite.plots import f1_dots
+from suite.rows import (
+    ALL,
+    MATCHES,
+    MEASURE,
+    Cell,
+    Claim,
+    Row,
+    claim_table,
+    difference_rows,
+    difference_table,
+    direction,
+    f1_rows,
+    f1_table,
+    markdown,
+    select,
+    told,
+)
+from suite.settings import Scale
+from suite.systems import CENTRAL, FED, PLUS, POOLED_CRF, SINGLE, SINGLE_CRF, ZERO_SHOT, adapters, federated, single
+
+NAME = "in_domain"
+OWN = f"{SINGLE}, own test"
+PLAIN = ", plain sum"
+DEVIATION, BOUND, WEIGHT = "largest difference, masked and plain", "stated rounding", "share of the round"
+
+
+def answered(lab: Lab, system: str, seed: int, tests: Sequence[str]) -> dict[str, dict[str, Scores]]:
+    """Name of the rows -> test set -> scores."""
+    limit = lab.scale.zero_shot if system == ZERO_SHOT else None
+    sets = [lab.test(name, limit) for name in tests]
+    return {name: lab.scores(adapter, sets) for name, adapter in adapters(lab, system, seed).items()}
+
+
+def own(lab: Lab, seed: int) -> dict[str, Scores]:
+    """Each single-site adapter on the test set of its own site."""
+    return {
+        site: lab.scores(single(lab, site, seed), [lab.test(name) for name in lab.notes.sites])[site]
+        for site in lab.notes.sites
+    }
+
+
+def crf(lab: Lab, tests: Sequence[str], own_only: bool) -> dict[str, dict[str, Scores]]:
+    """The field on pooled notes, and each site's (``own_only``: on the test set of its own site)."""
+    examples = deal_examples(lab, lab.notes.deal(FOUR, 0))
+    sets = [lab.test(name) for name in tests]
+    pooled = Crf([example for some in examples.values() for example in some])
+    singles = {site: Crf(some) for site, some in examples.items()}
+    found = {POOLED_CRF: {test.spec.name: pooled.scores(test) for test in sets}}
+    if own_only:
+        return found | {SINGLE_CRF: {test.spec.name: singles[test.spec.name].scores(test) for test in sets}}
+    return found | {
+        f"{SINGLE_CRF}: {site}": {test.spec.name: one.scores(test) for test in sets} for site, one in singles.items()
+    }
+
+
+def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
+    """A cell a system and seed; the field and the untrained model do not depend on the seed."""
+    sites, found = len(SITES), []
+    everything = sites * scale.records
+    for seed in seeds:
+        if seed == seeds[0]:
+            found += [_cell("zero-shot", seed, _zero_shot, 0, 3 * sites * scale.zero_shot), _cell("crf", seed, _crf)]
+        answers = sites * scale.test
+        found += [
+            _cell("single-site", seed, _single, everything, sites * answers),
+            _cell("centralised", seed, _central, everything, answers),
+            _cell("fed-medlora", seed, partial(_federated, FED), everything // 2, 2 * answers),
+            _cell("fed-medlora-plus", seed, partial(_federated, PLUS), everything // 2, 2 * answers),
+            _cell("compare", seed, _compare),
+            _cell("compare-plus", seed, _compare_plus),
+        ]
+    return found
+
+
+def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: int = 0, answers: int = 0) -> Cell:
+    name = f"{NAME}/{what}-s{seed}"
+    return Cell(name, seed, partial(measure, name, seed), trains, answers)
+
+
+def _zero_shot(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    for name, found in answered(lab, ZERO_SHOT, seed, lab.notes.sites).items():
+        yield from f1_rows(cell, seed, name, found)
+
+
+def _crf(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    for name, found in crf(lab, lab.notes.sites, own_only=True).items():
+        yield from f1_rows(cell, seed, name, found)
+
+
+def _single(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    for name, found in answered(lab, SINGLE, seed, lab.notes.sites).items():
+        yield from f1_rows(cell, seed, name, found)
+    yield from f1_rows(cell, seed, OWN, own(lab, seed))
+
+
+def _central(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    for name, found in answered(lab, CENTRAL, seed, lab.notes.sites).items():
+        yield from f1_rows(cell, seed, name, found)
+
+
+def _federated(system: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    """F1 of both sums of the last round, and how far they are from each other in every round."""
+    run = federated(lab, system, seed)
+    plan, tests = run.folder.plan, [lab.test(name) for name in lab.notes.sites]
+    masked, plain = (lab.scores(adapter, tests) for adapter in (run.adapter, run.rounds[-1].plain(plan)))
+    yield from f1_rows(cell, seed, system, masked)
+    yield from f1_rows(cell, seed, system + PLAIN, plain)
+    yield from difference_rows(cell, seed, f"{system}, masked minus plain", masked, plain)
+    for index, one in enumerate(run.rounds, start=1):
+        yield Row(cell, seed, system, index, "", DEVIATION, one.deviation(plan))
+        yield Row(cell, seed, system, index, "", BOUND, one.bound(plan))
+        total = sum(one.weights.values())
+        yield from (Row(cell, seed, system, index, site, WEIGHT, w / total) for site, w in one.weights.items())
+
+
+def _compare(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    names = lab.notes.sites
+    (fed,) = answered(lab, FED, seed, names).values()
+    (central,) = answered(lab, CENTRAL, seed, names).values()
+    (untrained,) = answered(lab, ZERO_SHOT, seed, names).values()
+    yield from difference_rows(cell, seed, f"{FED} − {ZERO_SHOT}", fed, untrained)
+    yield from difference_rows(cell, seed, f"{FED} − {OWN}", fed, own(lab, seed))
+    yield from difference_rows(cell, seed, f"{FED} − {CENTRAL}", fed, central)
+    yield from difference_rows(cell, seed, f"{CENTRAL} − {OWN}", central, own(lab, seed))
+    fields = crf(lab, names, own_only=True)
+    yield from difference_rows(cell, seed, f"{FED} − {SINGLE_CRF}", fed, fields[SINGLE_CRF])
+    yield from difference_rows(cell, seed, f"{FED} − {POOLED_CRF}", fed, fields[POOLED_CRF])
+
+
+def _compare_plus(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+    names = lab.notes.sites
+    (fed,) = answered(lab, FED, seed, names).values()
+    (plus,) = answered(lab, PLUS, seed, names).values()
+    yield from difference_rows(cell, seed, f"{PLUS} − {FED}", plus, fed)
+    yield from difference_rows(cell, seed, f"{PLUS} − {OWN}", plus, own(lab, seed))
+
+
+def claims(rows: Sequence[Row]) -> Iterator[Claim]:
+    """Fed-MedLoRA, arXiv 2601.22124."""
+
+    def of(words: str, measure: str = MEASURE) -> list[Row]:
+        return select(rows, system=words, measure=measure, test=ALL)
+
+    zero, own_, plus = of(f"{FED} − {ZERO_SHOT}"), of(f"{FED} − {OWN}"), of(f"{PLUS} − {FED}")
+    field = of(f"{FED} − {SINGLE_CRF}")
+    yield Claim("up to +65 F1 over zero-shot", f"entities, strict: {told(zero)}", direction(zero))
+    yield Claim("about +25 F1 over single sites", f"entities, strict: {told(own_)}", direction(own_))
+    links = of(f"{FED} − {OWN}", "relations strict F1")
+    yield Claim("the same for relations", f"relations, strict: {told(links)}", direction(links))
+    yield Claim("Fed-MedLoRA+ above Fed-MedLoRA", f"entities, strict: {told(plus)}", direction(plus))
+    yield Claim(
+        "over +40 F1 over BERT on relations, less on entities",
+        f"entities, strict, over a single-site field in place of BERT: {told(field)}; it does no relations",
+        direction(field),
+    )
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """Tables of F1, of masked against plain, of weights, of differences and of claims."""
+    yield from claim_table(claims(rows))
+    for kind in ("entities", "relations"):
+        for match in MATCHES:
+            yield from ("", f"## {kind.capitalize()}, {match}", "", *f1_table(rows, f"{kind} {match} F1"))
+    yield from ("", "## Masked and plain sums of the same updates", "")
+    yield from markdown(
+        ["system", "seed", "round", DEVIATION, BOUND, "within"],
+        (
+            [
+                r.system,
+                str(r.seed),
+                f"{r.x:.0f}",
+                f"{r.value:.2e}",
+                f"{b.value:.2e}",
+                "yes" if r.value <= b.value else "**no**",
+            ]
+            for r in select(rows, measure=DEVIATION)
+            for b in select(rows, measure=BOUND, cell=r.cell, x=r.x)
+        ),
+    )
+    weights = select(rows, measure=WEIGHT, system=PLUS)
+    if weights:
+        yield from ("", f"## Weights of {PLUS}", "")
+        yield from markdown(
+            ["site", "seed", "round", "share"],
+            ([r.test, str(r.seed), f"{r.x:.0f}", f"{r.value:.3f}"] for r in weights),
+        )
+    yield from ("", "## Differences, seed by seed", "", *difference_table(rows))
+
+
+def draw(figure: Figure, rows: Sequence[Row]) -> bool:
+    """Strict F1 of entities and relations by system, a dot a seed."""
+    shown = [ZERO_SHOT, SINGLE_CRF, OWN, FED, PLUS, POOLED_CRF, CENTRAL]
+    return f1_dots(figure, rows, shown, ["entities strict F1", "relations strict F1"])
+
+
+EXPERIMENT = Experiment(NAME, "In domain", 3, cells, summary, draw, (7.4, 3.0))

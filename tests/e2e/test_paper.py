@@ -1,0 +1,405 @@
+"""The paper's experiments: what is dealt and left out, what is computed, their files, and that they run and go on."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsec.data.schema import Document, Entity, Example
+from fedsec.data.sitedata import site_examples
+from fedsec.evaluation.matching import Tally
+from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
+from fedsec_secure.numeric.score_levels import level_of
+from fedsec_secure.weighting.influence import Influence
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "paper"
+sys.path[:0] = [str(EXAMPLE), str(EXAMPLE.parent)]
+
+import run  # noqa: E402
+from cells.figure import drawn  # noqa: E402
+from cells.table import Table  # noqa: E402
+from suite import communication, crf, fairness, notes, poisoned, rows  # noqa: E402
+from suite.aggregate import influence, krum, mean, median, resampled  # noqa: E402
+from suite.in_domain import BOUND, DEVIATION  # noqa: E402
+from suite.lab import Lab  # noqa: E402
+from suite.rows import NAN, Row  # noqa: E402
+from suite.settings import FULL, TINY  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def invented() -> notes.Notes:
+    return notes.read(TINY)
+
+
+def documents(*patients: str) -> list[Document]:
+    return [Document(document_id=f"d{n}-{p}", patient_id=p, text="x") for n, p in enumerate(patients)]
+
+
+class TestNotes:
+    def test_no_publication_is_trained_on_and_tested_on_and_the_new_site_is_new(self):
+        train = {"old": documents("1", "2", "3"), "other": documents("4"), "new": documents("2", "4", "5", "6")}
+        kept, left_out = notes.separated(train, [documents("3"), documents("6", "9")], "new")
+        assert {n: [d.patient_id for d in some] for n, some in kept.items()} == {
+            "old": ["1", "2"],
+            "other": ["4"],
+            "new": ["5"],
+        }
+        assert left_out == {"old": 1, "other": 0, "new": 3}
+
+    @pytest.mark.parametrize("name", ["pool-3", "pool-5", *notes.HETEROGENEOUS])
+    def test_like_sites_share_no_patient(self, invented, name):
+        deal = invented.deal(name, 0)
+        patients = [{d.patient_id for d in some} for some, _ in deal.values()]
+        assert sum(map(len, patients)) == len(set.union(*patients))
+        if name.startswith("pool-"):
+            assert sum(section.limit for _, section in deal.values()) <= TINY.pool
+
+    def test_kinds_of_annotation(self):
+        both = notes.Labels(("A", "B"), ("r",))
+        asked = {k: [(x.entities, x.relations) for x in notes.heterogeneous(k, both)] for k in notes.HETEROGENEOUS}
+        assert asked["complete"] == [(("A", "B"), ("r",))] * 3
+        assert [links for _, links in asked["relations-at-one"]] == [("r",), None, None]
+        assert asked["incomplete"] == [(("A", "B"), ("r",)), (("A",), None), (("B",), None)]
+        assert asked["disjoint"] == [(("A",), None), (("B",), None), (("A",), None)]
+
+    def test_public_sets_hold_no_patient_of_a_site(self, invented):
+        trained = {d.patient_id for some in invented.train.values() for d in some}
+        public = [*invented.tests.values(), invented.validation]
+        assert trained.isdisjoint(d.patient_id for some in public for d in some)
+
+
+class TestSums:
+    updates = tuple(np.float32([x, 1.0, -x]) for x in (1.0, 2.0, 3.0, 4.0, 100.0))
+
+    def test_the_mean_is_weighted_and_clipped(self):
+        found = mean([np.float32([1.0, -9.0]), np.float32([3.0, 1.0])], [1, 3], clip=2.0)
+        assert found.dtype == np.float32
+        assert found.tolist() == [(1 + 3 * 2) / 4, (-2 + 3) / 4]
+
+    def test_median_and_krum_do_not_mind_one_that_is_far_off(self):
+        assert median(self.updates).tolist() == [3.0, 1.0, -3.0]
+        assert krum(self.updates, 1) == 1  # nearest to its two nearest, of 2 and 3 the first
+        assert krum([self.updates[-1], *self.updates[:-1]], 1) == 2
+        with pytest.raises(SystemExit, match="at least 7"):
+            krum(self.updates, 2)
+
+    def test_influence_is_the_exponential_of_the_clipped_loss_in_steps(self):
+        shares = influence([0.0, 1.0, 9.0])
+        expected = np.exp([0.0, -1.0, -4.0])
+        assert shares == pytest.approx(expected / expected.sum(), rel=1e-3)
+        assert influence([0.51, 0.52]) == pytest.approx([0.5, 0.5])
+
+    @given(
+        st.lists(st.floats(-1, 6) | st.sampled_from([math.nan, math.inf]), min_size=3, max_size=8),
+        st.sampled_from([0.34, 0.5, 1.0]),
+    )
+    def test_influence_is_the_rule_of_a_run(self, losses, cap):
+        rule = Influence({}, Fraction(str(cap)), Fraction(1))
+        weights = rule.weigh({f"s{n}": level_of(loss) for n, loss in enumerate(losses)})
+        expected = np.array(list(weights.values())) / sum(weights.values())
+        assert influence(losses, cap) == pytest.approx(expected)
+
+    def test_too_few_sites_for_a_cap_are_refused(self):
+        with pytest.raises(SystemExit, match="cannot each weigh"):
+            influence([0.5, 0.5], 0.4)
+
+    def test_small_validation_sets_spread_the_weights_more(self):
+        generator = np.random.default_rng(0)
+        losses = {site: generator.exponential(1.0, 60) for site in "abcd"}
+        tokens = generator.integers(1, 20, 60)
+        spread = [resampled(losses, tokens, size, 3000, 1).std(axis=0).mean() for size in (1, 5, 20)]
+        assert spread[0] > spread[1] > spread[2]
+        shares = resampled(losses, tokens, 5, 10, 1)
+        assert shares.shape == (10, 4)
+        assert shares.sum(axis=1) == pytest.approx(np.ones(10))
+        assert (shares == resampled(losses, tokens, 5, 10, 1)).all()
+
+    def test_a_set_of_one_kind_of_record_has_no_spread(self):
+        shares = resampled({"a": np.full(9, 0.5), "b": np.full(9, 1.5)}, np.full(9, 3), 2, 50, 0)
+        assert shares == pytest.approx(np.tile(influence([0.5, 1.5]), (50, 1)))
+
+
+class TestPoison:
+    def test_shuffled_labels_are_all_anothers(self):
+        some = [example(f"e{n}", f"answer {n}") for n in range(7)]
+        moved = poisoned.shuffled(some, 3)
+        assert sorted(e.answer for e in moved) == sorted(e.answer for e in some)
+        assert all(a.answer != b.answer for a, b in zip(some, moved, strict=True))
+        assert [e.prompt for e in moved] == [e.prompt for e in some]
+
+    def test_strength(self):
+        update = np.float32([3.0, -4.0])
+        assert poisoned.attacked(update, poisoned.NONE, 0).tolist() == [3.0, -4.0]
+        assert poisoned.attacked(update, poisoned.FLIPPED, 0).tolist() == [-12.0, 16.0]
+        noise = poisoned.attacked(update, poisoned.RANDOM, 0)
+        assert np.linalg.norm(noise) == pytest.approx(poisoned.STRENGTH * 5)
+        assert not np.allclose(noise, poisoned.attacked(update, poisoned.RANDOM, 1))
+
+
+def example(name: str, answer: str = "none", text: str = "No harm.", entities: tuple[Entity, ...] = ()) -> Example:
+    return Example(
+        example_id=name,
+        document_id=name,
+        patient_id=name,
+        text=text,
+        offset=0,
+        entities=entities,
+        relations=None,
+        prompt=f"Text: {text}",
+        answer=answer,
+    )
+
+
+class TestField:
+    text = "Belvapril-induced renal spasm, twice."
+    entities = (
+        Entity(id="T1", type="Drug", start=0, end=9, text="Belvapril"),
+        Entity(id="T2", type="Problem", start=18, end=29, text="renal spasm"),
+        Entity(id="T3", type="Problem", start=24, end=29, text="spasm"),
+    )
+
+    def test_tags_come_back_as_mentions_and_of_two_that_overlap_the_longer(self):
+        words = crf.tokens(self.text)
+        tagged = crf.tags(words, self.entities)
+        assert tagged == ["B-Drug", "O", "O", "B-Problem", "I-Problem", "O", "O", "O"]
+        assert [(e.type, e.text) for e in crf.mentions(words, tagged, self.text)] == [
+            ("Drug", "Belvapril"),
+            ("Problem", "renal spasm"),
+        ]
+
+    def test_an_inside_tag_that_continues_nothing_begins_a_mention(self):
+        words = crf.tokens("a b c")
+        found = crf.mentions(words, ["I-Drug", "I-Problem", "B-Problem"], "a b c")
+        assert [(e.type, e.text) for e in found] == [("Drug", "a"), ("Problem", "b"), ("Problem", "c")]
+
+    def test_it_learns(self, tmp_path):
+        pytest.importorskip("pycrfsuite")
+        some = [example(f"e{n}", text=self.text, entities=self.entities) for n in range(5)]
+        spec = notes.PublicTest(name="t", entity_types=("Drug", "Problem"))
+        scores = crf.Crf(some).scores(
+            crf.TestSet(spec, [e.model_copy(update={"entities": self.entities[:2]}) for e in some])
+        )
+        assert scores.f1("entities", "strict") == 1.0
+        assert scores.relations is None
+
+
+class TestBytes:
+    def test_the_8b_model_by_its_shapes(self):
+        assert communication.LLAMA_8B.parameters == 8_030_261_248
+        assert communication.LLAMA_8B.lora(16) == 41_943_040
+        found = {
+            r.test: r.value
+            for r in communication.shape_rows("c", 0, communication.LLAMA_8B)
+            if r.measure == communication.LESS
+        }
+        assert set(found) == {"by parameters", "float32", "masked words"}
+        assert all(0.985 <= less < 1 for less in found.values())
+
+    def test_the_small_model_by_its_shapes(self):
+        assert communication.SMOLLM2.parameters == 134_515_008
+        assert communication.SMOLLM2.lora(16) == 4_884_480
+
+    def test_three_coordinates_travel_in_a_masked_word(self):
+        assert communication.masked_bytes(3000) - communication.masked_bytes(0 + 3) == 8 * 999
+
+    def test_exchanges_are_means_over_sites_and_rounds(self):
+        events = [
+            {"event": "exchange", "exchange": "mask", "bytes_up": {"a": 10, "b": 20}, "bytes_down": {"a": 1, "b": 1}},
+            {"event": "round"},
+            {"event": "exchange", "exchange": "mask", "bytes_up": {"a": 30}, "bytes_down": {"a": 4}},
+        ]
+        assert communication.traffic(events) == {"mask": (20, 2)}
+
+
+def scores_of(right: list[int], **update) -> Scores:
+    counts = tuple(
+        ExampleCounts(example_id=str(n), entities={"Drug": Tally(1, 1, r, r)}, relations={})
+        for n, r in enumerate(right)
+    )
+    return Scores(
+        examples=len(counts),
+        entities=kind_scores(counts, "entities"),
+        relations=None,
+        ungrounded=0,
+        malformed_lines=0,
+        seconds=0.0,
+        counts=counts,
+    ).model_copy(update=update)
+
+
+class TestRows:
+    def test_f1_by_test_set_and_their_mean(self):
+        found = list(rows.f1_rows("c", 0, "s", {"a": scores_of([1, 1]), "b": scores_of([1, 0])}))
+        strict = {r.test: r.value for r in found if r.measure == rows.MEASURE}
+        assert strict == {"a": 1.0, "b": 0.5, rows.ALL: 0.75}
+
+    def test_differences_are_over_the_sentences_that_both_answered(self):
+        (strict, _) = rows.difference_rows("c", 0, "d", {"a": scores_of([1, 1, 0])}, {"a": scores_of([1, 0])})
+        assert (strict.value, strict.test) == (0.5, "a")
+        assert strict.low <= 0.5 <= strict.high
+
+    def test_what_one_system_does_not_do_is_not_compared(self):
+        related = {"relations": kind_scores(scores_of([1]).counts, "relations")}
+        found = rows.difference_rows("c", 0, "d", {"a": scores_of([1], **related)}, {"a": scores_of([1])})
+        assert {r.measure for r in found} == {"entities strict F1", "entities lenient F1"}
+
+    @pytest.mark.parametrize(
+        ("ends", "expected"),
+        [
+            ([], None),
+            ([(0.1, 0.2)], True),
+            ([(0.1, 0.2), (-0.1, 0.2)], None),
+            ([(-0.2, -0.1), (-0.3, -0.1)], False),
+            ([(0.0, 0.0)], None),
+        ],
+    )
+    def test_a_direction_is_told_only_where_no_interval_reaches_zero(self, ends, expected):
+        some = [Row("c", n, "d", NAN, "a", rows.MEASURE, 0.0, low, high) for n, (low, high) in enumerate(ends)]
+        assert rows.direction(some) is expected
+
+    def test_the_weakest_site_is_the_one_that_is_weakest_alone(self):
+        alone, together = {"a": 0.2, "b": 0.4}, {"a": 0.3, "b": 0.1}
+        found = list(fairness.fair_rows("c", 0, "Fed", "strict", alone, together))
+        (weakest,) = [r for r in found if r.measure.startswith(fairness.WEAKEST)]
+        assert (weakest.test, weakest.value) == ("a", pytest.approx(0.1))
+        means = {r.system: r.value for r in found if r.measure.startswith(fairness.HARMONIC)}
+        assert means["Fed"] == pytest.approx(2 / (1 / 0.3 + 1 / 0.1))
+
+
+class TestCommand:
+    def cells(self, *arguments: str) -> list[str]:
+        given_ = run.parser().parse_args(arguments)
+        return [cell.name for cell in run.cells_of(given_, TINY if given_.tiny else FULL)]
+
+    def test_names_are_unique_and_the_first_seed_of_everything_comes_first(self):
+        names = self.cells()
+        assert len(set(names)) == len(names)
+        assert {name.split("/")[0] for name in names} == set(run.EXPERIMENTS)
+        seeds = [name[-1] for name in names]
+        assert seeds == sorted(seeds, key=lambda s: s != "0")
+        main_ = [name for name in names if name.startswith("in_domain/")]
+        assert {name[-1] for name in main_} == {"0", "1", "2"}
+        assert {name[-1] for name in names if name.startswith("poisoned/")} == {"0"}
+
+    def test_options_choose(self):
+        assert self.cells("sites", "--only", "*/5-*", "--seeds", "4") == ["sites/5-sites-s4", "sites/5-compare-s4"]
+        with pytest.raises(SystemExit, match="no experiment of that name"):
+            self.cells("elsewhere")
+
+    def test_a_listing_says_what_is_left(self, tmp_path, capsys):
+        assert run.main(["in_domain", "--list", "--out", str(tmp_path), "--results", str(tmp_path)]) == 0
+        assert "CPU hours are left" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", list(run.EXPERIMENTS))
+    def test_no_row_no_figure_and_a_summary_all_the_same(self, name, tmp_path):
+        experiment = run.EXPERIMENTS[name]
+        with drawn(tmp_path / "figure", 3, 2) as figure:
+            assert experiment.draw(figure, []) is False
+        assert experiment.title in experiment.summarised([])
+
+
+class TestLab:
+    def test_what_was_made_is_not_made_again_and_others_wait_for_it(self, tmp_path):
+        lab, made, results = Lab(tmp_path, TINY), [], []
+
+        def make(path: Path) -> bytes:
+            made.append(path)
+            return b"x"
+
+        threads = [threading.Thread(target=lambda: results.append(lab._once("key", make))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [b"x"] * 4
+        assert len(made) == 1
+
+    def test_a_kill_leaves_nothing_that_looks_made(self, tmp_path):
+        lab = Lab(tmp_path, TINY)
+
+        def killed(path: Path) -> bytes:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            lab._once("key", killed)
+        assert lab._once("key", lambda path: b"y") == b"y"
+
+
+@pytest.mark.slow
+def test_a_small_suite_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path):
+    pytest.importorskip("pycrfsuite")
+    where = ["--tiny", "--out", str(tmp_path)]
+    assert run.main(where) == 0
+    results = tmp_path / "results"
+    for name in run.EXPERIMENTS:
+        assert {p.name for p in (results / name).iterdir()} == {"results.csv", "summary.md", "figure.svg", "figure.png"}
+        ElementTree.parse(results / name / "figure.svg")
+    found = Table(results / "in_domain" / "results.csv", Row).rows()
+    masked = {(r.cell, r.x): r.value for r in found if r.measure == DEVIATION}
+    bounds = {(r.cell, r.x): r.value for r in found if r.measure == BOUND}
+    assert len(masked) == 4
+    assert all(0 < value <= bounds[key] for key, value in masked.items())
+    shares = [r for r in Table(results / "poisoned" / "results.csv", Row).rows() if r.measure == poisoned.SHARE]
+    assert all(0 <= r.value <= 1 for r in shares)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir() if path.suffix != ".lock"}
+    table = results / "sites" / "results.csv"
+    before = table.read_text().splitlines(keepends=True)
+    kept = [line for line in before if not line.startswith("sites/3-sites-s0")]
+    table.write_text("".join(kept))  # killed before the rows were written
+    assert run.main(["sites", *where]) == 0
+    assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir() if path.suffix != ".lock"}
+    again = table.read_text().splitlines(keepends=True)
+    assert sorted(line for line in again if "CPU" not in line) == sorted(line for line in before if "CPU" not in line)
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_what_the_next_one_finishes(tmp_path):
+    """Killed in the masked run, after the first site has trained."""
+    where = ["in_domain", "--tiny", "--out", str(tmp_path), "--only", "*/fed-medlora-s0"]
+    process = subprocess.Popen([sys.executable, str(EXAMPLE / "run.py"), *where], stderr=subprocess.DEVNULL)
+    made = tmp_path / "made"
+    end = time.monotonic() + 180
+    while not (made.is_dir() and any(p.suffix == "" and p.name.startswith("train-") for p in made.iterdir())):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    table = Table(tmp_path / "results" / "in_domain" / "results.csv", Row)
+    assert table.rows() == []
+    assert run.main(where) == 0
+    assert {row.cell for row in table.rows()} == {"in_domain/fed-medlora-s0"}
+    assert all(0 <= r.value <= 1 for r in table.rows() if r.measure == rows.MEASURE)
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("FEDSEC_DATA"), reason="FEDSEC_DATA does not name the folder of the real corpora"
+)
+def test_the_corpora_fill_every_site_and_no_publication_is_on_both_sides(tmp_path):
+    lab = Lab(tmp_path, FULL)
+    suite = lab.notes
+    public = {d.patient_id for some in (*suite.tests.values(), suite.validation) for d in some}
+    assert all(public.isdisjoint(d.patient_id for d in some) for some in suite.train.values())
+    known = {d.patient_id for name in suite.sites for d in suite.train[name]}
+    assert known.isdisjoint(d.patient_id for d in suite.train[suite.new])
+    assert suite.left_out[suite.new] >= 54
+    for name in ("four", "pool-3", "pool-5", "pool-10", *notes.HETEROGENEOUS):
+        for documents_, section in suite.deal(name, 0).values():
+            assert len(site_examples(documents_, section, lab.draft.task)[0]) == section.limit
+    assert all(len(lab.wide_test(name).examples) >= FULL.test for name in suite.tests)
+    assert len(lab.validation(FULL.validation_pool)) == FULL.validation_pool
+    assert {e.example_id for e in lab.validation(5)} <= {e.example_id for e in lab.validation(60)}
