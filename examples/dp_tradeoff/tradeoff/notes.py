@@ -50,9 +50,10 @@ def write_sites(target: Path, corpus: Corpus, sites: int, seed: int, records: in
         raise SystemExit("a patient stands in the training notes and in the test notes")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    data = DataSection(path=NOTES, entity_types=("Drug", "Problem"), limit=records // sites)
     names = [f"site-{number:02d}" for number in range(1, sites + 1)]
     for name, documents in by_patient(train, names, seed).items():
-        site = SiteTemplate(name=name, data=DataSection(path=NOTES, limit=records // sites))
+        site = SiteTemplate(name=name, data=data)
         _write(part / name / NOTES, documents, part / name / "site.toml", write_toml(site, f"Site {name}"))
     public = PublicFile(data=DataSection(path=f"{TEST}.jsonl"))
     _write(part / PUBLIC / f"{TEST}.jsonl", test, part / PUBLIC / f"{TEST}.toml", write_toml(public, "The test set"))
