@@ -46,6 +46,8 @@ class ExampleCounts:
     """Relations whose type, head or tail type is not asked for."""
     windows_without_a_pair: int
     """Only for the task kind ``relations``: windows with fewer than two mentions, whose answer could only be none."""
+    documents_without_a_title: int = 0
+    """Only for the task kind ``title``."""
 
 
 def flat(text: str) -> str:

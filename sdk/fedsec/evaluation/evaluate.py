@@ -12,6 +12,7 @@ from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
 from fedsec_secure.errors import ConfigError
 
 TaskKind = Literal["entities", "relations", "both"]
+"""Those whose answers mark something; written titles are scored in ``titles``."""
 
 
 def score_answers(

@@ -64,7 +64,9 @@ def pin(draft: Draft, sites: Path) -> Draft:
             trained = shared_vector(draft.lora.strategy, initial_adapter(base, draft.lora, draft.seed)).size
             dp = dp.model_copy(update={"dimension": trained})
     tests = tuple(
-        t if t.sha256 else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites))})
+        t
+        if t.sha256
+        else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites), draft.task)})
         for t in draft.evaluation.public_tests
     )
     return draft.model_copy(

@@ -26,6 +26,9 @@ def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | No
         where["label_map"] = str(label_map.resolve())
     section = validate(where, DataSection, "--corpus and --split")
     documents = load_site_documents(section, Path()).documents
+    if plan.task.kind == "title":
+        spec = PublicTest(name=name, limit=limit)
+        return TestSet(spec, public_examples(spec, documents, plan))
     present = {e.type for d in documents for e in d.entities}
     linked = {r.type for d in documents for r in d.relations or ()}
     entity_types = tuple(t for t in plan.task.entity_types if t in present)

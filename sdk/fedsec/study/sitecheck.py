@@ -60,6 +60,7 @@ class SiteReport:
             ("sentences", f"{n.sentences:,}"),
             ("characters a document (min, median, 95 %, max)", _lengths(n.document_chars)),
             ("characters a sentence (min, median, 95 %, max)", _lengths(n.sentence_chars)),
+            *([("titles", f"{n.titles:,}")] if n.titles else []),
             *((f"entities: {label}", f"{count:,}") for label, count in n.entities.items()),
             *((f"relations: {label}", f"{count:,}") for label, count in (n.relations or {}).items()),
             ("documents of excluded patients", f"{self.excluded:,}"),
