@@ -13,6 +13,7 @@ from fedsec.data.titles import make_title_prompt, title_of
 from fedsec.data.windows import Window, make_windows
 from fedsec.evaluation.generate import generate_answers
 from fedsec.plan.model import Plan
+from fedsec.study.adapted import is_adapted, open_adapted
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
 from fedsec.training.base_model import load_base
@@ -30,7 +31,10 @@ class Finished:
 
     @classmethod
     def load(cls, run: Path) -> Finished:
-        """From a run folder; ConfigError where the run has no adapter yet."""
+        """From a run folder, or what `fedsec site adapt` made of one; ConfigError where a run has no adapter yet."""
+        if is_adapted(run):
+            own = open_adapted(run)
+            return cls(own.plan, Replicas(load_base(own.model)), own.adapter)
         folder = RunFolder.open(run)
         if not (folder.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"{run} has no adapter yet: finish it with `fedsec resume {run}`")

@@ -89,6 +89,17 @@ def test_a_study_of_titles_runs_is_scored_reported_and_used(fedsec, sites, tmp_p
     assert read["text"] == note["text"]
     assert read.get("title") != note["title"]
 
+    newcomer = tmp_path / "sites" / "dale"
+    newcomer.mkdir()
+    (newcomer / "abstracts.txt").write_text(pubtator(400, 15))
+    (newcomer / "site.toml").write_text('name = "dale"\n[data]\nformat = "pubtator"\npath = "abstracts.txt"\n')
+    own = fedsec("site", "adapt", "run", newcomer / "site.toml", "--out", "own", "--epochs", "2", "--json")
+    assert own.code == 0, own.err
+    record = own.json["record"]
+    assert set(record["held_out"]["adapted"]["scores"]) == {"titles ROUGE-L"}
+    assert record["records"]["entity_types"] == []
+    assert set(own.json["gains"]) == {"titles"}
+
 
 def test_what_is_learnt_is_said_before_anyone_signs(fedsec, sites):
     assert "The titles themselves are what is learnt" in said(fedsec("plan", "check", "plan.toml", "--sites", "3"))
