@@ -37,6 +37,7 @@ def documents(draw: st.DrawFn) -> list[Document]:
                 text=text,
                 entities=tuple(entities),
                 relations=relations,
+                title=draw(st.none() | texts),
             )
         )
     return result

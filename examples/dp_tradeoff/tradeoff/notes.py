@@ -46,7 +46,7 @@ def deal(target: Path, corpus: Corpus, sites: int, seed: int, records: int) -> P
         return target
     train, test = corpus
     names = [f"site-{number:02d}" for number in range(1, sites + 1)]
-    section = DataSection(path=NOTES, limit=records // sites)
+    section = DataSection(path=NOTES, entity_types=("Drug", "Problem"), limit=records // sites)
     dealt = by_patient(train, names, seed)
     return write_sites(target, {name: (documents, section) for name, documents in dealt.items()}, {TEST: test})
 

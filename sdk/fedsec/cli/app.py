@@ -66,5 +66,5 @@ def run(arguments: list[str] | None = None) -> None:
         show_error(e)
         sys.exit(1)
     except KeyboardInterrupt:
-        show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`"))
+        show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`, or with the same command again"))
         sys.exit(1)

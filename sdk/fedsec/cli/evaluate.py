@@ -23,7 +23,10 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Precision, recall and F1 of entities and relations, strict (span and type) and lenient (overlap and type)."""
+    """Precision, recall and F1 of entities and relations, strict (span and type) and lenient (overlap and type).
+
+    Of titles: ROUGE-L, and the loss of the true ones.
+    """
     from rich.progress import Progress
 
     from fedsec.site.work import score_tests

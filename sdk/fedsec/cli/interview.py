@@ -29,6 +29,8 @@ class Answers:
     name: str
     base: str
     preset: str
+    title: bool = False
+    """Titles are to be written, and no labels asked for."""
 
 
 def complete(
@@ -38,14 +40,17 @@ def complete(
     name: str | None,
     base: str | None,
     preset: str | None,
+    title: bool = False,
 ) -> Answers:
     """The answers with nothing open (None): asked for on a terminal where sites or entity types are, else defaults.
 
     Raises:
-        ConfigError: sites or entity types are missing, and nobody is there to ask.
+        ConfigError: sites or entity types are missing, and nobody is there to ask; or types for a study of titles.
     """
-    if sites is not None and entity:
-        return Answers(sites, entity, relation or [], name or NAME, base or BASE, preset or PRESET)
+    if title and (entity or relation):
+        raise ConfigError("--title asks for no labels: leave --entity and --relation out")
+    if sites is not None and (entity or title):
+        return Answers(sites, entity or [], relation or [], name or NAME, base or BASE, preset or PRESET, title)
     if not sys.stdin.isatty():
         missing = "--sites" if sites is None else "--entity"
         raise ConfigError(f"{missing} is missing, and there is no terminal to ask on; see fedsec plan new --help")
@@ -53,10 +58,13 @@ def complete(
     return Answers(
         name=name or _ask("The study's name", NAME, str),
         sites=sites or _ask("How many sites take part", SITES, _positive),
-        entity=entity or _ask("Entity types to extract, with commas between them", None, _words),
-        relation=relation or _ask("Relation types, with commas between them (none: leave empty)", "", _words),
+        entity=[] if title else entity or _ask("Entity types to extract, with commas between them", None, _words),
+        relation=[]
+        if title
+        else relation or _ask("Relation types, with commas between them (none: leave empty)", "", _words),
         base=base or _ask("Base model: a name, a folder, a GGUF file, or an id", BASE, str),
         preset=preset or _ask("Training settings, paper or demo", PRESET, str),
+        title=title,
     )
 
 

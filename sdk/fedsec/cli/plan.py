@@ -42,6 +42,7 @@ def new(
     sites: Annotated[int | None, typer.Option(min=1, help="How many sites will take part: sets the threshold.")] = None,
     entity: Annotated[list[str] | None, typer.Option(help="An entity type to extract; repeatable.")] = None,
     relation: Annotated[list[str] | None, typer.Option(help="A relation type to extract; repeatable.")] = None,
+    title: Annotated[bool, typer.Option("--title", help="Learn to write a text's title; without types.")] = False,
     name: Annotated[str | None, typer.Option(help="The study's name, [a-z0-9-]; study if left out.")] = None,
     base: Annotated[
         str | None, typer.Option(help="Base model: a name, a folder, a GGUF file, or an id; smollm2-135m if left out.")
@@ -56,7 +57,7 @@ def new(
     """
     if path.exists():
         raise ConfigError(f"{path} exists and is not overwritten; choose another name")
-    answers = complete(sites, entity, relation, name, base, preset)
+    answers = complete(sites, entity, relation, name, base, preset, title)
     draft = override(_draft(answers, path), assignments or ())
     heading = f"Draft of the study {draft.name}: edit, then `fedsec plan check {path.name}`."
     path.write_text(write_toml(draft, heading), encoding="utf-8")
@@ -76,7 +77,8 @@ def _draft(answers: Answers, path: Path) -> Draft:
     if answers.preset not in PRESETS:
         raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; found {answers.preset}")
     lora, training = PRESETS[answers.preset]
-    kind, sites = "both" if answers.relation else "entities", answers.sites
+    kind = "title" if answers.title else "both" if answers.relation else "entities"
+    sites = answers.sites
     labels = {"entity_types": answers.entity, "relation_types": answers.relation}
     task = validate({"kind": kind, **labels}, TaskSpec, "task")
     masked = sites >= 3

@@ -1,4 +1,4 @@
-"""`fedsec predict`: entities and relations in notes, from a finished adapter."""
+"""`fedsec predict`: entities and relations in notes, or their titles, from a finished adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def predict(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines."""
+    """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines.
+
+    An adapter for titles writes each note with the title that it gives it.
+    """
     from rich.progress import Progress
 
     from fedsec.data.readers.jsonl import read_jsonl

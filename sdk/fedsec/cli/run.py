@@ -42,7 +42,7 @@ def run(
 def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> None:
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
-    from fedsec.cli.tables import COLUMNS, show_results
+    from fedsec.cli.tables import show_results
     from fedsec.study.folder import RunFolder
     from fedsec.study.verify import REPORT
 
@@ -55,14 +55,18 @@ def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> No
     report = path / REPORT
     results = folder.results()
     if json:
-        macro = {s: {f"{k}_{m}": results.macro(s, k, m) for k, m in COLUMNS} for s in results.scores}
+        means = {s: {_key(name): v for name, v in results.figures(s).items()} for s in results.scores}
         value = {"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "report": str(report)}
-        print_json(value | {"macro_f1": macro})
+        print_json(value | {"macro_f1": means})
     elif not quiet:
         if results.scores:
             show_results(out, results)
         adapter = f"adapter:    {folder.adapter} (plain PEFT)"
         out.print(f"run folder: {path}\n{adapter}\nreport:     {report}", markup=False, soft_wrap=True)
+
+
+def _key(name: str) -> str:
+    return name.lower().replace(" ", "_").replace("-", "_")
 
 
 def _finish(folder: RunFolder, progress: Progress, jobs: int | None) -> None:

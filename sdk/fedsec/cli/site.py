@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fedsec.cli.adapt import adapt
 from fedsec.cli.output import Json, out, print_json
 
 app = typer.Typer(help="A site on its own: nothing is sent.", no_args_is_help=True)
+app.command("adapt")(adapt)
 
 
 @app.callback()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedsec.evaluation.scores import Kind, Match, Scores
+from fedsec.evaluation.scores import KINDS, MEASURE, Kind, Match, Scores, TitleScores
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT, Results
 
-COLUMNS: tuple[tuple[Kind, Match], ...] = (
+_COUNTED: tuple[tuple[Literal["entities", "relations"], Match], ...] = (
     ("entities", "strict"),
     ("entities", "lenient"),
     ("relations", "strict"),
@@ -30,7 +32,8 @@ def comparison_table(results: Results, kind: Kind) -> Table:
     """Every system by test set and over all of them (mean of each set's micro F1): strict / lenient F1 of one kind."""
     systems = _ordered(results)
     tests = sorted({name for s in systems for name, v in results.scores[s].items() if v.f1(kind, "strict") is not None})
-    title = f"{kind.capitalize()}: F1, strict/lenient, by test set"
+    matches = "" if kind == "titles" else ", strict/lenient"
+    title = f"{kind.capitalize()}: {MEASURE[kind]}{matches}, by test set"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("trained by", no_wrap=True)
     for name in (*tests, "all"):
@@ -53,7 +56,7 @@ def _pair(results: Results, system: str, test: str, kind: Kind, best: float) -> 
     strict, lenient = _f1(results, system, test, kind, "strict"), _f1(results, system, test, kind, "lenient")
     if strict is None or lenient is None:
         return "–"
-    text = f"{strict:.2f}/{lenient:.2f}"
+    text = f"{strict:.2f}" if kind == "titles" else f"{strict:.2f}/{lenient:.2f}"
     return f"[bold green]{text}[/bold green]" if strict == best > 0 else text
 
 
@@ -70,34 +73,50 @@ def _fewer(results: Results) -> list[str]:
 
 def show_results(console: Console, results: Results) -> None:
     """The tables, and what may be said about federated against the best single site."""
-    kinds: tuple[Kind, ...] = ("entities", "relations")
+    kinds = [k for k in KINDS if any(results.macro(s, k, "strict") is not None for s in results.scores)]
     for kind in kinds:
-        if any(results.macro(s, kind, "strict") is not None for s in results.scores):
-            console.print(comparison_table(results, kind))
+        console.print(comparison_table(results, kind))
     for line in _fewer(results):
         console.print(line, style="dim")
-    gain = results.gain()
+    gain = results.gain(kinds[0]) if kinds else None
     if gain is not None:
         best, interval = gain
         verdict = "outside" if interval.excludes_zero else "NOT outside"
         console.print(
-            f"Entities, strict, all test sets: federated minus {_title(best)} (the best single site) is "
+            f"{said_of(kinds[0])}, all test sets: federated minus {_title(best)} (the best single site) is "
             f"{interval.difference:+.3f},\npaired bootstrap 95 % interval [{interval.low:+.3f}, {interval.high:+.3f}]: "
             f"{verdict} what the choice of test sentences explains.",
             markup=False,
         )
 
 
+def said_of(kind: Kind) -> str:
+    """The figure that a difference is about."""
+    return "Titles, ROUGE-L" if kind == "titles" else f"{kind.capitalize()}, strict"
+
+
 def score_table(title: str, scores: Scores) -> Table:
-    """One system on one test set: precision, recall and F1."""
+    """One system on one test set: precision, recall and F1; of titles ROUGE-L and the loss."""
+    if scores.titles is not None:
+        return _title_table(title, scores.titles)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("", "match", "precision", "recall", "F1", "gold", "predicted"):
         table.add_column(name, justify="left" if name in ("", "match") else "right")
-    for kind, match in COLUMNS:
+    for kind, match in _COUNTED:
         of_kind = getattr(scores, kind)
         if of_kind is None:
             continue
         micro = getattr(of_kind, match).micro
         figures = (f"{micro.precision:.3f}", f"{micro.recall:.3f}", f"{micro.f1:.3f}")
         table.add_row(kind, match, *figures, str(micro.gold), str(micro.predicted))
+    return table
+
+
+def _title_table(title: str, scores: TitleScores) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("", "precision", "recall", "F", "loss of the true titles"):
+        table.add_column(name, justify="right" if name else "left")
+    found = scores.rouge_l
+    figures = (found.precision, found.recall, found.fmeasure, scores.loss)
+    table.add_row("titles, ROUGE-L", *(f"{value:.3f}" for value in figures))
     return table

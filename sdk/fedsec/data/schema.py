@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Frozen(BaseModel):
@@ -37,6 +37,15 @@ class Document(Frozen):
     text: str
     entities: tuple[Entity, ...] = ()
     relations: tuple[Relation, ...] | None = None
+    title: str | None = Field(default=None, exclude_if=lambda title: title is None)
+    """What its authors called it, where the corpus keeps that apart; ``text`` may begin with it."""
+
+    @property
+    def body(self) -> tuple[int, str]:
+        """Where the text goes on after the title, if it begins with it, and from there on, trimmed."""
+        start = len(self.title) if self.title and self.text.startswith(self.title) else 0
+        rest = self.text[start:]
+        return start + len(rest) - len(rest.lstrip()), rest.strip()
 
     @model_validator(mode="after")
     def _offsets_and_ids_agree(self) -> Document:

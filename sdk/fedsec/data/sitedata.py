@@ -20,6 +20,7 @@ from fedsec.data.readers.phee import read_phee
 from fedsec.data.readers.pubtator import read_pubtator
 from fedsec.data.schema import Document, Example
 from fedsec.data.templates import ExampleCounts, build_examples
+from fedsec.data.titles import title_examples
 from fedsec.data.windows import make_all_windows
 from fedsec.plan.sitefile import DataSection
 from fedsec.plan.specs import TaskSpec
@@ -82,6 +83,8 @@ class DataCheck:
     entities: Mapping[str, int]
     relations: Mapping[str, int] | None
     """None where no document is annotated with relations."""
+    titles: int
+    """Documents with a title of their own."""
     documents_without_entities: int
     documents_without_relation_labels: int
     relations_across_sentences: int
@@ -134,15 +137,13 @@ def site_examples(
     stay the same whatever else changes; they keep the documents' order.
 
     Raises:
-        ConfigError: labels that the study does not have, or relation types at notes without relation labels.
+        ConfigError: labels that the study does not have, relation types at notes without relation labels, or notes
+            that lack a label of the study while the section does not say which of them they annotate.
     """
-    if section.relation_types and all(d.relations is None for d in documents):
-        raise ConfigError(
-            "the data section names relation_types, but none of its notes is annotated with relations; "
-            "leave relation_types out"
-        )
-    entity_types = section.entity_types if section.entity_types is not None else task.entity_types
-    examples, counts = build_examples(documents, task, entity_types, section.relation_types)
+    if task.kind == "title":
+        examples, counts = title_examples(_unlabelled(documents, section))
+    else:
+        examples, counts = _marked_examples(documents, section, task)
     if section.limit is not None and len(examples) > section.limit:
         chosen = sorted(examples, key=lambda e: hashlib.sha256(f"fedsec limit 1|{e.example_id}".encode()).digest())
         kept = {e.example_id for e in chosen[: section.limit]}
@@ -150,6 +151,47 @@ def site_examples(
     if not examples:
         raise ConfigError("the data section gives no examples for this task; check its types and the label map")
     return examples, counts
+
+
+def _unlabelled(documents: Sequence[Document], section: DataSection) -> Sequence[Document]:
+    """For a task without labels: ConfigError where the section names some."""
+    if section.entity_types or section.relation_types:
+        raise ConfigError("the study asks for titles and no labels: leave entity_types and relation_types out")
+    return documents
+
+
+def _marked_examples(
+    documents: Sequence[Document], section: DataSection, task: TaskSpec
+) -> tuple[list[Example], ExampleCounts]:
+    if section.relation_types and all(d.relations is None for d in documents):
+        raise ConfigError(
+            "the data section names relation_types, but none of its notes is annotated with relations; "
+            "leave relation_types out"
+        )
+    return build_examples(documents, task, annotated_types(documents, section, task), section.relation_types)
+
+
+def annotated_types(documents: Sequence[Document], section: DataSection, task: TaskSpec) -> tuple[str, ...]:
+    """The study's entity types that these notes annotate: what the section says, else all of them.
+
+    Silence counts as all only where each occurs. A label that the notes never hold may be one that nobody looked for,
+    and prompts that ask for it would teach that it is not there.
+    """
+    if section.entity_types is not None:
+        return section.entity_types
+    missing = never_held(documents, task.entity_types)
+    if missing:
+        raise ConfigError(
+            f"no note here holds {', '.join(missing)}, and the data section does not say whether anyone looked: set "
+            f"entity_types to those of {', '.join(task.entity_types)} that these notes annotate"
+        )
+    return task.entity_types
+
+
+def never_held(documents: Iterable[Document], entity_types: Sequence[str]) -> list[str]:
+    """Those of the types that no mention of the documents has."""
+    held = {e.type for d in documents for e in d.entities}
+    return [t for t in entity_types if t not in held]
 
 
 def check_documents(documents: Sequence[Document], tokenizer: Tokenizer | None = None) -> DataCheck:
@@ -165,6 +207,7 @@ def check_documents(documents: Sequence[Document], tokenizer: Tokenizer | None =
         sentence_tokens=None if tokenizer is None else Lengths.of([len(tokenizer.encode(w.text)) for w in windows]),
         entities=_counted(e.type for d in documents for e in d.entities),
         relations=_counted(r.type for d in annotated for r in d.relations or ()) if annotated else None,
+        titles=sum(d.title is not None for d in documents),
         documents_without_entities=sum(not d.entities for d in documents),
         documents_without_relation_labels=len(documents) - len(annotated),
         relations_across_sentences=window_counts.relations_across_windows,

@@ -46,6 +46,8 @@ class ExampleCounts:
     """Relations whose type, head or tail type is not asked for."""
     windows_without_a_pair: int
     """Only for the task kind ``relations``: windows with fewer than two mentions, whose answer could only be none."""
+    documents_without_a_title: int = 0
+    """Only for the task kind ``title``."""
 
 
 def flat(text: str) -> str:
@@ -127,8 +129,10 @@ def build_examples(
         site_relation_types: a subset of ``task.relation_types``; None or empty where the site annotates none.
 
     Raises:
-        ConfigError: a label that the study does not have, or a ``relations`` task at a site without relation labels.
+        ConfigError: a label that the study does not have, a ``relations`` task at a site without relation labels, or
+            a relation type whose links all end at mentions that are not asked for.
     """
+    documents = list(documents)
     entity_types = _subset("entity", site_entity_types, task.entity_types)
     relation_types = _subset("relation", site_relation_types or (), task.relation_types)
     if task.kind == "entities":
@@ -138,6 +142,7 @@ def build_examples(
             "the task kind is 'relations', but this site annotates none of the study's relation types; "
             "use the kind 'both', in which such a site trains on entities only"
         )
+    _require_ends(documents, entity_types, relation_types)
     windows, window_counts = make_all_windows(documents, task.window)
     typed = len(task.relation_types) > 1
     examples: list[Example] = []
@@ -198,6 +203,27 @@ def _of_types(
     ids = {e.id for e in entities}
     kept = (r for r in window.relations if r.type in relation_types and r.head in ids and r.tail in ids)
     return entities, tuple(kept)
+
+
+def _require_ends(documents: Sequence[Document], entity_types: Sequence[str], relation_types: Sequence[str]) -> None:
+    """A link can be written between mentions of asked-for types only. Where that leaves none of a relation's links,
+    every answer would teach that the notes have no such relation.
+    """
+    written, lost = set(), dict[str, set[str]]()
+    for document in documents:
+        types = {e.id: e.type for e in document.entities}
+        for r in document.relations or ():
+            others = {types[r.head], types[r.tail]} - set(entity_types)
+            if others:
+                lost.setdefault(r.type, set()).update(others)
+            else:
+                written.add(r.type)
+    for name in relation_types:
+        if name in lost and name not in written:
+            raise ConfigError(
+                f"every {name} relation of these notes has an end of a type that is not asked for "
+                f"({', '.join(sorted(lost[name]))}): name it in entity_types, or leave {name} out of relation_types"
+            )
 
 
 def _subset(what: str, site: Sequence[str], study: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
 from fedsec_secure.errors import ConfigError
 
 TaskKind = Literal["entities", "relations", "both"]
+"""Those whose answers mark something; written titles are scored in ``titles``."""
 
 
 def score_answers(
@@ -36,7 +37,8 @@ def score_answers(
     counts, ungrounded, malformed = [], 0, 0
     for answer, example in zip(answers, examples, strict=True):
         given = example.entities if kind == "relations" else ()
-        parsed = parse_answer(answer, example.text, entity_types, links, given)
+        asked = () if example.relations is None else links  # as its prompt did
+        parsed = parse_answer(answer, example.text, entity_types, asked, given)
         ungrounded += len(parsed.ungrounded_entities) + len(parsed.ungrounded_relations)
         malformed += parsed.malformed_lines
         counts.append(

@@ -7,7 +7,8 @@ types of one test set, `set_macro_f1` the mean of micro F1 over several test set
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from types import MappingProxyType
+from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,11 @@ from scipy.stats import bootstrap
 from fedsec.evaluation.matching import Tally
 from fedsec_secure.errors import LocalMisuseError
 
-Kind = Literal["entities", "relations"]
+Kind = Literal["entities", "relations", "titles"]
 Match = Literal["strict", "lenient"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MEASURE: Mapping[Kind, str] = MappingProxyType({"entities": "F1", "relations": "F1", "titles": "ROUGE-L"})
+"""What is said of each kind. ROUGE-L has no strict and lenient matching: both name the same figure."""
 
 
 class _Frozen(BaseModel):
@@ -65,6 +69,23 @@ class KindScores(_Frozen):
     lenient: MatchScores
 
 
+class Overlap(_Frozen):
+    """ROUGE-L of one written text, or its mean over several."""
+
+    precision: float
+    recall: float
+    fmeasure: float
+
+
+class TitleScores(_Frozen):
+    """Written titles of one test set."""
+
+    rouge_l: Overlap
+    """Mean over the examples."""
+    loss: float
+    """Nats per token of the true titles."""
+
+
 class ExampleCounts(_Frozen):
     """What one answer held, kept for resampling."""
 
@@ -73,9 +94,14 @@ class ExampleCounts(_Frozen):
     relations: dict[str, Tally]
     unknown_types: int = 0
     """Lines with a label that was not asked for: false positives among the entities, of no type."""
+    title: Overlap | None = None
 
-    def triple(self, kind: Kind, match: Match) -> tuple[int, int, int]:
-        """(correct, predicted, gold) over all types."""
+    def triple(self, kind: Kind, match: Match) -> tuple[float, int, int]:
+        """(correct, predicted, gold) over all types. A title is one item that is right by its ROUGE-L: so the F1 of
+        several is their mean.
+        """
+        if kind == "titles":
+            return (0, 0, 0) if self.title is None else (self.title.fmeasure, 1, 1)
         tallies = getattr(self, kind).values()
         extra = self.unknown_types if kind == "entities" else 0
         correct = sum(getattr(t, match) for t in tallies)
@@ -90,6 +116,8 @@ class Scores(_Frozen):
     """None where the task gives the mentions."""
     relations: KindScores | None
     """None where the test set has no relation labels."""
+    titles: TitleScores | None = None
+    """For the task kind ``title`` only."""
     ungrounded: int
     """Predicted mentions and links whose words are not in the note (counted as false positives)."""
     malformed_lines: int
@@ -101,9 +129,24 @@ class Scores(_Frozen):
         return self.model_copy(update={"counts": ()})
 
     def f1(self, kind: Kind, match: Match) -> float | None:
-        """Micro F1, or None where the test set has no such labels."""
+        """Micro F1, for titles the mean ROUGE-L F-measure; None where the test set has no such labels."""
+        if kind == "titles":
+            return None if self.titles is None else self.titles.rouge_l.fmeasure
         scores: KindScores | None = getattr(self, kind)
         return None if scores is None else float(getattr(scores, match).micro.f1)
+
+    def figures(self) -> dict[str, float]:
+        """Everything of it that a table shows, by name: ``entities strict``, ``titles ROUGE-L``."""
+        return {name: value for name, kind, match in FIGURES if (value := self.f1(kind, match)) is not None}
+
+
+FIGURES: tuple[tuple[str, Kind, Match], ...] = (
+    ("entities strict", "entities", "strict"),
+    ("entities lenient", "entities", "lenient"),
+    ("relations strict", "relations", "strict"),
+    ("relations lenient", "relations", "lenient"),
+    ("titles ROUGE-L", "titles", "strict"),
+)
 
 
 class Interval(_Frozen):
@@ -187,7 +230,7 @@ def _match_scores(counts: list[ExampleCounts], kind: Kind, match: Match) -> Matc
             sum(getattr(t, match) for t in tallies), sum(t.predicted for t in tallies), sum(t.gold for t in tallies)
         )
     triples = [row.triple(kind, match) for row in counts]
-    micro = Score.of(*(sum(column) for column in zip(*triples, strict=True))) if triples else Score.of(0, 0, 0)
+    micro = Score.of(*(int(sum(column)) for column in zip(*triples, strict=True))) if triples else Score.of(0, 0, 0)
     occurring = [score.f1 for score in by_type.values() if score.predicted + score.gold]
     return MatchScores(micro=micro, by_type=by_type, type_macro_f1=float(np.mean(occurring)) if occurring else 0.0)
 

@@ -32,7 +32,7 @@ def explain(draft: Draft, sites: int | None = None, coordinates: int | None = No
     if isinstance(draft, Plan):
         sites = len(draft.roster.sites)
     statements = [Statement("refused", "supported", reason) for reason in refusals(combination_of(draft))]
-    who = (_officers, _protection, _collusion, _differences, _weights)
+    who = (_officers, _task, _protection, _collusion, _differences, _weights)
     for part in (*who, privacy, canaries, strategy, _encoding, _baselines):
         statements += part(draft, sites)
     if coordinates is not None and sites is not None:
@@ -56,6 +56,17 @@ def _officers(draft: Draft, sites: int | None) -> list[Statement]:
         return []
     text = f"Several officers: {', '.join(several)}. How many of them must sign is in each site's own policy."
     return [Statement("fact", "officers", text)]
+
+
+def _task(draft: Draft, sites: int | None) -> list[Statement]:
+    """What the answers are, where they are not labels."""
+    if draft.task.kind != "title":
+        return []
+    text = (
+        "The titles themselves are what is learnt: every answer is a text that people wrote about a note, not a label "
+        "or words marked in it, so what the adapter remembers of its answers is such text."
+    )
+    return [Statement("risk", "task", text)]
 
 
 def _protection(draft: Draft, sites: int | None) -> list[Statement]:

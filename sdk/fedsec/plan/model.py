@@ -152,6 +152,24 @@ def _check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -
         )
 
 
+def _check_task(draft: Draft) -> None:
+    """Relation labels where the kind has relations, and test sets that are asked for what the task has."""
+    kind, relations = draft.task.kind, draft.task.relation_types
+    if (kind in ("entities", "title")) != (not relations):
+        raise ValueError(
+            f'task.kind is "{kind}" with {len(relations)} relation types; '
+            '"entities" goes without, "relations" and "both" need at least one'
+        )
+    asked = [("evaluation.public_tests", test) for test in draft.evaluation.public_tests]
+    if draft.weighting.validation is not None:
+        asked.append(("weighting.validation", draft.weighting.validation))
+    for where, test in asked:
+        if kind == "title" and (test.entity_types or test.relation_types):
+            raise ValueError(f'{where}: {test.name} has labels; task.kind "title" asks for none')
+        if kind != "title" and not test.entity_types:
+            raise ValueError(f"{where}: {test.name} without entity_types; name what its notes annotate")
+
+
 def _check_privacy(draft: Draft) -> None:
     """Nothing is promised that nothing holds, and no gradient depends on who else is in its batch."""
     dp, model, training = draft.dp, draft.model, draft.training
@@ -227,11 +245,7 @@ class Draft(Strict):
         _no_repeats("evaluation.public_tests", [t.name for t in self.evaluation.public_tests])
         if not self.lora.targets:
             raise ValueError("lora.targets is empty; name at least one linear layer, for instance q_proj")
-        if (self.task.kind == "entities") != (not self.task.relation_types):
-            raise ValueError(
-                f'task.kind is "{self.task.kind}" with {len(self.task.relation_types)} relation types; '
-                '"entities" goes without, "relations" and "both" need at least one'
-            )
+        _check_task(self)
         _check_privacy(self)
         check_strategy(self)
         if self.canaries.per_site and self.training.max_tokens < _CANARY_TOKENS:

@@ -34,7 +34,7 @@ class DataSection(Strict):
     label_map: RelativePath | None = None
     """TOML file that renames the corpus's labels to the plan's."""
     entity_types: tuple[LabelName, ...] | None = None
-    """The plan's entity types that this site annotates; left out: all of them."""
+    """The plan's entity types that this site annotates; left out: all of them, and each occurs in the notes."""
     relation_types: tuple[LabelName, ...] | None = None
     """The plan's relation types that this site annotates; left out: its notes carry no relation labels."""
     exclude_patients: RelativePath | None = None

@@ -51,12 +51,23 @@ class LoraSpec(Strict):
 
 
 class TaskSpec(Strict):
-    """What is extracted. Sites may annotate any subset of the labels (incomplete annotations)."""
+    """What is learnt. Sites may annotate any subset of the labels (incomplete annotations)."""
 
-    kind: Literal["entities", "relations", "both"] = "both"
-    entity_types: tuple[LabelName, ...] = Field(min_length=1)
+    kind: Literal["entities", "relations", "both", "title"] = "both"
+    """Mentions, links between given mentions, both, or the title of a text, which is written and not marked."""
+    entity_types: tuple[LabelName, ...] = ()
+    """At least one; none with kind title."""
     relation_types: tuple[LabelName, ...] = ()
     window: Literal["sentence", "passage"] = "sentence"
+    """What a note is cut into. Kind title takes it whole."""
+
+    @model_validator(mode="after")
+    def _labels_fit_the_kind(self) -> TaskSpec:
+        if self.kind == "title" and (self.entity_types or self.relation_types):
+            raise ValueError('kind is "title", which asks for no labels; leave entity_types and relation_types out')
+        if self.kind != "title" and not self.entity_types:
+            raise ValueError(f'kind is "{self.kind}" without entity_types; name at least one')
+        return self
 
 
 class TrainingSpec(Strict):
@@ -184,8 +195,8 @@ class PublicTest(Strict):
     name: SiteName
     sha256: Sha256Hex | None = None
     """Digest of the annotated documents; a compiled plan must have it."""
-    entity_types: tuple[LabelName, ...] = Field(min_length=1)
-    """The labels that its prompts ask for."""
+    entity_types: tuple[LabelName, ...] = ()
+    """The labels that its prompts ask for; at least one, but for kind title, which asks for none."""
     relation_types: tuple[LabelName, ...] | None = None
     """The relations that its prompts ask for; left out: none are annotated."""
     limit: int | None = Field(None, ge=1, le=1 << 24)

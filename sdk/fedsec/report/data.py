@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedsec.evaluation.scores import KINDS, Kind
 from fedsec.logfile import CHECKPOINT
 from fedsec.plan.attestation import Attestation, Floors
 from fedsec.plan.explain import explain
@@ -15,7 +16,7 @@ from fedsec.plan.statement import Statement
 from fedsec.report.exposure import Exposures, exposures
 from fedsec.report.protection import Protection, protection
 from fedsec.report.rounds import Aborted, Refusal, RoundReport, Traffic, ending, refusals, rounds, total_bytes
-from fedsec.report.scoring import KINDS, KindReport, kind_report, learning_curve
+from fedsec.report.scoring import KindReport, kind_report, learning_curve
 from fedsec.study.certificate import CERTIFICATE, Certificate, open_certificate
 from fedsec.study.evidence import FiledApproval, read_approvals, read_attestations
 from fedsec.study.folder import RunFolder
@@ -85,7 +86,7 @@ class ReportData:
     refusals: tuple[Refusal, ...]
     aborted: tuple[Aborted, ...]
     kinds: tuple[KindReport, ...]
-    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+    curves: Mapping[Kind, Mapping[str, Sequence[tuple[int, float]]]]
     """Kind -> test set -> (round, F1), where the run has scores between rounds."""
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedsec.evaluation.scores import MEASURE, Kind
 from fedsec.plan.canaries import CHANCE
 from fedsec.report.data import Budget, ReportData
 from fedsec.report.drawing import AMBER, BLUE, FAINT, GREY, INK, SAND, SKY, svg
@@ -100,7 +101,7 @@ def fairness(report: KindReport) -> Markup:
             _gain(right, report)
 
     label = "; ".join(f"{r.test}: {r.federated:.2f}{', the weakest' if r.weakest else ''}" for r in report.fair)
-    text = f"F1 of {report.kind} of the shared adapter by test set. {label}"
+    text = f"{report.measure} of {report.kind} of the shared adapter by test set. {label}"
     return svg(f"fairness-{report.kind}", text, 0.8 + min(_ROW * len(report.fair), _HIGHEST), draw)
 
 
@@ -113,7 +114,7 @@ def _level(axes: Axes, report: KindReport) -> None:
         axes.annotate(said, (row.federated, place), (8, 0), textcoords="offset points", va="center", color=color)
     axes.set_xlim(0, 1.25)
     axes.set_xticks([0, 0.5, 1])
-    axes.set_title(f"F1 of {report.kind}, together")
+    axes.set_title(f"{report.measure} of {report.kind}, together")
 
 
 def _gain(axes: Axes, report: KindReport) -> None:
@@ -129,7 +130,7 @@ def _gain(axes: Axes, report: KindReport) -> None:
     axes.set_title("together minus alone, 95 % interval")
 
 
-def learning(kind: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
+def learning(kind: Kind, curve: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
     """F1 after each round: a thin line a test set, and a thick one for their mean."""
     whole = [n for n, _ in next(iter(curve.values()))]
     shared = [n for n in whole if all(n in dict(points) for points in curve.values())]
@@ -148,10 +149,14 @@ def learning(kind: str, curve: Mapping[str, Sequence[tuple[int, float]]]) -> Mar
         axes.plot(shared, mean, color=BLUE, linewidth=2.4, marker="o", markersize=4)
         axes.set_ylim(0, 1)
         _round_axis(axes)
-        axes.set_ylabel(f"F1 of {kind}, strict")
+        axes.set_ylabel(f"{MEASURE[kind]} of {kind}{'' if kind == 'titles' else ', strict'}")
         axes.set_title("thick: mean of the test sets")
 
-    said = f"mean F1 {mean[0]:.2f} after round {shared[0]}, {mean[-1]:.2f} after round {shared[-1]}" if mean else ""
+    said = (
+        f"mean {MEASURE[kind]} {mean[0]:.2f} after round {shared[0]}, {mean[-1]:.2f} after round {shared[-1]}"
+        if mean
+        else ""
+    )
     return svg(f"learning-{kind}", f"Scores of the shared adapter from round to round: {said}", 2.6, draw)
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
-from fedsec.evaluation.scores import Interval, Kind, Scores, paired_bootstrap
+from fedsec.evaluation.scores import MEASURE, Interval, Kind, Scores, paired_bootstrap
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT, Results
 from fedsec_secure.errors import ConfigError
-
-KINDS: tuple[Kind, ...] = ("entities", "relations")
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class System:
 
 @dataclass(frozen=True)
 class KindReport:
-    """Everything about entities, or about relations."""
+    """Everything about entities, about relations, or about written titles."""
 
     kind: Kind
     fair: tuple[Fair, ...]
@@ -49,6 +47,16 @@ class KindReport:
     best_alone: str | None
     gain: Interval | None
     """Federated minus the best single site, over all test sets."""
+
+    @property
+    def measure(self) -> str:
+        """F1 or ROUGE-L."""
+        return MEASURE[self.kind]
+
+    @property
+    def unit(self) -> str:
+        """What one example is."""
+        return "texts" if self.kind == "titles" else "sentences"
 
 
 def kind_report(results: Results, kind: Kind) -> KindReport | None:

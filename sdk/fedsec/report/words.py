@@ -121,10 +121,11 @@ def gained(report: KindReport) -> str | None:
     i = report.gain
     sure = "more than" if i.excludes_zero else "no more than"
     side = "below" if i.difference < 0 else "above"
+    gap = f"{abs(i.difference):.2f} {report.measure}"
     return (
-        f"Over all public test sets the shared adapter is {abs(i.difference):.2f} F1 {side} the best site alone "
-        f"({report.best_alone}); 95 % interval {signed(i.low)} to {signed(i.high)}: {sure} the choice of test "
-        "sentences explains."
+        f"Over all public test sets the shared adapter is {gap} {side} the best site "
+        f"alone ({report.best_alone}); 95 % interval {signed(i.low)} to {signed(i.high)}: {sure} the choice of test "
+        f"{report.unit} explains."
     )
 
 
@@ -134,15 +135,16 @@ def fairness(report: KindReport) -> str:
     if weakest is None:
         first = f"On {report.kind}, no test set is behind the others."
     else:
-        first = f"On {report.kind}, the shared adapter is weakest on {weakest.test}: F1 {weakest.federated:.2f}."
+        least = f"{report.measure} {weakest.federated:.2f}"
+        first = f"On {report.kind}, the shared adapter is weakest on {weakest.test}: {least}."
     compared = [row for row in report.fair if row.gain is not None]
     if not compared:
         return f"{first} There is no site’s own model to compare with."
     worse = [row.test for row in compared if row.gain is not None and row.gain.high < 0]
     if worse:
         names = ", ".join(worse)
-        return f"{first} Worse together than alone, by more than the choice of test sentences explains: {names}."
-    return f"{first} No site is worse off together than alone beyond what the choice of test sentences explains."
+        return f"{first} Worse together than alone, by more than the choice of test {report.unit} explains: {names}."
+    return f"{first} No site is worse off together than alone beyond what the choice of test {report.unit} explains."
 
 
 def split(statements: Sequence[Statement]) -> tuple[list[Statement], list[Statement]]:
@@ -153,7 +155,8 @@ def split(statements: Sequence[Statement]) -> tuple[list[Statement], list[Statem
 
 def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
     """The plan's main points, in an officer's words."""
-    task = ", ".join((*plan.task.entity_types, *plan.task.relation_types))
+    labels = ", ".join((*plan.task.entity_types, *plan.task.relation_types))
+    task = "titles, as their authors wrote them" if plan.task.kind == "title" else labels
     size, drawn = plan.training.examples_per_round, f"a chance of {plan.dp.sampling_rate:g} for each {plan.dp.unit}"
     examples = "all of a site’s examples" if size is None else f"{size} of a site’s examples"
     over = {

@@ -16,6 +16,7 @@ from fedsec.evaluation.exposure import exposures
 from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import Scores
+from fedsec.evaluation.titles import score_titles
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import PublicTest
 from fedsec.privacy.distributed import DistributedStep
@@ -208,13 +209,17 @@ def score_tests(
     seconds = time.perf_counter() - began
     scores, at = {}, 0
     for test, examples in zip(tests, asked, strict=True):
-        scores[test.spec.name] = score_answers(
-            answers[at : at + len(examples)],
-            examples,
-            test.spec.entity_types,
-            test.spec.relation_types,
-            kind=plan.task.kind,
-            seconds=seconds * len(examples) / total,
-        )
+        written, took = answers[at : at + len(examples)], seconds * len(examples) / total
         at += len(examples)
+        if plan.task.kind == "title":
+            scores[test.spec.name] = score_titles(written, examples, _loss(models, adapter, plan, examples), took)
+            continue
+        labels = (test.spec.entity_types, test.spec.relation_types)
+        scores[test.spec.name] = score_answers(written, examples, *labels, kind=plan.task.kind, seconds=took)
     return scores
+
+
+def _loss(models: Replicas, adapter: AdapterState | None, plan: Plan, examples: Sequence[Example]) -> float:
+    """Nats per answer token, with the true answers read and not written."""
+    with models.take() as base:
+        return mean_loss(example_losses(base, adapter, plan.lora, examples, max_tokens=plan.training.max_tokens))

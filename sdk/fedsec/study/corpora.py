@@ -10,7 +10,7 @@ from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import load_site_documents, site_examples
 from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import DataSection, Site
-from fedsec.plan.specs import PublicTest, Strict
+from fedsec.plan.specs import PublicTest, Strict, TaskSpec
 from fedsec.plan.toml import read_toml
 from fedsec.site.work import TestSet
 from fedsec_secure.errors import VerificationError
@@ -25,11 +25,15 @@ class PublicFile(Strict):
     """The annotated documents; its labels and limit stand in the plan."""
 
 
-def documents_digest(documents: Iterable[Document]) -> str:
-    """SHA-256 (hex) over the documents in order, as JSON lines: what a plan pins of a test set."""
+def documents_digest(documents: Iterable[Document], task: TaskSpec) -> str:
+    """SHA-256 (hex) over the documents in order, as JSON lines: what a plan pins of a test set.
+
+    Titles count where the task asks for them, and only there.
+    """
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(document.model_dump_json().encode() + b"\n")
+        read = document if task.kind == "title" else document.model_copy(update={"title": None})
+        digest.update(read.model_dump_json().encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -50,7 +54,7 @@ def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
     tests = []
     for spec in draft.evaluation.public_tests:
         documents = load_public_documents(spec, sites)
-        if documents_digest(documents) != spec.sha256:
+        if documents_digest(documents, draft.task) != spec.sha256:
             raise VerificationError(f"public test set {spec.name} is not the one that the plan pins")
         tests.append(TestSet(spec, public_examples(spec, documents, draft)))
     return tests
@@ -63,14 +67,13 @@ def load_validation(draft: Draft, sites: Path) -> list[Example]:
         return []
     documents = load_public_documents(spec, sites)
     examples = public_examples(spec, documents, draft)
-    if documents_digest(documents) != spec.sha256 or len(examples) != spec.examples:
+    if documents_digest(documents, draft.task) != spec.sha256 or len(examples) != spec.examples:
         raise VerificationError(f"validation set {spec.name} is not the one that the plan pins")
     return examples
 
 
 def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:
     """The test set's examples, asked for its own labels; a limit keeps the same examples always."""
-    section = DataSection(
-        path=spec.name, entity_types=spec.entity_types, relation_types=spec.relation_types, limit=spec.limit
-    )
+    labels = {"entity_types": spec.entity_types or None, "relation_types": spec.relation_types}
+    section = DataSection(path=spec.name, limit=spec.limit).model_copy(update=labels)
     return site_examples(documents, section, draft.task)[0]

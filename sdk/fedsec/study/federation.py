@@ -17,7 +17,7 @@ from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
 from fedsec.data.schema import Example
 from fedsec.engines.embedded import EmbeddedTransport
-from fedsec.evaluation.scores import Kind, Scores
+from fedsec.evaluation.scores import KINDS, Scores
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
@@ -130,8 +130,7 @@ class Study:
         if limit is None or any((e["event"], e.get("round")) == ("scored", index) for e in self.folder.events()):
             return
         found = score_tests(self.models, adapter, self.plan, self.tests, limit)
-        kinds: tuple[Kind, ...] = ("entities", "relations")
-        f1 = {t: {k: v for k in kinds if (v := s.f1(k, "strict")) is not None} for t, s in found.items()}
+        f1 = {t: {k: v for k in KINDS if (v := s.f1(k, "strict")) is not None} for t, s in found.items()}
         self.report({"event": "scored", "round": index, "f1": f1})
 
     def _score_once(self, system: str, adapter: AdapterState | None, limit: int | None = None) -> None:

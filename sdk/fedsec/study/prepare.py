@@ -64,7 +64,9 @@ def pin(draft: Draft, sites: Path) -> Draft:
             trained = shared_vector(draft.lora.strategy, initial_adapter(base, draft.lora, draft.seed), 0).size
             dp = dp.model_copy(update={"dimension": trained})
     tests = tuple(
-        t if t.sha256 else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites))})
+        t
+        if t.sha256
+        else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites), draft.task)})
         for t in draft.evaluation.public_tests
     )
     return draft.model_copy(
@@ -82,7 +84,7 @@ def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
     if spec is None or (spec.sha256 and spec.examples):
         return spec
     documents = load_public_documents(spec, sites)
-    found = {"sha256": documents_digest(documents), "examples": len(public_examples(spec, documents, draft))}
+    found = {"sha256": documents_digest(documents, draft.task), "examples": len(public_examples(spec, documents, draft))}
     return spec.model_copy(update=found)
 
 

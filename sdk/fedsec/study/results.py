@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from fedsec.evaluation.scores import Interval, Kind, Match, Scores, paired_bootstrap, set_macro_f1
+from fedsec.evaluation.scores import FIGURES, Interval, Kind, Match, Scores, paired_bootstrap, set_macro_f1
 
 ZERO_SHOT, FEDERATED, CENTRAL, SINGLE = "zero-shot", "federated", "central", "single:"
 
@@ -28,6 +28,11 @@ class Results(BaseModel):
         """The single site with the highest macro F1."""
         rated = [(value, s) for s in self.singles() if (value := self.macro(s, kind, match)) is not None]
         return max(rated)[1] if rated else None
+
+    def figures(self, system: str) -> dict[str, float]:
+        """Of `Scores.figures`, the means over the test sets."""
+        found = ((name, self.macro(system, kind, match)) for name, kind, match in FIGURES)
+        return {name: value for name, value in found if value is not None}
 
     def gain(self, kind: Kind = "entities", match: Match = "strict") -> tuple[str, Interval] | None:
         """The best single site, and federated minus it with a paired bootstrap 95 % interval.

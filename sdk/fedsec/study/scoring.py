@@ -10,6 +10,7 @@ from fedsec.plan.sitefile import DataSection
 from fedsec.plan.specs import PublicTest
 from fedsec.plan.toml import validate
 from fedsec.site.work import TestSet
+from fedsec.study.adapted import is_adapted
 from fedsec.study.corpora import load_public_tests, public_examples
 from fedsec.study.folder import RunFolder
 from fedsec_secure.errors import ConfigError
@@ -17,7 +18,7 @@ from fedsec_secure.errors import ConfigError
 
 def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | None, limit: int | None) -> TestSet:
     """The run's public test set of that name, else the corpus; labels outside the plan's are not asked for."""
-    if name in {t.name for t in plan.evaluation.public_tests}:
+    if name in {t.name for t in plan.evaluation.public_tests} and not is_adapted(run):
         tests = load_public_tests(plan, RunFolder.open(run).sites)
         test = next(t for t in tests if t.spec.name == name)
         return TestSet(test.spec, test.examples[:limit])
@@ -26,6 +27,9 @@ def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | No
         where["label_map"] = str(label_map.resolve())
     section = validate(where, DataSection, "--corpus and --split")
     documents = load_site_documents(section, Path()).documents
+    if plan.task.kind == "title":
+        spec = PublicTest(name=name, limit=limit)
+        return TestSet(spec, public_examples(spec, documents, plan))
     present = {e.type for d in documents for e in d.entities}
     linked = {r.type for d in documents for r in d.relations or ()}
     entity_types = tuple(t for t in plan.task.entity_types if t in present)

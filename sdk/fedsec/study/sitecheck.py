@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsec.data.readers.jsonl import malformed_rows
 from fedsec.data.schema import Document
-from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, site_examples
+from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, never_held, site_examples
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import DataSection, SiteTemplate
@@ -60,6 +60,7 @@ class SiteReport:
             ("sentences", f"{n.sentences:,}"),
             ("characters a document (min, median, 95 %, max)", _lengths(n.document_chars)),
             ("characters a sentence (min, median, 95 %, max)", _lengths(n.sentence_chars)),
+            *([("titles", f"{n.titles:,}")] if n.titles else []),
             *((f"entities: {label}", f"{count:,}") for label, count in n.entities.items()),
             *((f"relations: {label}", f"{count:,}") for label, count in (n.relations or {}).items()),
             ("documents of excluded patients", f"{self.excluded:,}"),
@@ -99,7 +100,14 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
     if loaded.label_map is not None:
         unmapped = sorted({*loaded.label_map.unmapped_entities, *loaded.label_map.unmapped_relations})
         warnings += [f"labels without a place in the map, left out: {', '.join(unmapped)}"] if unmapped else []
-    cost = None if plan is None else _cost(plan, loaded.documents, site.data, measure)
+    draft = None if plan is None else _read_plan(plan)
+    cost = None if draft is None else _cost(draft, loaded.documents, site.data, measure)
+    unseen = [] if draft is None else never_held(loaded.documents, site.data.entity_types or draft.task.entity_types)
+    if unseen:
+        warnings.append(
+            f"no note holds {', '.join(unseen)}: unless someone looked for it, take it out of entity_types, or the "
+            "training teaches that it is not there"
+        )
     if cost is not None and cost.trial is not None and cost.trial.shortened:
         warnings.append(
             f"{cost.trial.shortened} examples are longer than training.max_tokens and lose words at the end"
@@ -108,8 +116,11 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
     return SiteReport(site.name, notes, report.left_out, report.mended, loaded.excluded, cost, tuple(warnings))
 
 
-def _cost(plan: Path, documents: Sequence[Document], data: DataSection, measure: bool) -> Cost:
-    draft: Draft = load_plan(plan) if plan.suffix == ".json" else read_toml(plan, Draft)
+def _read_plan(path: Path) -> Draft:
+    return load_plan(path) if path.suffix == ".json" else read_toml(path, Draft)
+
+
+def _cost(draft: Draft, documents: Sequence[Document], data: DataSection, measure: bool) -> Cost:
     examples = site_examples(documents, data, draft.task)[0]
     taken = draft.training.examples_per_round or len(examples)  # more than there are: some twice
     steps = -(-taken // draft.training.batch_size) * draft.training.epochs

@@ -84,15 +84,20 @@ def _plan(r: _Reading) -> None:
 
 
 def _keys(r: _Reading) -> None:
-    if r.pins is None:
+    require_pinned(r.plan, r.pins)
+
+
+def require_pinned(plan: Plan, pins: Pins | None) -> None:
+    """VerificationError unless the plan's keys are the pinned ones, where any are."""
+    if pins is None:
         return
-    roster = r.plan.roster
-    if roster.coordinator != r.pins.coordinator:
+    roster = plan.roster
+    if roster.coordinator != pins.coordinator:
         raise VerificationError("the plan names another coordinator key than the one that you pinned")
-    if set(roster.sites) != set(r.pins.sites):
-        raise VerificationError(f"the plan's sites are {', '.join(roster.sites)}; pinned: {', '.join(r.pins.sites)}")
+    if set(roster.sites) != set(pins.sites):
+        raise VerificationError(f"the plan's sites are {', '.join(roster.sites)}; pinned: {', '.join(pins.sites)}")
     for site, member in roster.sites.items():
-        pin = r.pins.sites[site]
+        pin = pins.sites[site]
         if (member.key, *member.officers) != (pin.key, pin.officer, *sorted(pin.co_officers)):
             raise VerificationError(f"the plan names other keys for {site} than those that you pinned")
 

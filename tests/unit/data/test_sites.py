@@ -214,6 +214,20 @@ def test_relation_types_at_notes_without_relation_labels_are_refused() -> None:
         site_examples(documents, section, task)
 
 
+def test_silence_counts_as_all_labels_only_where_each_of_them_occurs() -> None:
+    documents = make_site("northgate", "train", 10, 0)  # annotates drugs and doses
+    task = TaskSpec(kind="entities", entity_types=("Drug", "Dose", "Problem"))
+    with pytest.raises(ConfigError, match=r"no note here holds Problem, .* set entity_types"):
+        site_examples(documents, DataSection(path="x"), task)
+    said = DataSection(path="x", entity_types=("Drug", "Dose"))
+    examples, _ = site_examples(documents, said, task)
+    assert {e.prompt.split("\n")[0] for e in examples} == {"Extract Drug and Dose entities."}
+    looked = DataSection(path="x", entity_types=task.entity_types)
+    assert site_examples(documents, looked, task)[0][0].prompt.startswith("Extract Drug, Dose and Problem entities.")
+    two = task.model_copy(update={"entity_types": ("Drug", "Dose")})
+    assert site_examples(documents, DataSection(path="x"), two)[0] == site_examples(documents, said, two)[0]
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_synthetic_notes_go_through_a_site_file(tmp_path: Path, style: str) -> None:
     documents = make_site(style, "train", 30, 0)

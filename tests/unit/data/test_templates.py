@@ -46,11 +46,19 @@ def test_a_site_without_relation_labels_is_asked_for_entities_only(
 
 
 def test_a_site_is_asked_only_for_what_it_annotates_and_the_rest_is_counted() -> None:
-    examples, counts = build_examples([document(TREATS)], BOTH, ("Problem",), ("treats",))
-    assert examples[0].answer == "renal spasm | Problem"
-    assert examples[0].prompt.startswith("Extract Problem entities and treats relations.\n")
+    links = (*TREATS, Relation(type="treats", head="P", tail="C"))
+    task = BOTH.model_copy(update={"window": "passage"})
+    (example,), counts = build_examples([document(links)], task, ("Problem",), ("treats",))
+    assert example.answer == "renal spasm | Problem\ncolic | Problem\nrenal spasm -> colic | treats"
+    assert example.prompt.startswith("Extract Problem entities and treats relations.\n")
     assert (counts.entities, counts.entities_of_other_types) == (2, 1)
-    assert (counts.relations, counts.relations_of_other_types) == (0, 1)
+    assert (counts.relations, counts.relations_of_other_types) == (1, 1)
+
+
+def test_a_relation_whose_every_link_ends_at_something_else_is_refused_and_not_taught_as_absent() -> None:
+    with pytest.raises(ConfigError, match=r"every treats relation .* \(Drug\): name it in entity_types"):
+        build_examples([document(TREATS)], BOTH, ("Problem",), ("treats",))
+    assert build_examples([document(())], BOTH, ("Problem",), ("treats",))[1].relations == 0
 
 
 def test_one_relation_type_in_the_study_needs_no_type_in_the_answer() -> None:

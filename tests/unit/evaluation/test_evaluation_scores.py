@@ -119,6 +119,14 @@ def test_empty_answers_and_task_kinds() -> None:
         score_answers([], [], TYPES, LINKS)
 
 
+def test_an_answer_is_read_as_its_own_prompt_asked() -> None:
+    # The second note is not annotated with relations, so its prompt asked for none, whatever the test set has.
+    scores = score_answers([PERFECT, PERFECT], [example("a"), example("b", relations=None)], TYPES, LINKS)
+    assert scores.relations is not None
+    assert (scores.relations.strict.micro.predicted, scores.f1("relations", "strict")) == (2, 1.0)
+    assert [row.unknown_types for row in scores.counts] == [0, 2]
+
+
 def test_nothing_to_find_and_nothing_found_is_outside_the_type_mean() -> None:
     bare = example(relations=()).model_copy(update={"entities": (GOLD[0],)})
     scores = score_answers(["Belvapril | Drug"], [bare], TYPES, LINKS)

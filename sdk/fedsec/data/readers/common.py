@@ -156,11 +156,17 @@ def build_document(
     text: str,
     entities: tuple[Entity, ...],
     relations: tuple[Relation, ...] | None,
+    title: str | None = None,
 ) -> Document:
     """A checked document, or a ConfigError that says where it stood."""
     try:
         return Document(
-            document_id=document_id, patient_id=patient_id, text=text, entities=entities, relations=relations
+            document_id=document_id,
+            patient_id=patient_id,
+            text=text,
+            entities=entities,
+            relations=relations,
+            title=title,
         )
     except ValidationError as e:
         raise malformed(path, line, reasons(e)) from None

@@ -6,6 +6,7 @@
      "relations": [{"type": "treats", "head": "T1", "tail": "T2"}]}
 
 Offsets count Unicode code points, ``end`` exclusive. An entity may give its ``text``, which must then stand there.
+``title`` is optional: what its authors called the note; ``text`` may begin with it, and need not.
 ``relations`` left out or null says that this note's relations are *not annotated*; ``[]`` says that there are none.
 """
 
@@ -41,6 +42,7 @@ class NoteRow(Frozen):
     text: str = Field(min_length=1)
     entities: tuple[EntityRow, ...] = ()
     relations: tuple[Relation, ...] | None = None
+    title: str | None = Field(None, min_length=1)
 
 
 def read_jsonl(path: Path) -> Reading:
@@ -131,6 +133,7 @@ def _note(path: Path, number: int, line: str) -> Document:
         text=row.text,
         entities=entities,
         relations=row.relations,
+        title=row.title,
     )
 
 

@@ -197,6 +197,7 @@ def _document(path: Path, block: _Block, annotated: bool, left_out: Counter[str]
         text=text,
         entities=table.entities,
         relations=relations,
+        title=block.title if block.title.strip() else None,
     )
 
 

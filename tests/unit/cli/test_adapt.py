@@ -1,0 +1,357 @@
+"""`fedsec site adapt`: a hospital that was not in the study, from a finished run's adapter to one of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from fedsec.data.readers.jsonl import write_jsonl
+from fedsec.data.schema import Document
+from fedsec.data.synthetic import hospital, make_site
+from fedsec.plan.toml import write_toml
+from fedsec.study import adapt as adapting
+from fedsec.study.adapted import RECORD, Unfinished, open_adapted
+from fedsec.study.folder import RunFolder
+from fedsec.study.local_notes import hold_out, read_notes
+from fedsec.study.starting import open_start
+from fedsec.study.verify import PinnedSite, Pins
+from fedsec.training.adapter import AdapterState, load_peft
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import SigningKey
+from tests.unit.cli.smoke import RUN_ID, finished_run
+
+LABELS = (*("--entity", "Drug", "--entity", "Problem"), *("--relation", "treats", "--relation", "causes"))
+QUICK = ("--learning-rate", "0.01", "--epochs", "6")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    shutil.copytree(finished_run(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def documents() -> list[Document]:
+    assert hospital("harbour").entity_types == ("Drug", "Problem")
+    return make_site("harbour", "train", 40, 4711)
+
+
+@pytest.fixture
+def notes(documents, tmp_path) -> Path:
+    write_jsonl(tmp_path / "own.jsonl", documents)
+    return tmp_path / "own.jsonl"
+
+
+def said(result) -> str:
+    return " ".join(result.err.replace("│", " ").split())
+
+
+# ---- what it makes
+
+
+def test_a_new_hospital_gets_an_adapter_of_its_own_and_sees_that_it_helped(fedsec, run, notes, documents, tmp_path):
+    options = ("--records", "12", "--zero-shot", *LABELS, *QUICK)
+    done = fedsec("site", "adapt", run, notes, "--out", "own", *options, "--json")
+    assert done.code == 0, done.err
+    record = done.json["record"]
+    plan, before = RunFolder.open(run).plan, load_peft(run / "adapter")
+    assert record["origin"] == {
+        "plan_sha256": plan.digest().hex(),
+        "run": RUN_ID,
+        "adapter_sha256": before.digest().hex(),
+        "evidence": "run",
+        "pinned": False,
+        "unverified": None,
+    }
+    assert record["base_weights_sha256"] == plan.model.weights_sha256
+    after = load_peft(tmp_path / "own")
+    assert after.digest().hex() == record["adapter_sha256"] != record["origin"]["adapter_sha256"]
+    assert after.shapes == before.shapes
+    assert (record["records"]["trained"], record["records"]["entity_types"]) == (12, ["Drug", "Problem"])
+    assert record["records"]["held_out"] > 0
+    losses = {system: said["loss"] for system, said in record["held_out"].items()}
+    assert losses["adapted"] < 0.95 * losses["run"]
+    assert losses.keys() == {"zero-shot", "run", "adapted"}
+    assert set(record["held_out"]["run"]["scores"]) == {
+        f"{k} {m}" for k in ("entities", "relations") for m in ("strict", "lenient")
+    }
+    assert set(done.json["gains"]) == {"entities", "relations"}
+    assert {p.name for p in (tmp_path / "own").iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors", "adapted.json", "plan.json")
+    }
+    assert not list(tmp_path.glob(".own*")), "nothing of the work is left"
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    text = "".join(p.read_text() for p in (tmp_path / "own").glob("*.json"))
+    words = {e.text for d in documents for e in d.entities} | {d.patient_id for d in documents}
+    assert not [w for w in words if w in text], "the record holds no note, no mention and no id"
+
+
+def test_predict_and_peft_take_the_result_as_they_take_a_runs(fedsec, run, notes, tmp_path):
+    assert fedsec("site", "adapt", run, notes, "--out", "own", "--held-out", "0", *LABELS, *QUICK).code == 0
+    (tmp_path / "new.jsonl").write_text('{"document_id": "n", "patient_id": "p", "text": "Started kelvamide."}\n')
+    assert fedsec("predict", "own", "--in", "new.jsonl", "--out", "read.jsonl", "--quiet").code == 0
+    assert json.loads((tmp_path / "read.jsonl").read_text())["text"] == "Started kelvamide."
+    refused = fedsec("evaluate", "own", "--corpus", "harbour")
+    assert refused.code == 2
+    assert "no corpus 'harbour'" in said(refused)
+    import peft
+
+    from fedsec.training.tiny_model import tiny_model
+
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path / "own")
+    found = peft.get_peft_model_state_dict(loaded)
+    assert AdapterState({n: p.numpy() for n, p in found.items()}) == load_peft(tmp_path / "own")
+
+
+def test_what_is_said_on_the_terminal(fedsec, run, notes):
+    done = fedsec("site", "adapt", run, notes, "--out", "own", "--records", "10", *LABELS[:4], "--epochs", "1")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    for part in ("Nothing was sent.", "without differential privacy", "It is made to stay at the site"):
+        assert part in text
+    assert "the run's adapter" in text
+    assert "trained on 10 of" in text
+    assert "records of patients that were not trained on" in text
+    assert "the notes have relations, and none is trained on" in text
+    assert "give those that you compared by phone as --keys" in text
+
+
+def test_a_site_file_names_labels_and_held_out_notes_itself(fedsec, run, notes, documents, tmp_path):
+    write_jsonl(tmp_path / "later.jsonl", make_site("harbour", "test", 8, 5))
+    data = {"path": notes.name, "entity_types": ["Drug", "Problem"], "limit": 11}
+    value = {"name": "newcomer", "data": data, "test": {"path": "later.jsonl"}}
+    from fedsec.plan.sitefile import SiteTemplate
+    from fedsec.plan.toml import validate
+
+    (tmp_path / "site.toml").write_text(write_toml(validate(value, SiteTemplate, "x"), "A newcomer"))
+    done = fedsec("site", "adapt", run, "site.toml", "--out", "own", "--epochs", "1", "--json")
+    assert done.code == 0, done.err
+    records = done.json["record"]["records"]
+    assert (records["trained"], records["of"], records["held_out"]) == (11, 11, 8)
+    refused = fedsec("site", "adapt", run, "site.toml", "--out", "two", *LABELS)
+    assert refused.code == 2
+    assert "for a bare file" in said(refused)
+    shutil.copy(notes, tmp_path / "later.jsonl")
+    refused = fedsec("site", "adapt", run, "site.toml", "--out", "two")
+    assert refused.code == 2
+    assert "stand in [data] and in [test]" in said(refused)
+
+
+def test_more_records_are_the_same_ones_and_some_more_and_no_patient_is_on_both_sides(run, notes, documents, tmp_path):
+    plan = RunFolder.open(run).plan
+    few, more = (read_notes(notes, plan, records=n, entity_types=("Drug", "Problem")) for n in (10, 20))
+    assert {e.example_id for e in few.train} < {e.example_id for e in more.train}
+    assert few.held_out == more.held_out
+    assert few.held_out is not None
+    assert {e.patient_id for e in more.train}.isdisjoint(e.patient_id for e in few.held_out.examples)
+    write_jsonl(tmp_path / "turned.jsonl", documents[::-1])
+    turned = read_notes(tmp_path / "turned.jsonl", plan, records=10, entity_types=("Drug", "Problem"))
+    assert {e.example_id for e in turned.train} == {e.example_id for e in few.train}
+    train, held = hold_out(documents, 0.5)
+    patients = {d.patient_id for d in documents}
+    assert len({d.patient_id for d in held}) == -(-len(patients) // 2)
+    assert {d.document_id for d in (*train, *held)} == {d.document_id for d in documents}
+    assert hold_out(documents, 0) == (documents, [])
+
+
+@pytest.mark.parametrize(("records", "epochs"), [(10, 10), (20, 10), (50, 5), (100, 3), (1000, 2)])
+def test_few_records_are_seen_more_often(run, records, epochs):
+    plan = RunFolder.open(run).plan
+    spec = adapting.training_spec(plan, records, adapting.Settings())
+    assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, 5e-4, None)
+    slow = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 1e-4})})
+    assert adapting.training_spec(slow, records, adapting.Settings()).learning_rate == 1e-4
+
+
+# ---- what it refuses
+
+
+def adapt(fedsec, run, notes, *more):
+    return fedsec("site", "adapt", run, notes, "--out", "own", "--epochs", "1", "--records", "10", *LABELS, *more)
+
+
+def test_a_run_that_does_not_verify_is_refused_unless_someone_says_why(fedsec, run, notes, tmp_path):
+    changed = load_peft(run / "adapter")
+    moved = changed.moved(changed, changed.flatten() * 0 + 0.01)
+    moved.save_peft(run / "adapter", RunFolder.open(run).plan.model, RunFolder.open(run).plan.lora)
+    refused = adapt(fedsec, run, notes)
+    assert refused.code == 1
+    assert "check 4 of `fedsec verify`" in said(refused)
+    assert "adapter_model.safetensors was changed" in said(refused)
+    assert not (tmp_path / "own").exists()
+    assert adapt(fedsec, run, notes, "--unverified", " ").code == 2
+    done = adapt(fedsec, run, notes, "--unverified", "a test of what nobody signed", "--json")
+    assert done.code == 0, done.err
+    origin = done.json["record"]["origin"]
+    assert (origin["evidence"], origin["run"]) == ("none", None)
+    assert origin["unverified"] == "a test of what nobody signed"
+
+
+@pytest.fixture
+def bare(run, tmp_path) -> Path:
+    """The adapter with plan and certificate, as it may be passed on."""
+    (tmp_path / "bare").mkdir()
+    for name in ("plan.json", "certificate.json"):
+        shutil.copy(run / name, tmp_path / "bare" / name)
+    shutil.copytree(run / "adapter", tmp_path / "bare" / "adapter")
+    return tmp_path / "bare"
+
+
+def test_plan_certificate_and_adapter_are_enough_and_it_says_what_that_is_worth(fedsec, run, bare, notes):
+    done = adapt(fedsec, bare, notes, "--json")
+    assert done.code == 0, done.err
+    assert done.json["record"]["origin"]["evidence"] == "certificate"
+    assert open_start(bare).run == RUN_ID
+    roster = RunFolder.open(run).plan.roster
+    sites = {n: PinnedSite(key=s.key, officer=s.officer) for n, s in roster.sites.items()}
+    assert open_start(bare, Pins(coordinator=roster.coordinator, sites=sites)).pinned
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("certificate", "there is no certificate.json"),
+        ("adapter", "the adapter is not the one that certificate.json names"),
+        ("plan", "sign"),
+        ("keys", "another coordinator key than the one that you pinned"),
+    ],
+)
+def test_a_certificate_that_is_not_of_this_adapter_is_refused(fedsec, run, bare, notes, tmp_path, change, why):
+    more = []
+    plan = RunFolder.open(run).plan
+    if change == "certificate":
+        (bare / "certificate.json").unlink()
+    if change == "adapter":
+        state = load_peft(bare / "adapter")
+        state.moved(state, state.flatten() * 0 + 0.01).save_peft(bare / "adapter", plan.model, plan.lora)
+    if change == "plan":
+        roster = plan.roster.model_copy(update={"coordinator": SigningKey.generate().public.hex})
+        (bare / "plan.json").write_bytes(plan.model_copy(update={"roster": roster}).canonical())
+    if change == "keys":
+        sites = {n: PinnedSite(key=s.key, officer=s.officer) for n, s in plan.roster.sites.items()}
+        pins = Pins(coordinator=SigningKey.generate().public.hex, sites=sites)
+        (tmp_path / "pins.toml").write_text(write_toml(pins, "pins"))
+        more = ["--keys", tmp_path / "pins.toml"]
+    refused = adapt(fedsec, bare, notes, *more)
+    assert refused.code == 1
+    assert why in said(refused)
+
+
+def test_another_base_model_is_refused_and_the_right_one_may_lie_elsewhere(fedsec, run, notes, tmp_path):
+    from fedsec.training.tiny_model import tiny_model, tiny_tokenizer
+
+    model = tiny_model()
+    for name in ("same", "other"):
+        model.save_pretrained(tmp_path / name)
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+        next(model.parameters()).data.add_(0.01)
+    refused = adapt(fedsec, run, notes, "--base", tmp_path / "other")
+    assert refused.code == 1
+    assert "this is not the model that the plan names" in said(refused)
+    done = adapt(fedsec, run, notes, "--base", tmp_path / "same", "--json")
+    assert done.code == 0, done.err
+    assert done.json["record"]["base"] == str(tmp_path / "same")
+    assert open_adapted(tmp_path / "own").model.base == str(tmp_path / "same")
+
+
+def test_an_adapter_of_another_shape_is_refused(fedsec, run, notes):
+    plan = RunFolder.open(run).plan
+    state = load_peft(run / "adapter")
+    narrow = AdapterState({n: t[:2] if "lora_A" in n else t[:, :2].copy() for n, t in state.items()})
+    narrow.save_peft(run / "adapter", plan.model, plan.lora)
+    refused = adapt(fedsec, run, notes, "--unverified", "a narrow one")
+    assert refused.code == 2
+    assert "not of the plan's shape" in said(refused)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--records", "9"), "expected at least 10 records to train on; found 9"),
+        (("--records", "400"), "--records is 400; there are"),
+        (("--entity", "Gene"), "types that the study does not have: Gene"),
+        ((), "no note here holds Dose, Procedure, Test, Anatomy"),
+    ],
+)
+def test_too_few_records_and_labels_that_do_not_fit_are_refused(fedsec, run, notes, tmp_path, options, why):
+    labels = () if options in ((), ("--entity", "Gene")) else LABELS
+    refused = fedsec("site", "adapt", run, notes, "--out", "own", *labels, *options)
+    assert refused.code == 2
+    assert why in said(refused)
+    assert not (tmp_path / "own").exists()
+
+
+def test_notes_of_one_patient_cannot_be_held_out(fedsec, run, documents, tmp_path):
+    alone = [d.model_copy(update={"patient_id": "p"}) for d in documents]
+    write_jsonl(tmp_path / "own.jsonl", alone)
+    refused = adapt(fedsec, run, "own.jsonl")
+    assert refused.code == 2
+    assert "none would be left to train on" in said(refused)
+    assert adapt(fedsec, run, "own.jsonl", "--held-out", "0").code == 0
+
+
+def test_what_is_there_is_never_overwritten_and_what_was_changed_is_not_used(fedsec, run, notes, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine").write_text("x")
+    refused = adapt(fedsec, run, notes)
+    assert (refused.code, (tmp_path / "own" / "mine").read_text()) == (2, "x")
+    shutil.rmtree(tmp_path / "own")
+    assert adapt(fedsec, run, notes, "--held-out", "0").code == 0
+    shutil.copy(run / "adapter" / "adapter_model.safetensors", tmp_path / "own" / "adapter_model.safetensors")
+    refused = fedsec("predict", "own", "--in", notes)
+    assert refused.code == 1
+    assert f"is not the one that {RECORD} names" in said(refused)
+
+
+# ---- killed
+
+
+def _killed_at(step: int, run: Path, notes: Path, out: Path) -> None:
+    """Body of a child process that SIGKILL ends in the middle of training."""
+    start = open_start(run)
+    local = read_notes(notes, start.plan, records=12, entity_types=("Drug", "Problem"))
+
+    def kill(what: str, done: int, of: int) -> None:
+        if (what, done) == ("training", step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    adapting.adapt(start, local, adapting.Settings(epochs=3), Unfinished.begin(out), kill)
+
+
+def test_a_killed_adaptation_goes_on_to_the_same_bits(fedsec, run, notes, tmp_path, monkeypatch):
+    options = ("--records", "12", "--epochs", "3", *LABELS[:4], "--quiet")
+    assert fedsec("site", "adapt", run, notes, "--out", "whole", *options).code == 0
+    child = multiprocessing.get_context("spawn").Process(target=_killed_at, args=(7, run, notes, tmp_path / "own"))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "own").exists()
+    assert [p.name for p in (tmp_path / ".own.part").iterdir()] == ["checkpoint.safetensors"]
+    assert (tmp_path / ".own.part").stat().st_mode & 0o777 == 0o700
+    steps, real = [], adapting.train_round
+
+    def watched(*arguments, on_step, **options):
+        def seen(step):
+            steps.append(step.step)
+            on_step(step)
+
+        return real(*arguments, on_step=seen, **options)
+
+    monkeypatch.setattr(adapting, "train_round", watched)
+    assert fedsec("site", "adapt", run, notes, "--out", "own", *options).code == 0
+    assert steps == [6, 7, 8, 9]
+    assert load_peft(tmp_path / "own") == load_peft(tmp_path / "whole")
+    first, second = (open_adapted(tmp_path / n).record for n in ("whole", "own"))
+    assert first == second
+    assert not list(tmp_path.glob(".own*"))
+
+
+def test_a_site_without_a_plan_is_told_what_is_missing(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the plan .*plan\.json"):
+        open_start(tmp_path)
