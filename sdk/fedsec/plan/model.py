@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import Final, Literal
 
 import rfc8785
@@ -30,6 +29,7 @@ from fedsec.plan.specs import (
     WeightingSpec,
 )
 from fedsec.plan.strategy_checks import check_rank_sites, check_strategy
+from fedsec.plan.weighting_checks import check_scores, check_weights
 from fedsec_secure.accounting.events import MOST_RECORDS
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey
@@ -103,55 +103,6 @@ def _no_repeats(field: str, values: Iterable[str]) -> None:
         seen.add(value)
 
 
-def _check_weights(weighting: WeightingSpec, quorum: int) -> None:
-    """No site can outweigh the cap, whatever hidden count it claims within the plan's bounds."""
-    low, high = weighting.count_min, weighting.count_max
-    if low > high:
-        raise ValueError(f"weighting.count_min {low} is above count_max {high}")
-    cap = Fraction(str(weighting.cap))
-    if weighting.rule != "size":
-        low = high = 1
-    share = Fraction(high, high + (quorum - 1) * low)
-    if share <= cap:
-        return
-    if weighting.rule != "size" or cap * quorum < 1:
-        raise ValueError(
-            f"weighting.cap is {weighting.cap}; of {quorum} equal sites each weighs {1 / quorum:.3g}, so no round "
-            "could hold the cap: raise it, or secure.minimum_cohort"
-        )
-    most = int(cap * (quorum - 1) * low / (1 - cap))
-    raise ValueError(
-        f"weighting: a site that claims {high} beside {quorum - 1} that claim {low} would weigh {float(share):.3g}, "
-        f"above cap {weighting.cap}; nobody can check a hidden count, so with count_min {low} set count_max <= {most}"
-    )
-
-
-def _check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -> None:
-    """What weights by scores need, and no field that nothing would use."""
-    given = [name for name in _OF_SCORES if getattr(weighting, name) != WeightingSpec.model_fields[name].default]
-    if weighting.rule not in ("influence", "group-influence"):
-        if given:
-            raise ValueError(
-                f'weighting.rule is "{weighting.rule}" but weighting.{given[0]} is set: nothing would use it'
-            )
-        return
-    if weighting.validation is None:
-        raise ValueError(
-            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that every '
-            "site's own model is scored on"
-        )
-    if weighting.validation.name in tests:
-        raise ValueError(
-            f"weighting.validation is the test set {weighting.validation.name}: results on it would be fitted to it; "
-            "take other examples"
-        )
-    if weighting.effective_cohort > quorum:
-        raise ValueError(
-            f"weighting.effective_cohort is {weighting.effective_cohort:g}; {quorum} sites are never worth more than "
-            f"{quorum}: lower it, or raise secure.minimum_cohort"
-        )
-
-
 def _check_task(draft: Draft) -> None:
     """Relation labels where the kind has relations, and test sets that are asked for what the task has."""
     kind, relations = draft.task.kind, draft.task.relation_types
@@ -212,7 +163,6 @@ def _check_privacy(draft: Draft) -> None:
 
 _CANARY_TOKENS = 64
 """Prompt and answer have 42 characters, and no tokeniser makes more tokens of them than these and one at the end."""
-_OF_SCORES = ("validation", "size_bins", "effective_cohort")
 _PROMISES = ("target_epsilon", "target_delta", "noise_multiplier")
 
 
@@ -258,8 +208,8 @@ class Draft(Strict):
                 f"secure.minimum_cohort is {self.secure.minimum_cohort}; a masked sum of fewer than "
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
-        _check_weights(self.weighting, self.secure.quorum)
-        _check_scores(self.weighting, [t.name for t in self.evaluation.public_tests], self.secure.quorum)
+        check_weights(self.weighting, self.secure.quorum)
+        check_scores(self.weighting, [t.name for t in self.evaluation.public_tests], self.secure.quorum)
         return self
 
 

@@ -84,8 +84,8 @@ def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
     if spec is None or (spec.sha256 and spec.examples):
         return spec
     documents = load_public_documents(spec, sites)
-    found = {"sha256": documents_digest(documents, draft.task), "examples": len(public_examples(spec, documents, draft))}
-    return spec.model_copy(update=found)
+    count = len(public_examples(spec, documents, draft))
+    return spec.model_copy(update={"sha256": documents_digest(documents, draft.task), "examples": count})
 
 
 def initialise(draft: Draft, templates: Path, target: Path, now: datetime.datetime) -> Plan:

@@ -1,0 +1,59 @@
+"""What a plan's weight rule has to hold, whatever sites claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+
+from fedsec.plan.specs import WeightingSpec
+
+_OF_SCORES = ("validation", "size_bins", "effective_cohort")
+
+
+def check_weights(weighting: WeightingSpec, quorum: int) -> None:
+    """No site can outweigh the cap, whatever hidden count it claims within the plan's bounds."""
+    low, high = weighting.count_min, weighting.count_max
+    if low > high:
+        raise ValueError(f"weighting.count_min {low} is above count_max {high}")
+    cap = Fraction(str(weighting.cap))
+    if weighting.rule != "size":
+        low = high = 1
+    share = Fraction(high, high + (quorum - 1) * low)
+    if share <= cap:
+        return
+    if weighting.rule != "size" or cap * quorum < 1:
+        raise ValueError(
+            f"weighting.cap is {weighting.cap}; of {quorum} equal sites each weighs {1 / quorum:.3g}, so no round "
+            "could hold the cap: raise it, or secure.minimum_cohort"
+        )
+    most = int(cap * (quorum - 1) * low / (1 - cap))
+    raise ValueError(
+        f"weighting: a site that claims {high} beside {quorum - 1} that claim {low} would weigh {float(share):.3g}, "
+        f"above cap {weighting.cap}; nobody can check a hidden count, so with count_min {low} set count_max <= {most}"
+    )
+
+
+def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -> None:
+    """What weights by scores need, and no field that nothing would use."""
+    given = [name for name in _OF_SCORES if getattr(weighting, name) != WeightingSpec.model_fields[name].default]
+    if weighting.rule not in ("influence", "group-influence"):
+        if given:
+            raise ValueError(
+                f'weighting.rule is "{weighting.rule}" but weighting.{given[0]} is set: nothing would use it'
+            )
+        return
+    if weighting.validation is None:
+        raise ValueError(
+            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that every '
+            "site's own model is scored on"
+        )
+    if weighting.validation.name in tests:
+        raise ValueError(
+            f"weighting.validation is the test set {weighting.validation.name}: results on it would be fitted to it; "
+            "take other examples"
+        )
+    if weighting.effective_cohort > quorum:
+        raise ValueError(
+            f"weighting.effective_cohort is {weighting.effective_cohort:g}; {quorum} sites are never worth more than "
+            f"{quorum}: lower it, or raise secure.minimum_cohort"
+        )
