@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedsec.plan.specs import DpSpec, TrainingSpec
+from fedsec.plan.specs import DpSpec, PrivateScore, TrainingSpec
 from fedsec.site.work import LocalWork
 from fedsec.training.adapter import AdapterState
 from fedsec.training.replicas import Replicas
@@ -134,6 +134,19 @@ def test_size_bins_multiply(tmp_path, keys):
         weights = rounds(federation)[0]["weights"]
     plain = weight_rule(influence_plan(keys, weighting={"cap": 1.0})).weigh({"site-c": LEVELS["site-c"]})
     assert weights["site-c"] == 30 * plain["site-c"]
+
+
+def test_scores_on_held_out_notes_are_charged_before_they_leave_and_once(tmp_path, keys):
+    private = PrivateScore(noise_multiplier=8.0, expected_units=20)
+    dp = DpSpec(mode="local", unit="record", target_epsilon=8.0, sampling_rate=0.5, steps=2)
+    plan = influence_plan(keys, dp=dp, weighting={"validation": None, "private": private, "cap": 0.6})
+    lost = {s: Flaky(None, "mask", after_work=True) for s in ("site-b", "site-c")}
+    with Federation(tmp_path, keys, plan, work=work, wrap=flaky(lost)) as federation:
+        federation.run()
+        for ledger in federation.ledgers.values():
+            charged = [(r.charge.purpose, r.charge.round) for r in ledger.history()]
+            assert sorted(charged) == [("score", 0), ("score", 1), ("update", 0), ("update", 1)]
+        assert all(len(w.scored) == plan.rounds for w in federation.works.values())
 
 
 class TestRealLearning:

@@ -15,12 +15,18 @@ from fedsec.plan.model import Draft, Plan
 from fedsec.plan.specs import DpSpec
 from fedsec.privacy.accountant import PldAccountant, RdpFilter, calibrate, steps_of
 from fedsec.privacy.distributed import DistributedStep
-from fedsec_secure.accounting.events import Event, Neighbours, NonPrivateRelease
+from fedsec_secure.accounting.events import (
+    Event,
+    GaussianEvent,
+    Neighbours,
+    NonPrivateRelease,
+    SelfComposed,
+)
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 from fedsec_secure.numeric.lanes import Lanes
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 
-UPDATE, BASELINE = "update", "baseline"
+UPDATE, BASELINE, SCORE = "update", "baseline", "score"
 RELATION: Final[Neighbours] = "add-or-remove"
 """Of every ledger: relations do not compose, so there is one."""
 DEFAULT_DELTA: Final = 1e-5
@@ -73,10 +79,9 @@ class Cost:
 
 def releases(plan: Plan) -> list[tuple[int, str, Event]]:
     """(round, purpose, event) of everything private that one run of ``plan`` releases from a site, in order."""
-    single = "single" in plan.evaluation.baselines
     if plan.dp.mode == "distributed":
         return [(number, UPDATE, distributed_step(plan).event) for number in range(plan.rounds)]
-    return _releases(plan.dp, plan.rounds, single)
+    return _releases(_Run.of(plan))
 
 
 def distributed_step(plan: Plan) -> DistributedStep:
@@ -114,23 +119,43 @@ def _distributed_step(dp: DpSpec, quorum: int, sites: int, largest: int) -> Dist
 
 def cost(plan: Draft) -> Cost:
     """What one run of ``plan`` costs every unit that takes part."""
-    return _cost(plan.dp, plan.rounds, "single" in plan.evaluation.baselines)
+    return _cost(_Run.of(plan))
 
 
 def charged(plan: Draft) -> float:
     """`Cost.charged` alone, which takes a fraction of the time."""
-    return _charged(plan.dp, plan.rounds, "single" in plan.evaluation.baselines)
+    return _charged(_Run.of(plan))
 
 
-def _releases(dp: DpSpec, rounds: int, single: bool) -> list[tuple[int, str, Event]]:
+@dataclass(frozen=True)
+class _Run:
+    """What the cost of a run depends on."""
+
+    dp: DpSpec
+    rounds: int
+    single: bool
+    score: float | None
+    """Noise multiplier of each round's private score."""
+
+    @classmethod
+    def of(cls, plan: Draft) -> _Run:
+        private = plan.weighting.private
+        noise = None if private is None else private.noise_multiplier
+        return cls(plan.dp, plan.rounds, "single" in plan.evaluation.baselines, noise)
+
+
+def _releases(run: _Run) -> list[tuple[int, str, Event]]:
     """With distributed noise: as pooled data with a Gaussian, which bounds it (`DistributedStep`)."""
+    dp, rounds = run.dp, run.rounds
     steps = 1 if dp.mode == "distributed" else dp.steps
 
     def event(count: int) -> Event:
         return NonPrivateRelease() if dp.mode == "none" else PrivateSteps.of(dp, count * steps).event
 
     found = [(number, UPDATE, event(1)) for number in range(rounds)]
-    return [*found, (rounds, BASELINE, event(_alone(rounds)))] if single else found
+    if run.score is not None:
+        found += [(number, SCORE, GaussianEvent(run.score)) for number in range(rounds)]
+    return [*found, (rounds, BASELINE, event(_alone(rounds)))] if run.single else found
 
 
 def _alone(rounds: int) -> int:
@@ -139,25 +164,25 @@ def _alone(rounds: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _cost(dp: DpSpec, rounds: int, single: bool) -> Cost:
-    delta = dp.target_delta or SPARE_DELTA
-    if dp.mode == "none":
+def _cost(run: _Run) -> Cost:
+    delta = run.dp.target_delta or SPARE_DELTA
+    if run.dp.mode == "none":
         return Cost(delta, math.inf, math.inf, math.inf)
-    events = [event for _, _, event in _releases(dp, rounds, single)]
+    events = [event for _, _, event in _releases(run)]
     return Cost(
         delta,
         PldAccountant(RELATION).epsilon(events, delta),
         PldAccountant("replace-one").epsilon(events, delta),
-        _charged(dp, rounds, single),
+        _charged(run),
     )
 
 
 @lru_cache(maxsize=64)
-def _charged(dp: DpSpec, rounds: int, single: bool) -> float:
-    if dp.mode == "none":
+def _charged(run: _Run) -> float:
+    if run.dp.mode == "none":
         return math.inf
-    events = [event for _, _, event in _releases(dp, rounds, single)]
-    return RdpFilter(RELATION).epsilon(events, dp.target_delta or SPARE_DELTA)
+    events = [event for _, _, event in _releases(run)]
+    return RdpFilter(RELATION).epsilon(events, run.dp.target_delta or SPARE_DELTA)
 
 
 def with_noise(draft: D) -> D:
@@ -172,7 +197,11 @@ def with_noise(draft: D) -> D:
     if noise is None:
         rounds = draft.rounds + (_alone(draft.rounds) if "single" in draft.evaluation.baselines else 0)
         steps = rounds * (1 if dp.mode == "distributed" else dp.steps)
-        noise = max(0.125, calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records_sampled(dp)))
+        private = draft.weighting.private
+        beside = None if private is None else SelfComposed(GaussianEvent(private.noise_multiplier), draft.rounds)
+        records = records_sampled(dp)
+        noise = calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records, beside)
+        noise = max(0.125, noise)
     full = draft.model_copy(update={"dp": dp.model_copy(update={"target_delta": delta, "noise_multiplier": noise})})
     needed = charged(full)
     if needed > dp.target_epsilon:

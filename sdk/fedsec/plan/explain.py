@@ -200,9 +200,12 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
 def _influence(draft: Draft) -> list[Statement]:
     """What is published for weights, and what a lie gains."""
     weighting, quorum = draft.weighting, draft.secure.quorum
-    assert weighting.validation is not None  # the draft's own validator
-    count = weighting.validation.examples or weighting.validation.limit
-    size = "public examples" if count is None else f"{count} public examples"
+    public, noisy = weighting.validation, weighting.private
+    if public is None:
+        size, name = "held-out notes", "each site's own"
+    else:
+        count = public.examples or public.limit
+        size, name = "public examples" if count is None else f"{count} public examples", public.name
     bins = ", ".join(f"{site} {size}" for site, size in weighting.size_bins.items())
     private = draft.dp.mode == "local"
     told = (
@@ -210,11 +213,16 @@ def _influence(draft: Draft) -> list[Statement]:
         if private
         else "It tells a little about the site's update, and no noise is added to it."
     )
+    if noisy is not None:
+        spread = 2 * noisy.noise_multiplier / noisy.expected_units
+        told = (
+            f"It is of private notes: noise of {spread:.2g} nats is added, and every round's score is in the ε above."
+        )
     return [
         Statement(
             "fact",
             "weights",
-            f"Sites weigh by exp(1 - loss) of their own model on {size} ({weighting.validation.name})"
+            f"Sites weigh by exp(1 - loss) of their own model on {size} ({name})"
             + (f", times a size bin ({bins}; others 1)." if bins else "."),
         ),
         Statement(

@@ -209,7 +209,8 @@ class Draft(Strict):
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
         check_weights(self.weighting, self.secure.quorum)
-        check_scores(self.weighting, [t.name for t in self.evaluation.public_tests], self.secure.quorum)
+        tests = [t.name for t in self.evaluation.public_tests]
+        check_scores(self.weighting, tests, self.secure.quorum, self.dp.mode)
         return self
 
 

@@ -129,8 +129,9 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
     """The tightest policy that lets this plan run ``max_runs`` times until ``expires``: a start for an officer."""
     if plan.model.weights_sha256 is None:
         raise LocalMisuseError("a compiled plan pins its weights")
-    validation = plan.weighting.validation
-    drawn = 5 if validation is None or validation.examples is None else validation.examples
+    public, private = plan.weighting.validation, plan.weighting.private
+    drawn = 5 if private is None else private.expected_units
+    drawn = drawn if public is None or public.examples is None else public.examples
     budgets: tuple[PrivacyBudget, ...] = ()
     if plan.dp.target_epsilon is not None and plan.dp.target_delta is not None:
         limits = (plan.dp.target_epsilon, plan.dp.target_delta)

@@ -135,11 +135,17 @@ def _effective_cohort(q: _Question) -> Answer:
 
 def _validation(q: _Question) -> Answer:
     """Weights that a handful of examples decides, and so chance, or whoever picked them."""
-    validation = q.plan.weighting.validation
-    if validation is None or (validation.examples or 0) >= q.policy.minimum_validation:
+    public, private = q.plan.weighting.validation, q.plan.weighting.private
+    if public is not None:
+        count, where = public.examples or 0, public.name
+    elif private is not None:
+        count, where = private.expected_units, "each site's held-out notes"
+    else:
+        return None
+    if count >= q.policy.minimum_validation:
         return None
     wanted = f"at least {q.policy.minimum_validation} examples to draw weights from"
-    return (wanted, f"{validation.examples} in {validation.name}", "take a larger weighting.validation")
+    return (wanted, f"{count} in {where}", "take more of them")
 
 
 def _base_model(q: _Question) -> Answer:

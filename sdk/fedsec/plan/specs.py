@@ -210,6 +210,15 @@ class ValidationSet(PublicTest):
     """How many examples it has; a compiled plan says so."""
 
 
+class PrivateScore(Strict):
+    """Scores on a site's own held-out notes ([test] of its site file), with noise that its ledger pays for."""
+
+    noise_multiplier: float = Field(ge=0.125, le=32768)
+    """The noise's standard deviation, in twos of nats: what one unit can move the sum of losses by, between 0 and 4."""
+    expected_units: int = Field(ge=1, le=1 << 24)
+    """What the noisy sum is divided by, instead of a site's own count: about as many units as a site holds out."""
+
+
 class WeightingSpec(Strict):
     """Public weight rule of a round (DESIGN: weighting without looking)."""
 
@@ -225,6 +234,8 @@ class WeightingSpec(Strict):
     a site that is not named has 1."""
     validation: ValidationSet | None = None
     """Rule influence: what every site's own adapted model is scored on; it holds no site's private notes."""
+    private: PrivateScore | None = None
+    """Rule influence with local differential privacy: scores on held-out notes instead of a public set."""
 
     @field_validator("size_bins")
     @classmethod

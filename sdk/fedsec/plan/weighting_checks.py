@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from fedsec.plan.specs import WeightingSpec
 
-_OF_SCORES = ("validation", "size_bins", "effective_cohort")
+_OF_SCORES = ("validation", "private", "size_bins", "effective_cohort")
 
 
 def check_weights(weighting: WeightingSpec, quorum: int) -> None:
@@ -33,7 +33,7 @@ def check_weights(weighting: WeightingSpec, quorum: int) -> None:
     )
 
 
-def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -> None:
+def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int, dp_mode: str) -> None:
     """What weights by scores need, and no field that nothing would use."""
     given = [name for name in _OF_SCORES if getattr(weighting, name) != WeightingSpec.model_fields[name].default]
     if weighting.rule not in ("influence", "group-influence"):
@@ -42,12 +42,18 @@ def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) ->
                 f'weighting.rule is "{weighting.rule}" but weighting.{given[0]} is set: nothing would use it'
             )
         return
-    if weighting.validation is None:
+    if (weighting.validation is None) == (weighting.private is None):
+        found = "neither" if weighting.private is None else "both"
         raise ValueError(
-            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that every '
-            "site's own model is scored on"
+            f'weighting.rule is "{weighting.rule}" with {found} of [weighting.validation] and [weighting.private]: '
+            "every site's own model is scored on public examples, or on its own held-out notes with noise"
         )
-    if weighting.validation.name in tests:
+    if weighting.private is not None and dp_mode != "local":
+        raise ValueError(
+            f"weighting.private with dp.mode {dp_mode}: its noise would hide the held-out notes of a score whose model "
+            'hides nothing; set dp.mode = "local", or take public examples (weighting.validation)'
+        )
+    if weighting.validation is not None and weighting.validation.name in tests:
         raise ValueError(
             f"weighting.validation is the test set {weighting.validation.name}: results on it would be fitted to it; "
             "take other examples"

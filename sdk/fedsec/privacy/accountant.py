@@ -196,6 +196,7 @@ def calibrate(
     steps: int,
     neighbours: Neighbours = "add-or-remove",
     records: int = 1,
+    beside: Event | None = None,
 ) -> float:
     """The smallest noise multiplier, to 3 decimals and rounded up, with which all steps stay within the target.
 
@@ -209,6 +210,7 @@ def calibrate(
         steps: how many, from 1.
         neighbours: the relation of the target.
         records: as in :func:`steps_of`.
+        beside: what is released besides the steps, and counts within the same target.
 
     Raises:
         ConfigError: an argument is no such number, or no noise multiplier up to 10^6 is enough.
@@ -218,10 +220,11 @@ def calibrate(
         raise ConfigError(
             f"accountant: expected a finite epsilon above 0 as target, found {target_epsilon}: use 1 to 8"
         )
-    accountant = RdpFilter(neighbours)
+    accountant, rest = RdpFilter(neighbours), [] if beside is None else [beside]
 
     def holds(thousandths: int) -> bool:
-        return accountant.epsilon([steps_of(rate, thousandths / 1000, steps, records)], delta) <= target_epsilon
+        step = steps_of(rate, thousandths / 1000, steps, records)
+        return accountant.epsilon([step, *rest], delta) <= target_epsilon
 
     low, high = 0, 1000
     while not holds(high):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fedsec.plan.cost import UPDATE, distributed_step
+from fedsec.plan.cost import SCORE, UPDATE, distributed_step
 from fedsec.plan.model import Plan
 from fedsec.site.end import Reply, RunEnd, canaries_of, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
@@ -125,6 +125,8 @@ class SiteAgent:
         self._store.claim(place, "train", self._table)
         self._start(place, adapter, request)
         update = self._ensure_update(place, adapter)
+        if self._plan.weighting.private is not None and update.score is not None:
+            self._id.charges.spend(place.run, place.round, SCORE, sha256(bytes([update.score])))
         state = SiteStated.begin(self._id.me, context, update.sha256, self._id.key.sign, update.score)
         self._store.save(place, "train", context, body, state.record(), state.statement)
         return state.statement
@@ -189,6 +191,8 @@ class SiteAgent:
         # Check 63 (not a number): nothing that diverged is stored.
         if not np.isfinite(update).all():
             raise LocalMisuseError("training gave NaN or infinity: lower the learning rate")
+        if self._plan.weighting.private is not None:
+            self._id.charges.reserve(place.run, place.round, SCORE)
         kept, score = personal_vector(strategy, trained), self._work.score(adapter_of(trained))
         self._store.save_update(place.run, place.round, update, self._work.weight(), score, kept)
         checkpoint.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, train_private_round
+from fedsec.training.private.score import noisy_loss
 from fedsec.training.public_step import adapter_of, between_rounds
 from fedsec.training.ranks import cut, padded, spec_of_rank
 from fedsec.training.replicas import Replicas
@@ -51,7 +52,8 @@ class LocalWork:
 
     Attributes:
         name: the site. examples: its training examples. tests: the plan's public test sets. validation: the examples
-            that weights are drawn from, where the plan weighs by scores.
+            that weights are drawn from, where the plan weighs by scores; held_out: the site's own, where it does so
+            with noise.
         models: the base, in as many replicas as sites work at a time.
         progress: called with small dictionaries (counts, losses); they stay at the site.
     """
@@ -62,6 +64,7 @@ class LocalWork:
     examples: Sequence[Example] = field(repr=False)
     tests: Sequence[TestSet] = field(repr=False, default=())
     validation: Sequence[Example] = field(repr=False, default=())
+    held_out: Sequence[Example] = field(repr=False, default=())
     progress: Progress = lambda event: None
     _planted: list[Example] = field(repr=False, default_factory=list)
 
@@ -116,9 +119,15 @@ class LocalWork:
         return clip_count(len(self.examples), rule.count_min, rule.count_max) if rule.rule == "size" else 1
 
     def score(self, adapter: AdapterState) -> int | None:
-        """The level of the mean loss on the validation set, in nats per answer token."""
+        """The level of the mean loss on the validation set, in nats per answer token; or of a noisy one on held-out
+        notes, with fresh noise every time: to be called once a round.
+        """
         if self.plan.weighting.rule != "influence":
             return None
+        private = self.plan.weighting.private
+        if private is not None:
+            with self.models.take() as base:
+                return level_of(noisy_loss(base, adapter, self.held_out, self.plan, private))
         with self.models.take() as base:
             losses = example_losses(
                 base, adapter, self.plan.lora, self.validation, max_tokens=self.plan.training.max_tokens

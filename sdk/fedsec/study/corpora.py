@@ -13,7 +13,7 @@ from fedsec.plan.sitefile import DataSection, Site
 from fedsec.plan.specs import PublicTest, Strict, TaskSpec
 from fedsec.plan.toml import read_toml
 from fedsec.site.work import TestSet
-from fedsec_secure.errors import VerificationError
+from fedsec_secure.errors import ConfigError, VerificationError
 
 PUBLIC = "public"
 
@@ -70,6 +70,19 @@ def load_validation(draft: Draft, sites: Path) -> list[Example]:
     if documents_digest(documents, draft.task) != spec.sha256 or len(examples) != spec.examples:
         raise VerificationError(f"validation set {spec.name} is not the one that the plan pins")
     return examples
+
+
+def load_held_out(site: Site, draft: Draft) -> list[Example]:
+    """A site's own held-out examples, where the plan scores on them; ConfigError for a site that holds out none."""
+    if draft.weighting.private is None:
+        return []
+    section = site.file.test
+    if section is None:
+        raise ConfigError(
+            f"site {site.name}: the plan scores on held-out notes, expected a [test] section in its site file: name "
+            "some that are not trained on"
+        )
+    return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
 
 
 def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:

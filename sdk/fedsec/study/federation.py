@@ -24,7 +24,7 @@ from fedsec.site.agent import SiteAgent
 from fedsec.site.identity import SiteWork
 from fedsec.site.work import LocalWork, TestSet, score_tests
 from fedsec.study.certify import write_certificate
-from fedsec.study.corpora import load_public_tests, load_training, load_validation
+from fedsec.study.corpora import load_held_out, load_public_tests, load_training, load_validation
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
 from fedsec.study.sites import open_agent
@@ -103,7 +103,8 @@ class Study:
         write_certificate(self.folder, key)
 
     def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
-        data = (self.training[name], self.tests, self.validation)
+        held_out = load_held_out(self.sites[name], self.plan)
+        data = (self.training[name], self.tests, self.validation, held_out)
         work = LocalWork(name, self.plan, self.models, *data, self.step)
         return open_agent(self.sites[name], self.plan, self.work(work), stack)
 

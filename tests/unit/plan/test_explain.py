@@ -5,7 +5,15 @@ import pytest
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import Roster
-from fedsec.plan.specs import DpSpec, EvaluationSpec, SecureSpec, TrainingSpec, ValidationSet, WeightingSpec
+from fedsec.plan.specs import (
+    DpSpec,
+    EvaluationSpec,
+    PrivateScore,
+    SecureSpec,
+    TrainingSpec,
+    ValidationSet,
+    WeightingSpec,
+)
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
@@ -117,6 +125,15 @@ def test_weights_by_scores_say_what_is_published_and_what_a_lie_gains(world):
     published, lie = texts(plan, topic="weights", level="risk")
     assert "in steps of 0.05 from 0 to 4. It tells a little about the site's update, and no noise" in published
     assert "weighs up to 40% of a round, not 1/4; no sum is worth fewer than 2.50 equal sites" in lie
+
+
+def test_scores_of_held_out_notes_are_in_epsilon(world):
+    private = PrivateScore(noise_multiplier=20.0, expected_units=400)
+    dp, spec = DpSpec(mode="local", target_epsilon=4.0), WeightingSpec(rule="influence", private=private)
+    plan = world.plan(weighting=spec, dp=dp, training=TrainingSpec(batch_size=1))
+    stated = texts(plan, topic="weights")
+    assert any("held-out notes (each site's own)" in text for text in stated)
+    assert any("noise of 0.1 nats is added, and every round's score is in the ε above" in text for text in stated)
 
 
 def test_scores_of_private_updates_cost_nothing_more(world):

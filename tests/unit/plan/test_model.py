@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsec.plan.cost import charged, cost, releases
 from fedsec.plan.document import compile_plan, parse_canonical
 from fedsec.plan.model import Draft, Plan, Roster, RosterSite
 from fedsec.plan.specs import (
     CanarySpec,
+    DpSpec,
     EvaluationSpec,
     ModelSpec,
+    PrivateScore,
     PublicTest,
     SecureSpec,
     TaskSpec,
@@ -222,7 +225,7 @@ VALIDATION = ValidationSet(name="shared", sha256="ab" * 32, examples=5, entity_t
 def test_weights_by_scores_name_what_is_scored(world):
     plan = world.plan(weighting=WeightingSpec(rule="influence", validation=VALIDATION))
     assert plan.weighting.validation == VALIDATION
-    with pytest.raises(ConfigError, match=r"without \[weighting.validation\]"):
+    with pytest.raises(ConfigError, match=r"with neither of \[weighting.validation\] and \[weighting.private\]"):
         world.plan(weighting=WeightingSpec(rule="influence"))
 
 
@@ -263,6 +266,36 @@ def test_weights_are_not_drawn_from_a_test_set(world):
             weighting=WeightingSpec(rule="influence", validation=VALIDATION),
             evaluation=EvaluationSpec(public_tests=(test,)),
         )
+
+
+NOISY = PrivateScore(noise_multiplier=20.0, expected_units=40)
+LOCAL = {"dp": DpSpec(mode="local", target_epsilon=4.0), "training": TrainingSpec(batch_size=1)}
+
+
+def test_scores_on_held_out_notes_go_with_local_privacy_only(world):
+    spec = WeightingSpec(rule="influence", private=NOISY)
+    assert world.plan(weighting=spec, **LOCAL).weighting.private == NOISY
+    with pytest.raises(ConfigError, match=r"with dp\.mode none: its noise would hide"):
+        world.plan(weighting=spec)
+    with pytest.raises(ConfigError, match="with both of"):
+        world.plan(weighting=WeightingSpec(rule="influence", private=NOISY, validation=VALIDATION), **LOCAL)
+    with pytest.raises(ConfigError, match=r"weighting\.private is set: nothing would use it"):
+        world.plan(weighting=WeightingSpec(private=NOISY), **LOCAL)
+
+
+def test_scores_on_held_out_notes_count_within_the_target(world):
+    without = world.plan(**LOCAL)
+    plan = world.plan(weighting=WeightingSpec(rule="influence", private=NOISY), **LOCAL)
+    assert charged(plan) <= 4.0
+    assert plan.dp.noise_multiplier > without.dp.noise_multiplier
+    same = plan.model_copy(update={"dp": without.dp})
+    assert charged(same) > charged(without)
+    assert cost(same).epsilon > cost(without).epsilon
+    purposes = [(number, purpose) for number, purpose, _ in releases(plan)]
+    assert purposes == [(0, "update"), (1, "update"), (0, "score"), (1, "score")]
+    loud = PrivateScore(noise_multiplier=0.2, expected_units=40)
+    with pytest.raises(ConfigError):
+        world.plan(weighting=WeightingSpec(rule="influence", private=loud), **LOCAL)
 
 
 @pytest.mark.parametrize("size", [0, 65])

@@ -15,6 +15,7 @@ from fedsec.plan.specs import (
     EvaluationSpec,
     LoraSpec,
     ModelSpec,
+    PrivateScore,
     SecureSpec,
     TrainingSpec,
     ValidationSet,
@@ -218,3 +219,13 @@ def test_what_the_plan_refuses_bounds_the_effective_cohort_of_scores(world):
     policy = world.policy(weight_rules=("influence",), minimum_effective_cohort=3.0)
     assert numbers(policy, loose) == [7]
     assert numbers(policy, tight) == []
+
+
+def test_held_out_notes_have_to_be_enough_as_well(world):
+    private = PrivateScore(noise_multiplier=20.0, expected_units=7)
+    plan = world.plan(weighting=WeightingSpec(rule="influence", private=private), dp=DP, training=ALONE)
+    policy = world.policy(weight_rules=("influence",), minimum_effective_cohort=2.0, dp_modes=("local",))
+    policy = policy.model_copy(update={"budgets": (BUDGET,)})
+    assert numbers(policy, plan) == []
+    assert numbers(policy.model_copy(update={"minimum_validation": 8}), plan) == [22]
+    assert draft_policy(plan, END).minimum_validation == 7

@@ -1,0 +1,41 @@
+"""A site's held-out notes, where a plan scores on them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedsec.plan.sitefile import DataSection, Site, SiteFile
+from fedsec.plan.specs import PrivateScore, WeightingSpec
+from fedsec.study.corpora import load_held_out
+from fedsec_secure.errors import ConfigError
+from fedsec_secure.identity.keys import SigningKey
+from tests.e2e.federation import Keys, make_plan
+
+SCORE = WeightingSpec(rule="influence", private=PrivateScore(noise_multiplier=9.0, expected_units=5))
+NOTE = json.dumps(
+    {
+        "document_id": "d1",
+        "patient_id": "p1",
+        "text": "Took drug7 for pain.",
+        "entities": [{"id": "T1", "type": "Drug", "start": 5, "end": 10}],
+    }
+)
+
+
+def site(folder, test: bool) -> Site:
+    (folder / "held.jsonl").write_text(NOTE + "\n", encoding="utf-8")
+    section = DataSection(path="held.jsonl", entity_types=("Drug",))
+    officer = SigningKey.generate().public.hex
+    return Site(SiteFile(name="ward", officer=officer, data=section, test=section if test else None), folder)
+
+
+def test_they_are_read_where_the_plan_scores_on_them(tmp_path):
+    plan = make_plan(Keys.generate(5))
+    assert load_held_out(site(tmp_path, True), plan) == []
+    noisy = plan.model_copy(update={"weighting": SCORE})
+    (found,) = load_held_out(site(tmp_path, True), noisy)
+    assert found.text == "Took drug7 for pain."
+    with pytest.raises(ConfigError, match=r"expected a \[test\] section"):
+        load_held_out(site(tmp_path, False), noisy)
