@@ -52,7 +52,7 @@ def test_every_rule_is_explained_and_a_plan_that_breaks_one_is_named(fedsec, tmp
     fedsec("policy", "new", "policy.toml", "--plan", "plan.json")
     alone = fedsec("policy", "explain", "policy.toml", "--json")
     assert alone.code == 0
-    assert len(alone.json["rules"]) == 21
+    assert len(alone.json["rules"]) == 22
     text = (tmp_path / "policy.toml").read_text()
     (tmp_path / "policy.toml").write_text(text.replace("max_rank = 16", "max_rank = 4"))
     broken = fedsec("policy", "explain", "policy.toml", "--plan", "plan.json")
