@@ -211,7 +211,7 @@ def _influence(draft: Draft) -> list[Statement]:
     told = (
         "It follows from an update that is differentially private, and costs nothing more."
         if private
-        else "It tells a little about the site's update, and no noise is added to it."
+        else "It can tell whether a single record was trained on: no noise is added to it."
     )
     if noisy is not None:
         spread = 2 * noisy.noise_multiplier / noisy.expected_units

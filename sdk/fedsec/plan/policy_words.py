@@ -142,7 +142,7 @@ def _sums(policy: Policy) -> list[Statement]:
     if "influence" in policy.weight_rules:
         text = (
             f"A plan may weigh sites by a published score of their own model, on at least {policy.minimum_validation} "
-            "public examples: the score tells a little about this site's update."
+            "public examples: the score can tell whether a single record was trained on."
         )
         found.append(Statement("risk", "sums", text))
     if policy.min_cohort_change == 1 and "none" in policy.dp_modes:

@@ -123,7 +123,7 @@ def test_weights_by_scores_say_what_is_published_and_what_a_lie_gains(world):
     (fact,) = texts(plan, topic="weights", level="fact")
     assert "5 public examples (shared), times a size bin (ash 3; others 1)" in fact
     published, lie = texts(plan, topic="weights", level="risk")
-    assert "in steps of 0.05 from 0 to 4. It tells a little about the site's update, and no noise" in published
+    assert "in steps of 0.05 from 0 to 4. It can tell whether a single record was trained on: no noise" in published
     assert "weighs up to 40% of a round, not 1/4; no sum is worth fewer than 2.50 equal sites" in lie
 
 
