@@ -43,6 +43,7 @@ class _Exchange(BaseModel):
 class _Round(BaseModel):
     round: int
     survivors: list[str]
+    weights: dict[str, int] = {}
     seconds: float
 
 
@@ -89,6 +90,13 @@ class RoundReport:
     away: tuple[str, ...]
     verified_by: tuple[str, ...]
     traffic: Traffic
+    shares: Mapping[str, float]
+    """Site -> its share of the sum, where weights are public; empty where all weigh the same or counts are hidden."""
+
+    @property
+    def worth(self) -> float:
+        """How many equal sites the shares are worth (Kish)."""
+        return 1 / sum(share**2 for share in self.shares.values())
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,18 @@ def rounds(
             away=tuple(sorted(roster - set(sites))),
             verified_by=verified.get(number, ()),
             traffic=_traffic([e for e in exchanges if e.round == number]),
+            shares=_shares(plan, found[number].weights),
         )
         for number in sorted(found)
     )
+
+
+def _shares(plan: Plan, weights: Mapping[str, int]) -> dict[str, float]:
+    """By the coordinator's word: each site computed the weights itself, but signs the sum that they gave, not them."""
+    if plan.weighting.rule in ("uniform", "size") or not weights:
+        return {}
+    total = sum(weights.values())
+    return {site: weights[site] / total for site in sorted(weights)}
 
 
 def ending(plan: Plan, events: Sequence[Mapping[str, object]]) -> Traffic | None:

@@ -214,3 +214,16 @@ def test_a_real_run_is_gathered_from_its_folder_alone():
     assert all(row.attested and row.releases > 0 and row.after == float("inf") for row in data.budgets)
     assert re.fullmatch(r"[0-9a-f]{64}", data.certified.digest)
     assert json.dumps(list(data.curves)) == "[]"
+
+
+def test_shares_of_a_round_follow_from_its_public_weights():
+    plan = make_plan(Keys.generate(5), rule="influence")
+    weights = {"site-a": 6, "site-b": 2, "site-c": 2}
+    said = {"event": "round", "round": 0, "survivors": list(weights), "seconds": 1.0, "weights": weights}
+    (row,) = rounds(plan, [], [said], {})
+    assert row.shares == {"site-a": 0.6, "site-b": 0.2, "site-c": 0.2}
+    assert row.worth == pytest.approx(1 / (0.36 + 0.04 + 0.04))
+    (plain,) = rounds(PLAN, [], [said], {})
+    assert plain.shares == {}
+    (older,) = rounds(plan, [], [{k: v for k, v in said.items() if k != "weights"}], {})
+    assert older.shares == {}
