@@ -15,6 +15,7 @@ from fedsec.evaluation.evaluate import score_answers
 from fedsec.evaluation.exposure import exposures
 from fedsec.evaluation.generate import generate_answers
 from fedsec.evaluation.loss import example_losses, mean_loss
+from fedsec.evaluation.private_score import noisy_loss
 from fedsec.evaluation.scores import Scores
 from fedsec.evaluation.titles import score_titles
 from fedsec.plan.model import Plan
@@ -24,7 +25,6 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, train_private_round
-from fedsec.training.private.score import noisy_loss
 from fedsec.training.public_step import adapter_of, between_rounds
 from fedsec.training.ranks import cut, padded, spec_of_rank
 from fedsec.training.replicas import Replicas

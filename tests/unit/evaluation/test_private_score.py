@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedsec.evaluation.private_score import MIDDLE, noisy_loss, noisy_mean
 from fedsec.plan.specs import DpSpec, PrivateScore
 from fedsec.training.private import mechanism
 from fedsec.training.private.mechanism import GRID
-from fedsec.training.private.score import MIDDLE, noisy_loss, noisy_mean
 from tests.e2e.federation import Keys, make_plan, tiny_base, tiny_examples
 
 SCORE = PrivateScore(noise_multiplier=5.0, expected_units=10)
