@@ -14,6 +14,7 @@ from typing import Final, Literal
 import rfc8785
 from pydantic import Field, field_validator, model_validator
 
+from fedsec.plan.group_checks import check_group_sizes, check_groups, fewest_in_a_sum
 from fedsec.plan.specs import (
     CanarySpec,
     DpSpec,
@@ -137,8 +138,8 @@ def _check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int) -
         return
     if weighting.validation is None:
         raise ValueError(
-            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that every '
-            "site's own model is scored on"
+            f'weighting.rule is "{weighting.rule}" without [weighting.validation]: name the public examples that '
+            "models are scored on"
         )
     if weighting.validation.name in tests:
         raise ValueError(
@@ -245,6 +246,7 @@ class Draft(Strict):
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
         _check_weights(self.weighting, self.secure.quorum)
+        check_groups(self)
         _check_scores(self.weighting, [t.name for t in self.evaluation.public_tests], self.secure.quorum)
         return self
 
@@ -282,6 +284,7 @@ class Plan(Draft):
     def _cohort_fits_the_roster(self) -> Plan:
         n, secure = len(self.roster.sites), self.secure
         check_rank_sites(self, self.roster.sites)
+        check_group_sizes(self, n)
         if secure.quorum > n:
             raise ValueError(
                 f"secure.minimum_cohort {secure.minimum_cohort} and threshold {secure.threshold} need {secure.quorum} "
@@ -294,6 +297,11 @@ class Plan(Draft):
                 f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"
             )
         return self
+
+    @property
+    def fewest_in_a_sum(self) -> int:
+        """No sum that is opened holds fewer sites: of a group where sites are weighed in groups, else of a round."""
+        return fewest_in_a_sum(self, len(self.roster.sites))
 
     def canonical(self) -> bytes:
         """Canonical JSON (RFC 8785) of the whole plan."""

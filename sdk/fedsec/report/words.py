@@ -162,8 +162,9 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
         "distributed": f"each one step over all sites, with {drawn}",
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}
-    sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.secure.quorum} sites in each"
+    sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.fewest_in_a_sum} sites in each"
     weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
+    weights["group-influence"] = f"by the scores of {plan.weighting.groups} groups’ sums"
     rule = weights.get(plan.weighting.rule, plan.weighting.rule)
     dp = "none" if plan.dp.mode == "none" else f"{plan.dp.mode}, ε = {plan.dp.target_epsilon:g} per {plan.dp.unit}"
     return (
