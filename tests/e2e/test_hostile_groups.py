@@ -354,3 +354,27 @@ def test_a_log_with_other_groups_or_scores_is_not_cosigned(tmp_path, keys, kind)
         (lost,) = [e["sites"] for e in federation.events if e["event"] == "lost" and e["exchange"] == "witness"]
     why = "other groups than this site drew" if kind is DrawEntry else "other scores of round 0"
     assert all(why in reason for reason in lost.values())
+
+
+def test_a_site_that_signs_another_sum_of_its_group_is_set_aside_and_named(tmp_path, keys):
+    class Liar:
+        def __init__(self, agent):
+            self.agent = agent
+
+        def handle(self, name, body):
+            reply = self.agent.handle(name, body)
+            if name != "sum":
+                return reply
+            said = GroupSum.decode(reply[head_length(reply) :])
+            other = GroupSum(said.survivors, bytes(32)).encode()
+            return seal("sum", "site-a", request_context(reply), other, keys.sites["site-a"].sign)
+
+    plan = group_plan(keys)
+    federation = Federation(
+        tmp_path, keys, plan, loss=loss, wrap=lambda s, agent: Liar(agent) if s == "site-a" else agent
+    )
+    with federation:
+        federation.run()
+        (refused,) = [e["sites"] for e in federation.events if e["event"] == "refused"]
+        assert refused == {"site-a": "site-a signed another sum of its group"}
+        assert len([e for e in federation.events if e["event"] == "round"]) == 1
