@@ -9,7 +9,7 @@ from typing import Final
 
 from fedsec.plan.explain_privacy import canaries, privacy
 from fedsec.plan.explain_strategy import strategy
-from fedsec.plan.group_checks import check_group_sizes
+from fedsec.plan.group_checks import check_group_sizes, group_floors
 from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
@@ -92,8 +92,12 @@ def _protection(draft: Draft, sites: int | None) -> list[Statement]:
 def colluders_needed(draft: Draft, sites: int) -> int:
     """How many of ``sites`` open another's update together with a coordinator that lies (`threat_model/collusion.md`).
 
-    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t.
+    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t. Where there are groups,
+    this holds inside one: so many that the draw put together, of the group where fewest are needed.
     """
+    floors = group_floors(draft, sites)
+    if floors:
+        return min(min(2 * q - size, q - 1, least_threshold(size)) for size, q in floors.items())
     quorum = draft.secure.quorum
     return min(2 * quorum - sites, quorum - 1, draft.secure.threshold)
 
@@ -142,10 +146,8 @@ def _in_groups(draft: Draft, sites: int, groups: int) -> list[Statement]:
         check_group_sizes(draft, sites)
     except ValueError as e:
         return [Statement("refused", "sites", f"{e}.")]
-    number, sizes = count_in_words, sorted({sites // groups, -(-sites // groups)})
-    floors = {size: max(draft.secure.minimum_cohort, least_threshold(size)) for size in sizes}
-    needed = min(min(2 * q - size, q - 1, least_threshold(size)) for size, q in floors.items())
-    who = " or ".join(number(size) for size in sizes)
+    number, floors, needed = count_in_words, group_floors(draft, sites), colluders_needed(draft, sites)
+    who = " or ".join(number(size) for size in floors)
     spare = min(size - q for size, q in floors.items())
     drop = "none of a group may drop out" if spare == 0 else f"{number(spare)} of a group may drop out"
     return [

@@ -49,6 +49,15 @@ def check_group_sizes(draft: Draft, sites: int) -> None:
         )
 
 
+def group_floors(draft: Draft, sites: int) -> dict[int, int]:
+    """Sizes that groups have -> the fewest survivors of such a group; empty where there are none."""
+    groups = draft.weighting.groups
+    if groups is None:
+        return {}
+    sizes = sorted({sites // groups, -(-sites // groups)})
+    return {size: max(draft.secure.minimum_cohort, least_threshold(size)) for size in sizes}
+
+
 def fewest_in_a_sum(draft: Draft, sites: int | None) -> int:
     """The fewest sites in any sum that is opened: of a group where there are groups, else of a round.
 
@@ -59,4 +68,4 @@ def fewest_in_a_sum(draft: Draft, sites: int | None) -> int:
         return secure.quorum
     if sites is None:
         return secure.minimum_cohort
-    return max(secure.minimum_cohort, least_threshold(sites // groups))
+    return min(group_floors(draft, sites).values())

@@ -43,7 +43,9 @@ def _protected(data: ReportData) -> str:
     if plan.secure.mode == "none":
         return f"{start} There were no masks: the coordinator saw every site’s update, and could rebuild notes from it."
     if data.rounds:
-        least = count_in_words(min(len(r.sites) for r in data.rounds))
+        grouped = plan.weighting.groups is not None
+        fewest = plan.fewest_in_a_sum if grouped else min(len(r.sites) for r in data.rounds)
+        least = count_in_words(fewest)
         sums = f"The coordinator got sums of {least} or more sites’ updates"
     else:
         sums = "The coordinator gets sums of updates"
@@ -70,9 +72,11 @@ def _cost(data: ReportData) -> str:
 
 
 def in_sums(data: ReportData) -> str:
-    """``4 to 5 of 5``: how many sites were in the sums."""
+    """``4 to 5 of 5``: how many sites were in the sums; of groups how many a sum had at least."""
     if not data.rounds:
         return "none yet"
+    if data.plan.weighting.groups is not None:
+        return f"{data.plan.fewest_in_a_sum} or more of {len(data.plan.roster.sites)}"
     counts = [len(r.sites) for r in data.rounds]
     least, most = min(counts), max(counts)
     return f"{least if least == most else f'{least} to {most}'} of {len(data.plan.roster.sites)}"

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedsec.plan.attestation import floors_of
+from fedsec.plan.explain import colluders_needed
+from fedsec.plan.group_checks import group_floors
 from fedsec.plan.policy import draft_policy
 from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.specs import WeightingSpec
@@ -110,3 +112,10 @@ def test_the_field_says_what_it_needs():
     assert WeightingSpec(rule="group-influence", validation=VALIDATION, groups=2).groups == 2
     with pytest.raises(ValueError, match="greater than or equal to 2"):
         WeightingSpec(rule="group-influence", validation=VALIDATION, groups=1)
+
+
+def test_how_many_open_an_update_is_said_of_a_group_not_of_the_round(keys):
+    plan = plan_of(keys)
+    assert colluders_needed(plan, 8) == 2
+    assert colluders_needed(make_plan(keys), 8) == 4
+    assert [group_floors(plan, n) for n in (6, 7, 12)] == [{3: 3}, {3: 3, 4: 3}, {6: 5}]
