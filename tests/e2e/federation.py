@@ -42,7 +42,7 @@ from fedsec.plan.specs import (
 )
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.site.agent import SiteAgent
-from fedsec.site.ahead import agent_for
+from fedsec.site.agents import agent_for
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
@@ -125,6 +125,8 @@ def make_plan(
     bounds = {"count_min": 10, "count_max": 40, "cap": 0.75} if rule == "size" else {}
     if rule == "influence":
         bounds = {"validation": VALIDATION}
+    if rule == "group-influence":
+        bounds = {"validation": VALIDATION, "groups": 2}
     bounds |= weighting or {}
     draft = Draft(
         name="tiny",
@@ -269,6 +271,8 @@ class Federation:
     """Bits, in every site's policy."""
     excluded: Mapping[str, str] = field(default_factory=dict)
     """Keyed hashes (hex) of lists of patients, by site."""
+    loss: Callable[[AdapterState], float] | None = None
+    """At the coordinator, of what decrypted sums of groups lead to."""
 
     def __enter__(self) -> Federation:
         self._stack = ExitStack()
@@ -319,7 +323,7 @@ class Federation:
         self.journal.bind(self.plan.digest(), run, core_roster(self.plan).digest())
         transport = EmbeddedTransport({s: self.wrap(s, a) for s, a in self.agents.items()})
         log = RunLog(self.folder / "run" / "log", log_of(self.plan, run), self.keys.coordinator)
-        driver = Driver(self.plan, run, self.keys.coordinator.sign, self.events.append, log.record)
+        driver = Driver(self.plan, run, self.keys.coordinator.sign, self.events.append, log.record, self.loss)
         return Runner(driver, self.journal, self.carry(transport), self.events.append, log)
 
     def initial(self) -> AdapterState:

@@ -44,6 +44,7 @@ SITES = (
     "tests/e2e/test_distributed_rounds.py",
     "tests/e2e/test_keys_ahead.py",
     "tests/e2e/test_canaries.py",
+    "tests/e2e/test_hostile_groups.py",
 )
 _COPIED = ("secure", "sdk", "tests", "docs", "pyproject.toml")
 _SECONDS = 600

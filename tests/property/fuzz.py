@@ -29,6 +29,8 @@ from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, Ve
 from fedsec_secure.identity.envelope import open_envelope, sign_envelope
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.pkcs8 import decode_private_key
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.masking.group_messages import CombineRequest, GroupSum, Scores
 from fedsec_secure.masking.messages import Dealing, MaskRequest, Revealed, ShareReply, Statement, decode_packets
 from tests.e2e.federation import ArithmeticWork, Keys, make_plan
 from tests.property.record_targets import record_targets
@@ -63,6 +65,8 @@ def targets() -> dict[str, Target]:
     officer = SigningKey.generate()
     envelope = sign_envelope("application/vnd.fedsec.plan+json", plan.canonical(), officer)
     train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
+    packet = b["packet"][0]
+    combine = b"".join(CombineRequest(packet, [{SiteId("site-a"): packet}] * 2, [bytes(16)] * 2).parts())
     verdict = b"".join(VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).parts())
     anyone = officer.public.verify
     moment, other = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC), SigningKey.generate()
@@ -81,6 +85,11 @@ def targets() -> dict[str, Target]:
         "revealed": Target(Revealed.decode, b["unmask"], encode=method("encode")),
         "packets": Target(lambda data: decode_packets(data, "fuzz"), b["share-request"] + b["unmask-request"]),
         "train request": Target(TrainRequest.decode, [train], encode=method("encode")),
+        "group sum": Target(
+            GroupSum.decode, [GroupSum((SiteId("a"), SiteId("b")), bytes(32)).encode()], encode=method("encode")
+        ),
+        "scores": Target(Scores.decode, [Scores((bytes(32),) * 2, (3, 255), 4).encode()], encode=method("encode")),
+        "combine request": Target(CombineRequest.decode, [combine], encode=lambda value: b"".join(value.parts())),
         "verdict request": Target(VerdictRequest.decode, [verdict], encode=lambda value: b"".join(value.parts())),
         "packet": Target(
             lambda data: open_packet(data, kind="confirm", sender="site-a", context=None, verify=anyone),

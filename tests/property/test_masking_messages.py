@@ -12,6 +12,7 @@ from fedsec.wire import TrainRequest, VerdictRequest
 from fedsec_secure.codec import Header, Reader, Writer, head_length, open_head, open_packet, seal, sha256
 from fedsec_secure.errors import CodecError, PeerViolationError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.masking.group_messages import CombineRequest, GroupSum, Scores
 from fedsec_secure.masking.messages import (
     SEALED_BYTES,
     Dealing,
@@ -56,15 +57,33 @@ MESSAGES = {
         st.builds(TrainRequest, SITES, st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), BLOB, PACKETS),
         TrainRequest.decode,
     ),
+    "group sum": (
+        st.builds(GroupSum, st.frozensets(SITES, max_size=6).map(lambda s: tuple(sorted(s))), HASH),
+        GroupSum.decode,
+    ),
+    "scores": (
+        st.lists(st.tuples(HASH, LEVEL), max_size=6).flatmap(
+            lambda rows: st.builds(
+                Scores, st.just(tuple(h for h, _ in rows)), st.just(tuple(n for _, n in rows)), st.integers(0, 255)
+            )
+        ),
+        Scores.decode,
+    ),
     "verdict request": (st.builds(VerdictRequest, PACKETS, st.integers(0, TAG_PRIME - 1), BLOB), VerdictRequest.decode),
+    "combine request": (
+        st.lists(st.tuples(PACKETS, BLOB), max_size=4).flatmap(
+            lambda rows: st.builds(CombineRequest, BLOB, st.just([p for p, _ in rows]), st.just([w for _, w in rows]))
+        ),
+        CombineRequest.decode,
+    ),
     "header": (st.builds(Header, SITES, SITES, HASH, st.integers(0, 2**64 - 1), HASH), Header.decode),
 }
 EVERY = pytest.mark.parametrize("name", list(MESSAGES))
 
 
 def encoded(value) -> bytes:
-    """The words of a verdict request are not copied: it has parts."""
-    return b"".join(value.parts()) if isinstance(value, VerdictRequest) else value.encode()
+    """The words of verdict requests are not copied: they have parts."""
+    return b"".join(value.parts()) if isinstance(value, (VerdictRequest, CombineRequest)) else value.encode()
 
 
 @EVERY

@@ -16,7 +16,7 @@ from fedsec.plan.document import canonical, parse_canonical
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, draft_policy
 from fedsec.plan.policy_checks import check_plan
-from fedsec.site.agent import SiteAgent
+from fedsec.site.agents import agent_for
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity
 from fedsec.site.ledger import Ledger
@@ -50,7 +50,7 @@ class AgentSite:
         charges = LedgerCharges(self._ledger, plan, store, self._policy())
         approval = self._approval()
         identity = SiteIdentity(self._site, key, lambda: approval, self._policy(), charges)
-        self._agent = SiteAgent(identity, self._world.plan, self._store, self._work)
+        self._agent = agent_for(identity, self._world.plan, self._store, self._work)
 
     def _policy(self) -> Policy:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -116,7 +116,7 @@ class ThisBuild:
         try:
             journal.bind(plan.digest(), "attack-1", core_roster(plan).digest())
             log = RunLog(folder / "log", log_of(plan, "attack-1"), world.coordinator)
-            driver = Driver(plan, "attack-1", world.coordinator.sign, events.append, log.record)
+            driver = Driver(plan, "attack-1", world.coordinator.sign, events.append, log.record, world.loss)
             adapter = Runner(driver, journal, EmbeddedTransport(sites), events.append, log).rounds(world.start)
         finally:
             journal.close()

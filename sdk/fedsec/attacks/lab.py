@@ -35,11 +35,15 @@ from fedsec_secure.numeric.score_levels import WORST_LEVEL
 from fedsec_secure.secrets import SecretBytes
 
 SITES = tuple(SiteId(f"site-{letter}") for letter in "abcde")
+GROUP_SITES = tuple(SiteId(f"site-{letter}") for letter in "abcdefgh")
+"""Of attacks on groups: two of four."""
 VICTIM = SITES[1]
 THRESHOLD = 4
 COUNT_MIN, COUNT_MAX = 30_000, 40_000
 CAP, LEAST_EFFECTIVE = 0.4, 3.2
 """Of weights by scores."""
+GROUP_CAP = 0.17
+"""Of one of eight sites in groups."""
 _VALIDATION = ValidationSet(name="shared", sha256="0" * 64, examples=5, entity_types=("Drug",))
 _LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 Learn = Callable[[SiteId, Floats, AdapterState, int], Floats]
@@ -63,6 +67,8 @@ class World:
     counts: Mapping[SiteId, int]
     level: Level
     learn: Learn = lambda site, usual, adapter, times: usual
+    loss: Callable[[AdapterState], float] = lambda adapter: 1.0
+    """What the coordinator says of an adapter on the validation set, where it weighs groups."""
     policy_cohort: int = 3
     """The officers' own minimum cohort."""
 
@@ -85,7 +91,8 @@ class World:
 def make_world(
     *,
     rounds: int = 2,
-    rule: Literal["uniform", "size", "influence"] = "uniform",
+    rule: Literal["uniform", "size", "influence", "group-influence"] = "uniform",
+    sites: tuple[SiteId, ...] = SITES,
     hidden: int = 60,
     levels: Mapping[SiteId, int] = MappingProxyType({}),
 ) -> World:
@@ -93,9 +100,9 @@ def make_world(
 
     ``levels``: scores under rule influence; of who is not named `WORST_LEVEL`.
     """
-    coordinator, keys = SigningKey.generate(), {s: SigningKey.generate() for s in SITES}
-    officers = {s: (SigningKey.generate(), SigningKey.generate()) for s in SITES}
-    sites = {
+    coordinator, keys = SigningKey.generate(), {s: SigningKey.generate() for s in sites}
+    officers = {s: (SigningKey.generate(), SigningKey.generate()) for s in sites}
+    members = {
         str(s): RosterSite(key=k.public.hex, officer=first.public.hex, co_officers=(second.public.hex,))
         for (s, k), (first, second) in zip(keys.items(), officers.values(), strict=True)
     }
@@ -103,6 +110,7 @@ def make_world(
         "uniform": WeightingSpec(),
         "size": WeightingSpec(rule="size", count_min=COUNT_MIN, count_max=COUNT_MAX),
         "influence": WeightingSpec(rule="influence", validation=_VALIDATION, cap=CAP, effective_cohort=LEAST_EFFECTIVE),
+        "group-influence": WeightingSpec(rule="group-influence", validation=_VALIDATION, cap=GROUP_CAP, groups=2),
     }
     plan = Plan(
         name="attack",
@@ -110,15 +118,15 @@ def make_world(
         model=ModelSpec(base="tiny-random", dtype="float32", weights_sha256="0" * 64),
         task=TaskSpec(kind="entities", entity_types=("Drug",)),
         lora=LoraSpec(strategy="fedit", rank=2, dropout=0.0, targets=("q_proj",)),
-        secure=SecureSpec(mode="mask", minimum_cohort=3, threshold=THRESHOLD),
+        secure=SecureSpec(mode="mask", minimum_cohort=3, threshold=2 * len(sites) // 3 + 1),
         weighting=weighting[rule],
-        roster=Roster(coordinator=coordinator.public.hex, sites=sites),
+        roster=Roster(coordinator=coordinator.public.hex, sites=members),
     )
     shapes = {f"{_LAYER}.lora_A.weight": (2, hidden), f"{_LAYER}.lora_B.weight": (hidden, 2)}
     start = AdapterState({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     drawn = np.random.default_rng(20221)
-    updates = {s: drawn.uniform(-0.4, 0.4, start.size).astype(np.float32) for s in SITES}
-    counts = dict(zip(SITES, drawn.integers(COUNT_MIN, COUNT_MAX, len(SITES)).tolist(), strict=True))
+    updates = {s: drawn.uniform(-0.4, 0.4, start.size).astype(np.float32) for s in sites}
+    counts = dict(zip(sites, drawn.integers(COUNT_MIN, COUNT_MAX, len(sites)).tolist(), strict=True))
     return World(
         plan, coordinator, keys, officers, start, updates, counts, lambda site, _: levels.get(site, WORST_LEVEL)
     )
@@ -240,7 +248,7 @@ class Lab:
     said: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Lab:
-        self.sites = {s: self.target.open(self.world, s, self.folder / s) for s in SITES}
+        self.sites = {s: self.target.open(self.world, s, self.folder / s) for s in self.world.keys}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,10 +24,15 @@ _NOISE = 0.02
 
 def shares_in(world: World, values: Floats) -> dict[SiteId, float]:
     """Each site's share of a sum that is open, float32[d], by least squares over the updates that the judge knows."""
-    updates = np.stack([world.updates[s] for s in SITES], axis=1).astype(np.float64)
+    updates = np.stack(list(world.updates.values()), axis=1).astype(np.float64)
     found, *_ = np.linalg.lstsq(updates, values.astype(np.float64))
     total = found.sum()
-    return dict(zip(SITES, (found / total).tolist(), strict=True))
+    return dict(zip(world.updates, (found / total).tolist(), strict=True))
+
+
+def share_of(world: World, values: Floats, site: SiteId) -> float:
+    """One site's."""
+    return shares_in(world, values)[site]
 
 
 def _judge(lab: Lab, values: Floats | None, site: SiteId = VICTIM) -> Got:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fedsec.attacks import skew
+from fedsec.attacks import regroup, skew
 from fedsec.attacks.lab import Target
 from fedsec.attacks.outcome import Attack
 
 _C = "coordinator"
 _S = "one site"
+_CS = "coordinator and one site"
 ATTACKS: tuple[Attack[Target], ...] = (
     Attack(
         "flattering score",
@@ -55,5 +56,40 @@ ATTACKS: tuple[Attack[Target], ...] = (
     Attack("score left out", _S, "a missing score gains nothing", "missing metrics count as good", skew.score_left_out),
     Attack(
         "score that nobody asked for", _S, "no byte beside the plan", "covert channels in metrics", skew.unasked_score
+    ),
+    Attack(
+        "groups drawn until they suit",
+        _CS,
+        "one draw a run id, whatever is shown",
+        "DESIGN: commit and reveal",
+        regroup.redraw,
+    ),
+    Attack(
+        "run ids drawn until they suit",
+        _C,
+        "no more run ids than the policy allows",
+        "DESIGN: a missing reveal kills the run id",
+        regroup.new_run_ids,
+    ),
+    Attack(
+        "sham groups",
+        _C,
+        "no update for a group that was not drawn",
+        "two friends subtract theirs",
+        regroup.sham_groups,
+    ),
+    Attack(
+        "sum that no group verified",
+        _C,
+        "a group's sum counts with its members' signatures",
+        "forged aggregates",
+        regroup.unverified_sum,
+    ),
+    Attack(
+        "lying about a group's loss",
+        _C,
+        "bounded by the cap, and signed",
+        "Fed-MedLoRA+: the server scores",
+        regroup.false_level,
     ),
 )

@@ -29,6 +29,8 @@ class Driver:
     report: Report = lambda event: None
     record: Callable[[Entry], None] = lambda entry: None
     """Into the run's log. What follows from the same outcomes is recorded again, the same, in a replay."""
+    loss: Callable[[AdapterState], float] | None = field(default=None, repr=False)
+    """Of an adapter on the plan's validation set, in nats an answer token, where the plan weighs groups by it."""
 
     @property
     def roster(self) -> Roster:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Reply
 from fedsec.spool import private_folder, read_chunks
+from fedsec.training.adapter import AdapterState
 from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.roster import SiteId
 
@@ -28,6 +30,8 @@ CREATE TABLE IF NOT EXISTS replies (
 CREATE TABLE IF NOT EXISTS finals (
   round INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, adapter BLOB NOT NULL, verdicts BLOB NOT NULL,
   survivors TEXT NOT NULL, attempt INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS draw (only INTEGER PRIMARY KEY CHECK (only = 1), packets BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS losses (adapter BLOB PRIMARY KEY, nats REAL);
 """
 
 
@@ -128,6 +132,25 @@ class Journal:
         self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (last.sequence,))
         self._db.execute("COMMIT")
         self._sweep()
+
+    def keep_draw(self, packets: bytes) -> None:
+        """The commitments and nonces of a run in groups: what they were asked with is dropped after round 0."""
+        self._db.execute("INSERT OR IGNORE INTO draw VALUES (1, ?)", (packets,))
+
+    def draw(self) -> bytes | None:
+        """What :meth:`keep_draw` kept."""
+        row = self._db.execute("SELECT packets FROM draw").fetchone()
+        return None if row is None else bytes(row[0])
+
+    def loss(self, adapter: AdapterState, measure: Callable[[AdapterState], float]) -> float:
+        """An adapter's loss, measured once: a run that is resumed on another machine has to say the same again."""
+        digest = adapter.digest()
+        row = self._db.execute("SELECT nats FROM losses WHERE adapter = ?", (digest,)).fetchone()
+        if row is not None:
+            return math.nan if row[0] is None else float(row[0])  # what is no number is stored as NULL
+        nats = measure(adapter)
+        self._db.execute("INSERT INTO losses VALUES (?, ?)", (digest, nats))
+        return nats
 
     def _sweep(self) -> None:
         """Delete spooled uploads that no journalled outcome of an open round names, a killed process's included."""

@@ -7,13 +7,17 @@ retried, because a site confirms one survivor set only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TypeVar
 
-from fedsec.coordinator.attempt import MAX_ATTEMPTS, Attempt, Steps
+from fedsec.coordinator.attempt import MAX_ATTEMPTS, Attempt, Steps, Uploaded
 from fedsec.coordinator.driver import Driver
+from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec.training.adapter import AdapterState
 from fedsec_secure.errors import AbortError
 from fedsec_secure.identity.roster import SiteId
+
+T = TypeVar("T")
 
 
 def one_round(
@@ -24,14 +28,24 @@ def one_round(
     history: Sequence[frozenset[SiteId]] = (),
 ) -> Steps:
     """One round from ``adapter``; AbortError when no attempt gets through. ``history``: survivors of each round."""
-    for attempt in range(MAX_ATTEMPTS):
+
+    def begin(attempt: int) -> Generator[Exchange, Outcome, tuple[Attempt, Uploaded]]:
         this = Attempt(driver, index, attempt, adapter, verdicts, history)
+        return this, (yield from (this.masked() if driver.plan.secure.mode == "mask" else this.plain()))
+
+    this, ready = yield from tried(driver, index, begin)
+    return (yield from this.finish(ready))
+
+
+def tried(
+    driver: Driver, index: int, begin: Callable[[int], Generator[Exchange, Outcome, T]]
+) -> Generator[Exchange, Outcome, T]:
+    """What ``begin`` comes to in the first attempt that gets so far: whatever precedes `confirm` may be tried again."""
+    for attempt in range(MAX_ATTEMPTS):
         try:
-            ready = yield from (this.masked() if driver.plan.secure.mode == "mask" else this.plain())
+            return (yield from begin(attempt))
         except AbortError as e:
             driver.report({"event": "attempt-aborted", "round": index, "attempt": attempt, "reason": str(e)})
             if attempt == MAX_ATTEMPTS - 1:
                 raise
-            continue
-        return (yield from this.finish(ready))
     raise AssertionError("unreachable")

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
 from fedsec.coordinator.ahead import batch
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, RoundResult
+from fedsec.coordinator.draw import ask, drawn_entry, empty_draw
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.end import Attested, attestations, baselines, record_attestations, witness
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
+from fedsec.coordinator.groups import group_round
 from fedsec.coordinator.journal import Final, Journal
 from fedsec.coordinator.rounds import one_round
 from fedsec.coordinator.run_log import RunLog
 from fedsec.plan.attestation import withheld
+from fedsec.plan.group_checks import is_grouped
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, shapes_before
 from fedsec.wire import FinalAdapter, shares_ahead
-from fedsec_secure.errors import AbortError, ReleaseBlockedError
+from fedsec_secure.errors import AbortError, LocalMisuseError, ReleaseBlockedError, VerificationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.coordinator_collect import require
+from fedsec_secure.masking.coordinator_draw import Draw
 from fedsec_secure.masking.messages import decode_packets, encode_packets
 from fedsec_secure.record.entries import ModelEntry, RefusalEntry, RunFinishedEntry, printable
 
@@ -52,6 +56,7 @@ class Runner:
     after_round: Callable[[int, AdapterState], None] = lambda index, adapter: None
     """With each round's adapter, again after a resume: what it does once must be done once."""
     sequence: int = 0
+    _draw: Draw | None = None
     _asked: int = 0
     """Exchanges that this process made: not those that the journal knew."""
 
@@ -67,6 +72,8 @@ class Runner:
             self.log.after_round(final.round)
             self.after_round(final.round, adapter_of(state))
             self._witness(final.round)
+        if is_grouped(self.driver.plan):
+            self._draw = self._drawn(final is not None)
         go_on = self._batch if shares_ahead(self.driver.plan) else self._round
         while at.round < self.driver.plan.rounds:
             at = go_on(at)
@@ -74,8 +81,48 @@ class Runner:
 
     def _round(self, at: _Reached) -> _Reached:
         began, history = time.monotonic(), self.journal.survivors()
-        result = self._drive(one_round(self.driver, at.round, at.adapter, at.verdicts, history))
+        if self._draw is None:
+            steps = one_round(self.driver, at.round, at.adapter, at.verdicts, history)
+        else:
+            steps = group_round(self.driver, self._draw, at.round, at.adapter, at.verdicts, history, self._loss)
+        result = self._drive(steps)
         return self._finish([result], 0, time.monotonic() - began)
+
+    def _loss(self, adapter: AdapterState) -> float:
+        if self.driver.loss is None:
+            raise LocalMisuseError("expected a validation set at the coordinator: the plan weighs groups by it")
+        return self.journal.loss(adapter, self.driver.loss)
+
+    def _drawn(self, resumed: bool) -> Draw:
+        """The groups of the run: from the sites, all of them, or after round 0 from the journal."""
+        draw, kept = empty_draw(self.driver), self.journal.draw()
+        if resumed:
+            if kept is None:
+                raise VerificationError("the journal has finished rounds, but not the groups that they were in")
+            return Draw.restore(kept, draw)
+        draw = replace(draw, commitments=self._of_all("commit", draw.commit_request(), draw.accept_commit))
+        draw = replace(draw, reveals=self._of_all("reveal", draw.reveal_request(), draw.accept_reveal))
+        self.journal.keep_draw(draw.record())
+        self.driver.record(drawn_entry(draw))
+        return draw
+
+    def _of_all(self, name: str, request: bytes, accept: Callable[[SiteId, bytes], bytes]) -> dict[SiteId, bytes]:
+        """Every site's answer: there are no groups without all of them. AbortError; a resumed run asks again."""
+        found: dict[SiteId, bytes] = {}
+        tried = 0
+        for attempt in count():
+            asked, missing = self._asked, [s for s in self.driver.roster.ids if s not in found]
+            found |= self._drive(ask(self.driver, name, 0, attempt, missing, request, accept))
+            if len(found) == len(self.driver.roster.ids):
+                return found
+            tried += self._asked - asked  # what the journal knew was not asked now
+            if tried >= MAX_ATTEMPTS:
+                break
+        missing = [s for s in self.driver.roster.ids if s not in found]
+        raise AbortError(
+            f"groups are drawn by all sites together, and {', '.join(missing)} did not answer `{name}`. A resumed run "
+            "asks again; without them no round of this run id takes place"
+        )
 
     def _batch(self, at: _Reached) -> _Reached:
         """As many rounds as keys are shared for; another try where none of them could be had."""

@@ -208,7 +208,7 @@ def _check_cost(said: Privacy, plan: Plan, site: str) -> None:
 def floors_of(plan: Plan, policy: Policy) -> Floors:
     """The stricter of both."""
     return Floors(
-        minimum_cohort=max(plan.secure.quorum, policy.minimum_cohort),
+        minimum_cohort=max(plan.fewest_in_a_sum, policy.minimum_cohort),
         min_cohort_change=max(plan.secure.min_cohort_change, policy.min_cohort_change),
         weight_cap=min(plan.weighting.cap, policy.weight_cap),
         approvals_required=policy.approvals_required,

@@ -9,12 +9,14 @@ from typing import Final
 
 from fedsec.plan.explain_privacy import canaries, privacy
 from fedsec.plan.explain_strategy import strategy
+from fedsec.plan.group_checks import check_group_sizes, group_floors
 from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
 from fedsec.plan.statement import Level, Statement, count_in_words
 from fedsec_secure.codec import SIGNATURE_BYTES
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.masking.draw import least_threshold
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 
@@ -101,8 +103,12 @@ def _protection(draft: Draft, sites: int | None) -> list[Statement]:
 def colluders_needed(draft: Draft, sites: int) -> int:
     """How many of ``sites`` open another's update together with a coordinator that lies (`threat_model/collusion.md`).
 
-    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t.
+    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t. Where there are groups,
+    this holds inside one: so many that the draw put together, of the group where fewest are needed.
     """
+    floors = group_floors(draft, sites)
+    if floors:
+        return min(min(2 * q - size, q - 1, least_threshold(size)) for size, q in floors.items())
     quorum = draft.secure.quorum
     return min(2 * quorum - sites, quorum - 1, draft.secure.threshold)
 
@@ -111,6 +117,8 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
     """How many must conspire, and how many may fail."""
     if draft.secure.mode != "mask" or sites is None:
         return []
+    if draft.weighting.groups is not None:
+        return _in_groups(draft, sites, draft.weighting.groups)
     quorum, threshold = draft.secure.quorum, draft.secure.threshold
     number = count_in_words
     if sites < quorum:
@@ -141,6 +149,38 @@ def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
         "coordinator."
     )
     return [*statements, Statement("fact", "collusion", hidden)]
+
+
+def _in_groups(draft: Draft, sites: int, groups: int) -> list[Statement]:
+    """The same where each group's sum is opened by itself: sums are over fewer sites."""
+    try:
+        check_group_sizes(draft, sites)
+    except ValueError as e:
+        return [Statement("refused", "sites", f"{e}.")]
+    number, floors, needed = count_in_words, group_floors(draft, sites), colluders_needed(draft, sites)
+    who = " or ".join(number(size) for size in floors)
+    spare = min(size - q for size, q in floors.items())
+    drop = "none of a group may drop out" if spare == 0 else f"{number(spare)} of a group may drop out"
+    return [
+        Statement(
+            "risk",
+            "collusion",
+            f"{number(groups, True)} groups of {who} sites, drawn by all sites together, and each group's sum is "
+            f"opened by itself: it hides a site among {number(min(floors.values()))}, not among {number(sites)}.",
+        ),
+        Statement(
+            "risk",
+            "collusion",
+            f"A coordinator that lies, together with {number(needed)} sites that the draw put into one group, learns "
+            f"the update of another of that group; {drop}.",
+        ),
+        Statement(
+            "fact",
+            "collusion",
+            "No one chooses the groups. Whoever stays away when they are drawn ends that run id, and each one counts "
+            "towards the runs that a site's policy allows.",
+        ),
+    ]
 
 
 def _differences(draft: Draft, sites: int | None) -> list[Statement]:
@@ -176,6 +216,8 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
         return [Statement("fact", "weights", f"All sites weigh the same: 1/{quorum} of a round at most.")]
     if weighting.rule == "influence":
         return _influence(draft)
+    if weighting.groups is not None:
+        return _group_influence(draft, weighting.groups)
     if weighting.rule != "size":
         return []
     low, high = weighting.count_min, weighting.count_max
@@ -239,6 +281,30 @@ def _influence(draft: Draft) -> list[Statement]:
     ]
 
 
+def _group_influence(draft: Draft, groups: int) -> list[Statement]:
+    """What is scored, by whom, and what a lie gains."""
+    weighting = draft.weighting
+    assert weighting.validation is not None  # the draft's own validator
+    count = weighting.validation.examples or weighting.validation.limit
+    size = "public examples" if count is None else f"{count} public examples"
+    return [
+        Statement(
+            "fact",
+            "weights",
+            f"The coordinator scores the opened sums of {count_in_words(groups)} groups on {size} "
+            f"({weighting.validation.name}), never one site's update. A group weighs its number of sites times "
+            "exp(1 - loss), and the weighted mean is added 0.5 to 1.5 times.",
+        ),
+        Statement(
+            "risk",
+            "weights",
+            f"A coordinator that lies about a group's loss is not found out, but signs it. Then a site weighs "
+            f"up to {weighting.cap:.0%} of a round, not 1/{draft.secure.quorum}; no round is worth fewer than "
+            f"{float(worst_effective_cohort(draft)):.2f} equal sites.",
+        ),
+    ]
+
+
 def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
     """How coarse the sum is."""
     if draft.secure.mode != "mask" or sites is None:
@@ -256,6 +322,8 @@ def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
         text += f" times count_max over the mean count, so {ratio * fixed.step:.3g} at worst"
     if draft.weighting.rule == "influence":
         text += " times the largest weight over the mean weight"
+    if draft.weighting.groups is not None:
+        text += " times the step"
     return [Statement("fact", "encoding", text + ", and a larger change of one round is cut off.")]
 
 
@@ -284,6 +352,8 @@ def _bytes(draft: Draft, sites: int, coordinates: int) -> list[Statement]:
     parameters = SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size")
     up = parameters.masked_bytes if draft.secure.mode == "mask" else 8 * parameters.words
     down = 4 * coordinates + up  # the adapter, and for the verdict the sum
+    if draft.weighting.groups is not None:
+        down += draft.weighting.groups * up  # and then those of all groups
     shown = (
         f"{coordinates:,} coordinates: a site sends {_size(up + SIGNATURE_BYTES)} and receives {_size(down)} a round"
     )

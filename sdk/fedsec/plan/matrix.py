@@ -37,7 +37,7 @@ SINGLE: Final[Mapping[tuple[str, str], str | None]] = MappingProxyType(
         ("weighting.rule", "uniform"): None,
         ("weighting.rule", "size"): None,
         ("weighting.rule", "influence"): None,
-        ("weighting.rule", "group-influence"): f"weighting by group influence {_NOT_BUILT}; use influence",
+        ("weighting.rule", "group-influence"): None,
         ("lora.strategy", "fedit"): None,
         ("lora.strategy", "ffa"): None,
         ("lora.strategy", "rolora"): None,
@@ -85,6 +85,15 @@ PAIRS: Final[Mapping[tuple[tuple[str, str], tuple[str, str]], str]] = MappingPro
         ),
         (("lora.strategy", "fedsvd"), ("server.optimiser", "adam")): (
             "moments of B's coordinates are kept, and their basis changes with every round; use average"
+        ),
+        (("secure.mode", "none"), ("weighting.rule", "group-influence")): (
+            "groups are there so that only their sums are seen, and without masks every update is; use influence"
+        ),
+        (("weighting.rule", "group-influence"), ("lora.strategy", "fedsa")): (
+            "a group's sum has no B in it, and without one it answers as the base model does: there is nothing to score"
+        ),
+        (("weighting.rule", "group-influence"), ("server.optimiser", "adam")): (
+            "the server's step is chosen by its loss, and adam's step has a size of its own; use average"
         ),
         (("dp.mode", "distributed"), ("server.optimiser", "adam")): (
             "the sum is a gradient, and AdamW takes a step with it already; use average"

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import rfc8785
 from pydantic import Field, field_validator, model_validator
 
+from fedsec.plan.group_checks import check_group_sizes, check_groups, fewest_in_a_sum
 from fedsec.plan.specs import (
     CanarySpec,
     DpSpec,
@@ -209,6 +210,7 @@ class Draft(Strict):
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
         check_weights(self.weighting, self.secure.quorum)
+        check_groups(self)
         tests = [t.name for t in self.evaluation.public_tests]
         check_scores(self.weighting, tests, self.secure.quorum, self.dp.mode)
         return self
@@ -247,6 +249,7 @@ class Plan(Draft):
     def _cohort_fits_the_roster(self) -> Plan:
         n, secure = len(self.roster.sites), self.secure
         check_rank_sites(self, self.roster.sites)
+        check_group_sizes(self, n)
         if secure.quorum > n:
             raise ValueError(
                 f"secure.minimum_cohort {secure.minimum_cohort} and threshold {secure.threshold} need {secure.quorum} "
@@ -259,6 +262,11 @@ class Plan(Draft):
                 f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"
             )
         return self
+
+    @property
+    def fewest_in_a_sum(self) -> int:
+        """No sum that is opened holds fewer sites: of a group where sites are weighed in groups, else of a round."""
+        return fewest_in_a_sum(self, len(self.roster.sites))
 
     def canonical(self) -> bytes:
         """Canonical JSON (RFC 8785) of the whole plan."""

@@ -63,7 +63,7 @@ class Policy(Strict):
     modes: tuple[Literal["mask", "he-mask", "he", "none"], ...] = Field(min_length=1)
     """Secure modes. With none the coordinator sees this site's update."""
     minimum_cohort: int = Field(ge=1, le=1000)
-    """No accepted sum may hold fewer sites."""
+    """No sum that is opened may hold fewer sites, a group's neither."""
     weight_rules: tuple[Literal["uniform", "size", "influence", "group-influence"], ...] = Field(min_length=1)
     """Weight rules."""
     weight_cap: float = Field(gt=0, le=1)
@@ -139,7 +139,7 @@ def draft_policy(plan: Plan, expires: datetime.datetime, max_runs: int = 1) -> P
     return Policy(
         expires=expires,
         modes=(plan.secure.mode,),
-        minimum_cohort=plan.secure.quorum,
+        minimum_cohort=plan.fewest_in_a_sum,
         weight_rules=(plan.weighting.rule,),
         weight_cap=plan.weighting.cap,
         minimum_effective_cohort=rounded_down(worst_effective_cohort(plan)),

@@ -102,10 +102,12 @@ def _mode(q: _Question) -> Answer:
 
 def _minimum_cohort(q: _Question) -> Answer:
     """Small cohorts: with few sites in a sum, the others can subtract their own updates."""
-    if q.plan.secure.quorum >= q.policy.minimum_cohort:
+    fewest, wanted = q.plan.fewest_in_a_sum, q.policy.minimum_cohort
+    if fewest >= wanted:
         return None
-    wanted = q.policy.minimum_cohort
-    return (f"at least {wanted} sites in every sum", f"{q.plan.secure.quorum}", "raise secure.minimum_cohort")
+    groups = q.plan.weighting.groups
+    found = f"{fewest}" if groups is None else f"{fewest}, for the sums of {groups} groups are opened one by one"
+    return (f"at least {wanted} sites in every sum", found, "raise secure.minimum_cohort")
 
 
 def _weight_rule(q: _Question) -> Answer:

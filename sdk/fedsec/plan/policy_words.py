@@ -145,6 +145,12 @@ def _sums(policy: Policy) -> list[Statement]:
             "public examples: the score can tell whether a single record was trained on."
         )
         found.append(Statement("risk", "sums", text))
+    if "group-influence" in policy.weight_rules:
+        text = (
+            "A plan may draw the sites into groups and open each group's sum by itself: the least number of sites in a "
+            "sum then counts for groups."
+        )
+        found.append(Statement("risk", "sums", text))
     if policy.min_cohort_change == 1 and "none" in policy.dp_modes:
         text = "Two sums may differ by this site alone: their difference is close to its update."
         found.append(Statement("risk", "sums", text))

@@ -228,12 +228,16 @@ class WeightingSpec(Strict):
     cap: float = Field(0.5, gt=0, le=1)
     """No site may weigh more than this share of a round."""
     effective_cohort: float = Field(1.0, ge=1, le=1000)
-    """Rule influence: a round whose weights w are worth fewer equal sites, (sum w)^2 / sum w^2, is refused."""
+    """Rule influence: a round whose weights w are worth fewer equal sites, (sum w)^2 / sum w^2, is refused. Rule
+    group-influence: weights are cut down until they are worth so many."""
     size_bins: dict[SiteName, Annotated[int, Field(ge=1, le=64)]] = Field({}, max_length=1000)
     """Rule influence: how large a site is beside the others, in round numbers that its officers approve, never a count;
     a site that is not named has 1."""
+    groups: int | None = Field(None, ge=2, le=333)
+    """Rule group-influence: into how many groups sites are drawn, once a run; at least three in each."""
     validation: ValidationSet | None = None
-    """Rule influence: what every site's own adapted model is scored on; it holds no site's private notes."""
+    """Rule influence: what every site's own adapted model is scored on; rule group-influence: what the decrypted sums
+    of groups are. It holds no site's private notes."""
     private: PrivateScore | None = None
     """Rule influence with local differential privacy: scores on held-out notes instead of a public set."""
 

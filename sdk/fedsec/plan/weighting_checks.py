@@ -42,6 +42,11 @@ def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int, dp
                 f'weighting.rule is "{weighting.rule}" but weighting.{given[0]} is set: nothing would use it'
             )
         return
+    if weighting.rule == "group-influence" and (weighting.validation is None or weighting.private is not None):
+        raise ValueError(
+            'weighting.rule is "group-influence" without [weighting.validation], or with weighting.private: name the '
+            "public examples that models are scored on, and nothing else"
+        )
     if (weighting.validation is None) == (weighting.private is None):
         found = "neither" if weighting.private is None else "both"
         raise ValueError(

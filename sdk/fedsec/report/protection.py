@@ -99,7 +99,7 @@ def _notes(plan: Plan) -> Row:
 def _update(plan: Plan) -> Row:
     what = "One site’s update of a round"
     among = (
-        f"Not from any one; {count_in_words(plan.secure.quorum - 1)} who share a sum with it can subtract their own."
+        f"Not from any one; {count_in_words(plan.fewest_in_a_sum - 1)} who share a sum with it can subtract their own."
     )
     if plan.secure.quorum <= 2:
         among = "Yes in a sum of two: each subtracts its own."
@@ -120,7 +120,7 @@ def _update(plan: Plan) -> Row:
 
 
 def _sum(plan: Plan) -> Row:
-    size = f"at least {count_in_words(plan.secure.quorum)} sites"
+    size = f"at least {count_in_words(plan.fewest_in_a_sum)} sites"
     cells = (
         Cell("known", f"Of {size}, every round."),
         Cell("known", "As on the left."),
@@ -128,7 +128,8 @@ def _sum(plan: Plan) -> Row:
         Cell("part", "Only what all rounds made."),
         Cell("part", "What all rounds made."),
     )
-    return Row("The sum of all updates of a round", cells)
+    grouped = plan.weighting.groups is not None
+    return Row("The sum of each group’s updates of a round" if grouped else "The sum of all updates of a round", cells)
 
 
 def _weight(plan: Plan) -> Row:

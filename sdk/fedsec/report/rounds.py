@@ -13,8 +13,9 @@ from typing import TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedsec.plan.model import Plan
+from fedsec.study.evidence import survivors_of
 from fedsec_secure.errors import ConfigError
-from fedsec_secure.record.entries import Entry, RefusalEntry, RoundStartedEntry, SurvivorsEntry, printable
+from fedsec_secure.record.entries import Entry, RefusalEntry, RoundStartedEntry, printable
 
 M = TypeVar("M", bound=BaseModel)
 _PARTS = {"train": "training", "witness": "log"}
@@ -127,8 +128,10 @@ def rounds(
     verified: Mapping[int, tuple[str, ...]],
 ) -> tuple[RoundReport, ...]:
     """Every finished round. ``verified``: round from 0 -> sites that attest its adapter."""
-    logged = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry)}
-    started = Counter(e.round for e in entries if isinstance(e, RoundStartedEntry))
+    logged = survivors_of(entries)
+    started = Counter(
+        number for number, _ in {(e.round, e.attempt) for e in entries if isinstance(e, RoundStartedEntry)}
+    )
     found = {e.round: e for e in _read(_Round, events, "round")}
     exchanges = _read(_Exchange, events, "exchange")
     roster = plan.roster.sites.keys()

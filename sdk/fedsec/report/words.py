@@ -43,7 +43,9 @@ def _protected(data: ReportData) -> str:
     if plan.secure.mode == "none":
         return f"{start} There were no masks: the coordinator saw every site’s update, and could rebuild notes from it."
     if data.rounds:
-        least = count_in_words(min(len(r.sites) for r in data.rounds))
+        grouped = plan.weighting.groups is not None
+        fewest = plan.fewest_in_a_sum if grouped else min(len(r.sites) for r in data.rounds)
+        least = count_in_words(fewest)
         sums = f"The coordinator got sums of {least} or more sites’ updates"
     else:
         sums = "The coordinator gets sums of updates"
@@ -70,9 +72,11 @@ def _cost(data: ReportData) -> str:
 
 
 def in_sums(data: ReportData) -> str:
-    """``4 to 5 of 5``: how many sites were in the sums."""
+    """``4 to 5 of 5``: how many sites were in the sums; of groups how many a sum had at least."""
     if not data.rounds:
         return "none yet"
+    if data.plan.weighting.groups is not None:
+        return f"{data.plan.fewest_in_a_sum} or more of {len(data.plan.roster.sites)}"
     counts = [len(r.sites) for r in data.rounds]
     least, most = min(counts), max(counts)
     return f"{least if least == most else f'{least} to {most}'} of {len(data.plan.roster.sites)}"
@@ -165,8 +169,9 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
         "distributed": f"each one step over all sites, with {drawn}",
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}
-    sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.secure.quorum} sites in each"
+    sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.fewest_in_a_sum} sites in each"
     weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
+    weights["group-influence"] = f"by the scores of {plan.weighting.groups} groups’ sums"
     rule = weights.get(plan.weighting.rule, plan.weighting.rule)
     dp = "none" if plan.dp.mode == "none" else f"{plan.dp.mode}, ε = {plan.dp.target_epsilon:g} per {plan.dp.unit}"
     return (

@@ -44,6 +44,7 @@ from fedsec_secure.masking.site_revealed import SiteRevealed
 from fedsec_secure.masking.site_shared import SiteShared
 from fedsec_secure.masking.site_stated import SiteStated
 from fedsec_secure.masking.transitions import MASKED, PLAIN
+from fedsec_secure.masking.vector import Decoded
 from fedsec_secure.numeric.lanes import Words
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -158,9 +159,12 @@ class SiteAgent:
         self._store.start_round(place.run, place.round, adapter.digest(), request.adapter)
 
     def _context(self, place: Place, adapter: bytes) -> bytes:
-        return RoundContext(
-            self._plan_digest, place.run, place.round, place.attempt, self._roster.digest(), adapter
-        ).digest()
+        roster = self._round_roster(place.run).digest()
+        return RoundContext(self._plan_digest, place.run, place.round, place.attempt, roster, adapter).digest()
+
+    def _round_roster(self, run: str) -> Roster:
+        """Whose messages the rounds of a run are about: everybody's, or those of this site's group."""
+        return self._roster
 
     def _attested(self, place: Place) -> bytes:
         """The context of the verdicts that attest the adapter of this round."""
@@ -203,7 +207,7 @@ class SiteAgent:
         place, record = self._continue("share", body)
         stated = SiteStated.restore(record)
         self._store.claim(place, "share", self._table)
-        state, reply = SiteShared.enter(stated, body, self._group(), self._id.key.sign)
+        state, reply = SiteShared.enter(stated, body, self._group(place.run), self._id.key.sign)
         self._store.save(place, "share", stated.context, body, state.record(), reply)
         return reply
 
@@ -211,11 +215,12 @@ class SiteAgent:
         place, record = self._continue("mask", body)
         shared = SiteShared.restore(record)
         self._store.claim(place, "mask", self._table)
-        parameters, contribution = self._contribution(place, shared.weights(self._group()))
+        group = self._group(place.run)
+        parameters, contribution = self._contribution(place, shared.weights(group))
         path = self._store.upload_path(shared.stated.context)
         with write_upload(path, "masked", self._id.me, parameters.words) as upload:
             state, upload.head = SiteMasked.enter(
-                shared, body, self._group(), parameters, contribution, self._id.key.sign, upload.write
+                shared, body, group, parameters, contribution, self._id.key.sign, upload.write
             )
         self._store.save(place, "mask", state.bound, body, state.record(), path)
         return path
@@ -224,7 +229,7 @@ class SiteAgent:
         place, record = self._continue("confirm", body)
         masked = SiteMasked.restore(record)
         self._store.claim(place, "confirm", self._table)
-        state, reply = SiteConfirmed.enter(masked, body, self._group(), self._id.key.sign)
+        state, reply = SiteConfirmed.enter(masked, body, self._group(place.run), self._id.key.sign)
         sites = frozenset(self._roster.sites[site].hex for site in state.survivors)
         self._check_change(sites)
         self._store.save_confirmed(place, masked.bound, body, state.record(), reply, sites)
@@ -247,7 +252,7 @@ class SiteAgent:
         place, record = self._continue("unmask", body)
         confirmed = SiteConfirmed.restore(record)
         self._store.claim(place, "unmask", self._table)
-        state, reply = SiteRevealed.enter(confirmed, body, self._group(), self._id.key.sign)
+        state, reply = SiteRevealed.enter(confirmed, body, self._group(place.run), self._id.key.sign)
         bound = confirmed.masked.bound
         self._store.save(place, "unmask", bound, body, state.record(), reply)
         return reply
@@ -277,26 +282,32 @@ class SiteAgent:
 
     def _judge(self, body: bytes) -> tuple[Place, AdapterState, bytes]:
         """The round that a sum ends, what follows from it, and this site's signature on that; nothing is recorded."""
-        place, record = self._continue("verdict", body)
-        context = claimed_context(body)
-        request = VerdictRequest.decode(open_request("verdict", body, context, self._cohort))
-        adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
-        parameters = self._parameters(adapter, place)
-        check_members(request.heads, self._id.me, self._cohort, "the verdict")
-        total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
-        if self._table is MASKED:
-            revealed = SiteRevealed.restore(record)
-            decoded = revealed.check_sum(request.heads, total, request.tag, parameters, self._group())
-        else:
-            plain = SitePlain.restore(record)
-            decoded = plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
+        place, adapter, _, decoded = self._checked_sum("verdict", body)
         new = after_sum(self._plan, place.round, adapter, decoded.mean)
         signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
         return place, new, seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
 
+    def _checked_sum(self, exchange: str, body: bytes) -> tuple[Place, AdapterState, VerdictRequest, Decoded]:
+        """Where a sum belongs, what its round started from, the request, and what the sum decodes to."""
+        place, record = self._continue(exchange, body)
+        request = VerdictRequest.decode(open_request(exchange, body, claimed_context(body), self._cohort))
+        adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
+        parameters = self._parameters(adapter, place)
+        total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
+        if isinstance(self._cohort, Group):
+            revealed, group = SiteRevealed.restore(record), self._group(place.run)
+            check_members(request.heads, self._id.me, group, f"the {exchange}")
+            decoded = revealed.check_sum(request.heads, total, request.tag, parameters, group)
+        else:
+            plain = SitePlain.restore(record)
+            check_members(request.heads, self._id.me, self._cohort, f"the {exchange}")
+            decoded = plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
+        return place, adapter, request, decoded
+
     # ---- helpers
 
-    def _group(self) -> Group:
+    def _group(self, run: str) -> Group:
+        """Who shares the masks of a run with this site."""
         if not isinstance(self._cohort, Group):
             raise LocalMisuseError("this plan aggregates without masks")
         return self._cohort

@@ -20,7 +20,7 @@ from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
 from fedsec.training.adapter import AdapterState
-from fedsec.wire import KeysRequest, TrainRequest, decode_bundle, encode_bundle, shares_ahead
+from fedsec.wire import KeysRequest, TrainRequest, decode_bundle, encode_bundle
 from fedsec_secure.codec import Header, head_length, open_packet, sha256
 from fedsec_secure.errors import PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR
@@ -102,12 +102,13 @@ class AheadAgent(SiteAgent):
         adapter = self._begun(place, start, shared.stated.context)
         self._store.claim(place, "mask", self._table)
         self._ensure_update(place, adapter)
-        parameters, contribution = self._contribution(place, shared.weights(self._group()))
+        group = self._group(place.run)
+        parameters, contribution = self._contribution(place, shared.weights(group))
         path = self._store.upload_path(shared.stated.context)
         signing, digest = self._id.key.sign, adapter.digest()
         with write_upload(path, "masked", self._id.me, parameters.words) as upload:
             state, upload.head = SiteMasked.enter(
-                shared, request, self._group(), parameters, contribution, signing, upload.write, digest
+                shared, request, group, parameters, contribution, signing, upload.write, digest
             )
         self._store.save(place, "mask", state.bound, body, state.record(), path)
         return path
@@ -143,12 +144,6 @@ class AheadAgent(SiteAgent):
         if self._store.place_of("verdict", start) != ended or self._store.newest_round(place.run) != place.round:
             raise PeerViolationError(f"round {place.round} does not start from the sum that came with it")
         return self._parsed(self._store.adapter(place.run, place.round), place)
-
-
-def agent_for(identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> SiteAgent:
-    """The agent that answers the exchanges of this plan."""
-    kind = AheadAgent if shares_ahead(plan) else SiteAgent
-    return kind(identity, plan, store, work)
 
 
 def _of_round(request: bytes, offset: int) -> bytes:

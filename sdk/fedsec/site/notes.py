@@ -21,6 +21,7 @@ _CONTEXTS: Final = {"baseline": baseline_context, "attest": attest_context, "wit
 _MOST_HEAD_BYTES: Final = 1 << 10
 EXCHANGES: Final = frozenset(
     {"keys", "deal", "step", "train", "share", "mask", "confirm", "unmask", "plain", "verdict", *_CONTEXTS}
+    | {"commit", "reveal", "draw", "sum"}
 )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsec.site.record_chain import RecordChain
+from fedsec.site.store_draw import DrawRecord
 from fedsec.site.store_log import LogRecord
 from fedsec.site.store_personal import PersonalRecord
 from fedsec.spool import private_folder, write_durably
@@ -88,6 +89,7 @@ class SiteStore:
         self.chain = RecordChain(self._db)
         self.log = LogRecord(self._db, self.chain)
         self.personal = PersonalRecord(self._db, folder)
+        self.draws = DrawRecord(self._db, self.chain)
         self._sweep()
 
     def close(self) -> None:

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 
 from fedsec.site.charges import Charges
 from fedsec.site.store import SiteStore
+from fedsec_secure.codec import sha256
 from fedsec_secure.errors import PeerViolationError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.record.checkpoint import Checkpoint, Log
-from fedsec_secure.record.entries import AggregateEntry, Entry, LedgerHeadEntry, SurvivorsEntry, decode_entry
+from fedsec_secure.record.entries import (
+    AggregateEntry,
+    DrawEntry,
+    Entry,
+    LedgerHeadEntry,
+    ScoresEntry,
+    SurvivorsEntry,
+    decode_entry,
+)
 from fedsec_secure.record.fork import Witness
 from fedsec_secure.record.merkle import leaf_hash
 from fedsec_secure.record.tree import MerkleTree
@@ -54,17 +63,35 @@ def cosign_log(
 
 def _check_rounds(entries: Sequence[Entry], view: View) -> None:
     sums = {e.round: e.adapter_after_sha256 for e in entries if isinstance(e, AggregateEntry) and e.run == view.run}
-    sets = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry) and e.run == view.run}
+    sets: dict[int, list[tuple[str, ...]]] = {}
+    for entry in entries:
+        if isinstance(entry, SurvivorsEntry) and entry.run == view.run:
+            sets.setdefault(entry.round, []).append(entry.sites)
+    _check_draw(entries, view)
     for number, result in view.store.log.results(view.run).items():
         # Check 72 (edited log): every sum that this site verified stands there as it was.
         if sums.get(number) != result.hex():
             raise PeerViolationError(f"the log has another adapter after round {number} than this site verified")
     keys = {site: key.hex for site, key in view.roster.sites.items()}
     for number, confirmed in view.store.log.confirmed(view.run).items():
-        named = frozenset(keys.get(SiteId(site), "") for site in sets.get(number, ()))
+        named = [frozenset(keys.get(SiteId(site), "") for site in sites) for sites in sets.get(number, ())]
         # Check 73 (edited log): so does every survivor set that it signed, once its round is over.
-        if number in sums and named != confirmed:
+        if number in sums and confirmed not in named:
             raise PeerViolationError(f"the log has other survivors of round {number} than this site confirmed")
+
+
+def _check_draw(entries: Sequence[Entry], view: View) -> None:
+    """The groups of the run, where this site drew them, and what the coordinator said of their sums."""
+    own, said = view.store.draws.groups(view.run), view.store.draws.all_scores(view.run)
+    drawn = [e.groups for e in entries if isinstance(e, DrawEntry) and e.run == view.run]
+    # Check 105 (edited log): the groups stand there as they were drawn.
+    if own is not None and drawn != [own]:
+        raise PeerViolationError("the log has other groups than this site drew")
+    logged = {e.round: e.scores_sha256 for e in entries if isinstance(e, ScoresEntry) and e.run == view.run}
+    for number, packet in said.items():
+        # Check 106 (edited log): so does what the coordinator signed about a round's sums.
+        if logged.get(number) != sha256(packet).hex():
+            raise PeerViolationError(f"the log has other scores of round {number} than this site was shown")
 
 
 def _check_ledger(entries: Sequence[Entry], view: View, me: SiteId) -> None:

@@ -22,6 +22,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.specs import PublicTest
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.adapter import AdapterState, initial_adapter
+from fedsec.training.base_model import BaseModel
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, train_private_round
@@ -129,10 +130,7 @@ class LocalWork:
             with self.models.take() as base:
                 return level_of(noisy_loss(base, adapter, self.held_out, self.plan, private))
         with self.models.take() as base:
-            losses = example_losses(
-                base, adapter, self.plan.lora, self.validation, max_tokens=self.plan.training.max_tokens
-            )
-        return level_of(mean_loss(losses))
+            return level_of(validation_loss(base, adapter, self.plan, self.validation))
 
     def single_scores(self, first: AdapterState, run: str, checkpoint: Callable[[int], Path]) -> bytes:
         """Train the remaining rounds alone, with the federation's steps, and score every public test set."""
@@ -188,6 +186,11 @@ class LocalWork:
 
     def _on_batch(self, done: int, of: int) -> None:
         self.progress({"event": "score", "site": self.name, "step": done, "steps": of})
+
+
+def validation_loss(base: BaseModel, adapter: AdapterState, plan: Plan, examples: Sequence[Example]) -> float:
+    """Of an adapter on the plan's validation set, in nats an answer token over all examples."""
+    return mean_loss(example_losses(base, adapter, plan.lora, examples, max_tokens=plan.training.max_tokens))
 
 
 def score_tests(

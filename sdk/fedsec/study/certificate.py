@@ -21,7 +21,7 @@ from fedsec_secure.codec import sha256
 from fedsec_secure.errors import VerificationError
 from fedsec_secure.identity.envelope import open_envelope, sign_envelope
 from fedsec_secure.identity.keys import PublicKey, SigningKey
-from fedsec_secure.record.entries import AggregateEntry, RefusalEntry, RoundStartedEntry, SurvivorsEntry
+from fedsec_secure.record.entries import AggregateEntry, RefusalEntry, RoundStartedEntry
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 CERTIFICATE: Final = "certificate.json"
@@ -207,13 +207,13 @@ def _plan(plan: Plan) -> PlanSummary:
 
 def _rounds(evidence: Evidence) -> tuple[RoundSummary, ...]:
     entries = evidence.book.entries
-    survivors = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry)}
-    started = [e.round for e in entries if isinstance(e, RoundStartedEntry)]
+    survivors = evidence.survivors
+    started = {(e.round, e.attempt) for e in entries if isinstance(e, RoundStartedEntry)}
     return tuple(
         RoundSummary(
             round=e.round,
             cohort=len(evidence.plan.roster.sites),
-            attempts=started.count(e.round),
+            attempts=sum(number == e.round for number, _ in started),
             survivors=survivors.get(e.round, ()),
             sum_sha256=e.sum_sha256,
             adapter_sha256=e.adapter_after_sha256,

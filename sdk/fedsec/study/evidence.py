@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Final
 from fedsec.plan.approval import Approval, open_approval
 from fedsec.plan.attestation import Attestation, open_attestation, withheld
 from fedsec.plan.document import read_bounded
+from fedsec.plan.group_checks import is_grouped
 from fedsec.plan.model import Plan
 from fedsec.study.logbook import Logbook
 from fedsec.training.adapter import load_peft
@@ -19,10 +20,13 @@ from fedsec_secure.codec import sha256
 from fedsec_secure.errors import CodecError, VerificationError
 from fedsec_secure.identity.envelope import MAX_ENVELOPE_BYTES
 from fedsec_secure.identity.keys import PublicKey
+from fedsec_secure.masking.draw import least_threshold
 from fedsec_secure.record.entries import (
     AggregateEntry,
     ApprovalEntry,
     AttestationEntry,
+    DrawEntry,
+    Entry,
     ModelEntry,
     RunFinishedEntry,
     SurvivorsEntry,
@@ -62,6 +66,11 @@ class Evidence:
         return cls(folder, run, plan, approvals, book, read_attestations(folder, plan, run))
 
     @property
+    def survivors(self) -> dict[int, tuple[str, ...]]:
+        """By round: whose updates are in its sum, or in the sums of its groups."""
+        return survivors_of(self.book.entries)
+
+    @property
     def model(self) -> ModelEntry:
         """The registration of the run's adapter; VerificationError where there is not exactly one."""
         found = [e for e in self.book.entries if isinstance(e, ModelEntry)]
@@ -76,6 +85,15 @@ class Evidence:
             for site, (_, said) in self.attestations.items()
             if any((r.round, r.adapter_sha256) == (round_index, adapter) for r in said.rounds)
         )
+
+
+def survivors_of(entries: Iterable[Entry]) -> dict[int, tuple[str, ...]]:
+    """By round: all survivors that the log has, of whatever group, sorted."""
+    found: dict[int, set[str]] = {}
+    for entry in entries:
+        if isinstance(entry, SurvivorsEntry):
+            found.setdefault(entry.round, set()).update(entry.sites)
+    return {number: tuple(sorted(sites)) for number, sites in found.items()}
 
 
 def read_approvals(folder: Path, plan: Plan) -> dict[str, FiledApproval]:
@@ -159,9 +177,9 @@ def _attestations(evidence: Evidence) -> None:
 
 def _released(evidence: Evidence) -> None:
     """No site withholds the adapter, and where canaries were planted none that was in the last sum keeps quiet."""
-    survivors = [e.sites for e in evidence.book.entries if isinstance(e, SurvivorsEntry)]
+    survivors = evidence.survivors
     if evidence.plan.canaries.per_site and survivors:
-        quiet = sorted(set(survivors[-1]) - evidence.attestations.keys())
+        quiet = sorted(set(survivors[max(survivors)]) - evidence.attestations.keys())
         if quiet:
             raise VerificationError(
                 f"{', '.join(quiet)} attests no exposure of canaries; every site of the last sum has to"
@@ -178,8 +196,9 @@ def _rounds(evidence: Evidence) -> None:
     sums = [e for e in entries if isinstance(e, AggregateEntry)]
     if [e.round for e in sums] != list(range(plan.rounds)):
         raise VerificationError(f"the log has sums of rounds {[e.round for e in sums]}; the plan has {plan.rounds}")
-    survivors = {e.round: e.sites for e in entries if isinstance(e, SurvivorsEntry)}
+    survivors = evidence.survivors
     floor = max([plan.secure.quorum, *(said.floors.minimum_cohort for _, said in evidence.attestations.values())])
+    _groups(evidence)
     for before, now in pairwise(sums):
         if now.adapter_before_sha256 != before.adapter_after_sha256:
             raise VerificationError(f"round {now.round} did not start from the adapter that round {before.round} made")
@@ -199,6 +218,30 @@ def _rounds(evidence: Evidence) -> None:
                 raise VerificationError(f"{site} attests another adapter after round {own.round} than the log")
             if own.took_part and site not in survivors.get(own.round, ()):
                 raise VerificationError(f"{site} attests its part in round {own.round}; the log counts it out")
+
+
+def _groups(evidence: Evidence) -> None:
+    """One set of survivors a round, or where sites are weighed in groups one of each group that the run drew, none
+    below that group's floor.
+    """
+    plan, entries = evidence.plan, evidence.book.entries
+    drawn = [e.groups for e in entries if isinstance(e, DrawEntry)]
+    if is_grouped(plan) != (len(drawn) == 1) or len(drawn) > 1:
+        raise VerificationError(f"the log has {len(drawn)} draws of groups; the plan's rule is {plan.weighting.rule}")
+    groups = drawn[0] if drawn else (tuple(plan.roster.sites),)
+    if sorted(site for group in groups for site in group) != sorted(plan.roster.sites):
+        raise VerificationError("the groups in the log are not the plan's roster, each site once")
+    least = max([plan.secure.minimum_cohort, *(s.floors.minimum_cohort for _, s in evidence.attestations.values())])
+    for number in range(plan.rounds):
+        sets = [e.sites for e in entries if isinstance(e, SurvivorsEntry) and e.round == number]
+        if len(sets) != len(groups):
+            raise VerificationError(f"round {number} has {len(sets)} sets of survivors; expected {len(groups)}")
+        for group, sites in zip(groups, sets, strict=True):
+            floor = max(least, least_threshold(len(group))) if drawn else 1
+            if not set(sites) <= set(group) or len(sites) < floor:
+                raise VerificationError(
+                    f"round {number} has {len(sites)} survivors of one group; expected {floor} of {', '.join(group)}"
+                )
 
 
 def _adapter(evidence: Evidence) -> None:

@@ -22,7 +22,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
 from fedsec.site.identity import SiteWork
-from fedsec.site.work import LocalWork, TestSet, score_tests
+from fedsec.site.work import LocalWork, TestSet, score_tests, validation_loss
 from fedsec.study.certify import write_certificate
 from fedsec.study.corpora import load_held_out, load_public_tests, load_training, load_validation
 from fedsec.study.folder import RunFolder
@@ -90,7 +90,7 @@ class Study:
             log = RunLog(self.folder.path / "log", log_of(self.plan, self.folder.run), key)
             for entry in self.folder.approval_entries():
                 log.record(entry)
-            driver = Driver(self.plan, self.folder.run, key.sign, self.report, log.record)
+            driver = Driver(self.plan, self.folder.run, key.sign, self.report, log.record, self._loss)
             transport = EmbeddedTransport(agents, self.models.count, self.stopping)
             runner = Runner(driver, journal, transport, self.report, log, self._score_round)
             adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
@@ -107,6 +107,11 @@ class Study:
         data = (self.training[name], self.tests, self.validation, held_out)
         work = LocalWork(name, self.plan, self.models, *data, self.step)
         return open_agent(self.sites[name], self.plan, self.work(work), stack)
+
+    def _loss(self, adapter: AdapterState) -> float:
+        """At the coordinator, of what decrypted sums lead to, where the plan weighs groups by it."""
+        with self.models.take() as base:
+            return validation_loss(base, adapter, self.plan, self.validation)
 
     # ---- scores
 

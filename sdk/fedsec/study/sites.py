@@ -16,7 +16,7 @@ from fedsec.plan.sitefile import Site
 from fedsec.plan.toml import read_toml
 from fedsec.plan.withdrawal import notices_of
 from fedsec.site.agent import SiteAgent
-from fedsec.site.ahead import agent_for
+from fedsec.site.agents import agent_for
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger

@@ -21,6 +21,7 @@ class Stage(StrEnum):
     MASKED = "masked"
     CONFIRMED = "confirmed"
     REVEALED = "revealed"
+    SUMMED = "summed"
     SENT = "sent"
     OVER = "over"
 
@@ -85,6 +86,14 @@ MASKED = Table(
         Transition("train", Stage.MASKED, Stage.STATED, attempt=True),
     )
 )
+GROUPED = Table(
+    (
+        *(t for t in MASKED.transitions if t.exchange != "verdict"),
+        Transition("sum", Stage.REVEALED, Stage.SUMMED),
+        Transition("verdict", Stage.SUMMED, Stage.OVER),
+    )
+)
+"""``weighting.rule = "group-influence"``: members verify their group's sum, then everybody takes all of them."""
 PLAIN = Table(
     (
         Transition("train", Stage.NEW, Stage.STATED),

@@ -77,7 +77,7 @@ class RoundStartedEntry(_Entry):
 
 
 class SurvivorsEntry(_Entry):
-    """The survivors of a round, U3, as its sites confirmed them."""
+    """The survivors of a round, U3, as its sites confirmed them; of each group where there are groups."""
 
     kind: Literal["survivors"] = "survivors"
     run: RunName
@@ -87,8 +87,30 @@ class SurvivorsEntry(_Entry):
     """Over the signed heads of their masked uploads."""
 
 
+class DrawEntry(_Entry):
+    """The groups of a run, as all its sites drew them together."""
+
+    kind: Literal["draw"] = "draw"
+    run: RunName
+    groups: Annotated[tuple[Sites, ...], Field(min_length=2, max_length=333)]
+    commitments_sha256: Sha256Hex
+    """Over all sites' signed commitments."""
+    reveals_sha256: Sha256Hex
+    """Over what they opened, signed."""
+
+
+class ScoresEntry(_Entry):
+    """What the coordinator said that the sums of a round's groups are worth: with it each site computed the weights."""
+
+    kind: Literal["scores"] = "scores"
+    run: RunName
+    round: Round
+    scores_sha256: Sha256Hex
+    """Over its signed statement, which every site of the round keeps: each group's sum and loss, and the step."""
+
+
 class AggregateEntry(_Entry):
-    """A verified sum, and what it made of the global adapter."""
+    """A verified sum, and what it made of the global adapter. Of groups: all their sums."""
 
     kind: Literal["aggregate"] = "aggregate"
     run: RunName
@@ -167,6 +189,8 @@ Entry = (
     ApprovalEntry
     | RoundStartedEntry
     | SurvivorsEntry
+    | DrawEntry
+    | ScoresEntry
     | AggregateEntry
     | LedgerHeadEntry
     | AttestationEntry

@@ -164,3 +164,21 @@ def test_baselines_that_cost_privacy_are_risks(world):
 def test_a_compiled_plan_counts_its_own_roster(world):
     smaller = Roster(coordinator=world.roster.coordinator, sites=dict(list(world.roster.sites.items())[:4]))
     assert texts(compile_plan(world.draft, smaller), sites=99, topic="collusion")[0].startswith("Four sites")
+
+
+class TestGroups:
+    def plan(self, world, **secure):
+        spec = WeightingSpec(rule="group-influence", validation=SHARED, groups=2, cap=0.4)
+        return world.draft.model_copy(update={"weighting": spec, "secure": SecureSpec(**({"threshold": 6} | secure))})
+
+    def test_an_officer_reads_that_sums_are_over_fewer_sites(self, world):
+        said = " ".join(s.text for s in explain(self.plan(world), sites=8))
+        assert "it hides a site among three, not among eight" in said
+        assert "together with two sites that the draw put into one group" in said
+        assert "one of a group may drop out" in said
+        assert "never one site's update" in said
+        assert "Then a site weighs up to 40%" in said
+
+    def test_groups_that_a_roster_cannot_fill_are_refused(self, world):
+        (reason,) = (s.text for s in explain(self.plan(world, minimum_cohort=4), sites=7) if s.level == "refused")
+        assert "leave 3 in the smallest" in reason

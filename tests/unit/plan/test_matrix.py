@@ -16,7 +16,13 @@ SUPPORTED = {
     if (strategy, optimiser) != ("fedsvd", "adam")
 }
 SUPPORTED |= {Combination("mask", "uniform", strategy, "distributed") for strategy in ("fedit", "ffa", "fed-sb")}
-UNBUILT = {"he-mask", "he", "group-influence"}
+SUPPORTED |= {
+    Combination("mask", "group-influence", strategy, dp)
+    for strategy in STRATEGIES
+    if strategy != "fedsa"
+    for dp in ("none", "local")
+}
+UNBUILT = {"he-mask", "he"}
 
 
 @pytest.mark.parametrize("cell", all_combinations(), ids="/".join)

@@ -1,0 +1,257 @@
+"""Whole runs weighed by the losses of decrypted group sums: against the plain computation, with dropouts and kills."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fedsec.training.adapter import AdapterState
+from fedsec.training.group_step import group_rule
+from fedsec.training.strategies import local_update
+from fedsec.wire import sum_parameters
+from fedsec_secure.codec import seal, sha256
+from fedsec_secure.errors import AbortError, FedsecError, TransportError
+from fedsec_secure.masking.draw import commitment
+from fedsec_secure.masking.site_draw import SiteCommitted
+from fedsec_secure.numeric.score_levels import level_of
+from fedsec_secure.record.entries import AggregateEntry, DrawEntry, ScoresEntry, SurvivorsEntry, decode_entry
+from fedsec_secure.secrets import SecretBytes
+from fedsec_secure.weighting.groups import shares
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, run_once
+from tests.e2e.test_dropout import Flaky, flaky
+
+SITES = 8
+NAMES = [f"site-{c}" for c in "abcdefgh"]
+EXCHANGES = ("commit", "reveal", "draw", "train", "share", "mask", "confirm", "unmask", "sum", "verdict")
+
+
+def sampled(values, *quick):
+    """All of them in the slow lane, these in every."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.fixture(scope="module")
+def keys() -> Keys:
+    return Keys.generate(SITES)
+
+
+def group_plan(keys, **options):
+    return make_plan(keys, **({"rule": "group-influence", "weighting": {"cap": 0.4}, "rounds": 1} | options))
+
+
+def loss(adapter: AdapterState) -> float:
+    """Differs by tenths between groups: by the sign of what moved."""
+    moved = adapter.flatten().astype(np.float64)
+    return 1.0 + 8 * float(abs(moved[:7].sum() - 0.05)) + float((moved**2).sum()) / 10
+
+
+def opened(folder, keys, plan, **options) -> Federation:
+    return Federation(folder, keys, plan, **({"loss": loss} | options))
+
+
+def said(federation: Federation, event: str) -> list[dict]:
+    return [e for e in federation.events if e["event"] == event]
+
+
+def entries(federation: Federation, kind: type) -> list:
+    leaves = federation.runner().log._file.entries
+    return [e for e in leaves if isinstance(e, kind)]
+
+
+def updates(plan, adapter: AdapterState, names, number: int = 0) -> dict[str, np.ndarray]:
+    strategy = plan.lora.strategy
+    trained = {n: ArithmeticWork(n, plan).train(adapter, RUN, number, None) for n in names}
+    return {n: local_update(strategy, adapter, t, number).astype(np.float64) for n, t in trained.items()}
+
+
+@pytest.mark.parametrize("lost", sampled((None, "mask", "train"), "mask"))
+def test_the_adapter_is_what_known_updates_give(tmp_path, keys, lost):
+    """Weights from the losses of the group means, cut to the cap, times the step: within the stated rounding."""
+    plan = group_plan(keys)
+    wrap = flaky({"site-c": Flaky(None, lost)}) if lost else lambda site, agent: agent
+    with opened(tmp_path, keys, plan, wrap=wrap) as federation:
+        start = federation.initial()
+        adapter = federation.run()
+        (found,) = said(federation, "groups")
+        drawn = federation.stores["site-a"].draws.groups(RUN)
+    survivors = found["groups"]
+    assert sorted(s for g in survivors for s in g) == [n for n in NAMES if n != "site-c" or lost is None]
+    known = updates(plan, start, NAMES)
+    means = [np.mean([np.clip(known[s], -0.5, 0.5) for s in group], axis=0) for group in survivors]
+    parameters = sum_parameters(plan, len(means[0]))
+    levels = [level_of(loss(start.unflatten((start.flatten() + m).astype(np.float32)))) for m in means]
+    assert all(abs(a - b) <= 1 for a, b in zip(levels, found["levels"], strict=True))
+    counts = [len(group) for group in survivors]
+    weights = group_rule(plan).weigh(counts, found["levels"])
+    assert found["weights"] == list(weights)
+    assert len(set(weights)) == 2, "the rule does something"
+    assert max(weights) <= Fraction("0.4") * sum(n * w for n, w in zip(counts, weights, strict=True))
+    mean = sum(float(share) * m for share, m in zip(shares(counts, weights), means, strict=True)) * found["step"]
+    bound = 1.5 * max(parameters.error_bound(n, n) for n in counts) + 1e-6
+    assert np.abs(adapter.flatten() - (start.flatten() + mean)).max() <= bound
+    assert [set(g) >= set(s) for g, s in zip(drawn, survivors, strict=True)] == [True, True]
+
+
+def test_where_no_loss_is_a_number_all_weigh_the_same(tmp_path, keys):
+    with opened(tmp_path, keys, group_plan(keys), loss=lambda adapter: math.nan) as federation:
+        federation.run()
+        (found,) = said(federation, "groups")
+    assert len(set(found["weights"])) == 1
+    assert found["step"] == 1.0
+
+
+def test_two_rounds_and_what_the_log_has(tmp_path, keys):
+    plan = group_plan(keys, rounds=2)
+    with opened(tmp_path, keys, plan) as federation:
+        federation.run()
+        (drawn,) = entries(federation, DrawEntry)
+        own = federation.stores["site-a"].draws
+        assert drawn.groups == own.groups(RUN)
+        sets = entries(federation, SurvivorsEntry)
+        assert [e.round for e in sets] == [0, 0, 1, 1]
+        assert [set(e.sites) for e in sets] == [set(g) for g in drawn.groups] * 2
+        assert len(entries(federation, AggregateEntry)) == len(entries(federation, ScoresEntry)) == 2
+        assert list(own.all_scores(RUN)) == [0, 1]
+        leaves = federation.runner().log._file.entries
+        assert all(decode_entry(e.leaf_data()) == e for e in leaves)
+        asked = [e["exchange"] for e in said(federation, "exchange")]
+        assert all(len(e["bytes_down"]) == SITES for e in said(federation, "exchange")), "groups are asked together"
+    assert asked == [*EXCHANGES, "witness", *EXCHANGES[2:], "witness", "attest", "witness"]
+
+
+@pytest.mark.parametrize("exchange", sampled(EXCHANGES[2:], "mask", "verdict"))
+def test_one_site_of_each_group_may_be_lost(tmp_path, keys, exchange):
+    """Of four, three stay. Who is lost before its upload is not in the sum; afterwards it is."""
+    plan = group_plan(keys, rounds=2)
+    lost: dict[str, bool] = {}
+
+    class Drops:
+        def __init__(self, site, agent):
+            self.site, self.agent = site, agent
+
+        def handle(self, name, body):
+            groups = federation.stores[self.site].draws.groups(RUN)
+            if (
+                name == exchange
+                and exchange != "draw"
+                and not lost.get(self.site)
+                and self.site
+                in (
+                    groups[0][0],
+                    groups[1][0],
+                )
+            ):
+                lost[self.site] = True
+                raise TransportError("connection refused")
+            if name == "draw" == exchange and self.site in ("site-a",) and not lost.get(self.site):
+                lost[self.site] = True
+                raise TransportError("connection refused")
+            return self.agent.handle(name, body)
+
+    with opened(tmp_path / "stormy", keys, plan, wrap=Drops) as federation:
+        federation.run()
+        finished = said(federation, "round")
+        assert [e["round"] for e in finished] == [0, 1]
+        there = len(finished[0]["survivors"])
+        gone = 0 if exchange in ("confirm", "unmask", "sum", "verdict") else len(lost)
+        assert there == SITES - gone
+        assert len(lost) == (1 if exchange == "draw" else 2)
+        assert len(finished[1]["survivors"]) == SITES
+
+
+def test_two_lost_sites_of_one_group_end_the_attempt_for_all(tmp_path, keys):
+    plan = group_plan(keys)
+    lost = []
+
+    class Drops:
+        def __init__(self, site, agent):
+            self.site, self.agent = site, agent
+
+        def handle(self, name, body):
+            if name == "mask" and len(lost) < 2:
+                group = federation.stores[self.site].draws.groups(RUN)[0]
+                if self.site in group[:2]:
+                    lost.append(self.site)
+                    raise TransportError("connection refused")
+            return self.agent.handle(name, body)
+
+    with opened(tmp_path, keys, plan, wrap=Drops) as federation:
+        federation.run()
+        (aborted,) = said(federation, "attempt-aborted")
+        assert "U3 has 2 sites, 3 are needed" in aborted["reason"]
+        assert len(said(federation, "round")[0]["survivors"]) == SITES
+        assert all(work.trained == [0] for work in federation.works.values())
+
+
+def test_a_site_that_is_missing_at_the_draw_is_asked_again_and_without_it_nothing_begins(tmp_path, keys):
+    plan = group_plan(keys)
+    once = flaky({"site-b": Flaky(None, "reveal")})
+    with opened(tmp_path / "once", keys, plan, wrap=once) as federation:
+        federation.run()
+        asked = [e for e in said(federation, "exchange") if e["exchange"] == "reveal"]
+        assert [len(e["bytes_down"]) for e in asked] == [SITES, 1]
+    away = flaky({"site-b": Flaky(None, "reveal", times=99)})
+    with opened(tmp_path / "away", keys, plan, wrap=away) as federation:
+        with pytest.raises(AbortError, match="site-b did not answer `reveal`"):
+            federation.run()
+        assert all(not work.trained for work in federation.works.values())
+    with opened(tmp_path / "away", keys, plan) as federation:
+        federation.run()
+        assert said(federation, "round")
+
+
+@pytest.mark.parametrize("exchange", sampled(EXCHANGES, "sum"))
+def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, keys, exchange, monkeypatch):
+    """Coordinator and all sites are opened anew over their folders, and the run ends with the same bits."""
+
+    def begin(me, context, sign):
+        """Nonces are drawn once, so that two runs have one draw."""
+        nonce = SecretBytes(sha256(me.encode()))
+        packet = seal("commit", me, context, commitment(context, me, nonce.reveal()), sign)
+        return SiteCommitted(me, context, nonce, packet)
+
+    monkeypatch.setattr(SiteCommitted, "begin", staticmethod(begin))
+    plan = group_plan(keys, rounds=2)
+    expected = run_once(tmp_path / "calm", keys, plan, loss=loss)
+
+    class Stopped(BaseException):
+        """Ctrl-C."""
+
+    class Stop:
+        def __init__(self, transport):
+            self.transport, self.seen = transport, 0
+
+        def exchange(self, asked, spool):
+            outcome = self.transport.exchange(asked, spool)
+            if asked.name == exchange:
+                self.seen += 1
+                if self.seen == (1 if exchange in ("commit", "reveal") else 2):
+                    raise Stopped
+            return outcome
+
+    with opened(tmp_path, keys, plan, carry=Stop) as federation, pytest.raises(Stopped):
+        federation.run()
+    measured = []
+
+    def counted(adapter):
+        measured.append(adapter.digest())
+        return loss(adapter)
+
+    with opened(tmp_path, keys, plan, loss=counted) as federation:
+        adapter = federation.run()
+    assert len(measured) == len(set(measured))
+    assert adapter == expected
+
+
+@pytest.mark.parametrize("strategy", sampled(("ffa", "rolora", "fedsvd", "fed-sb"), "fed-sb"))
+def test_other_strategies(tmp_path, keys, strategy):
+    plan = group_plan(keys, strategy=strategy, rounds=2)
+    run_once(tmp_path, keys, plan, loss=loss)
+
+
+def test_a_run_needs_a_loss_at_the_coordinator(tmp_path, keys):
+    with opened(tmp_path, keys, group_plan(keys), loss=None) as federation, pytest.raises(FedsecError, match="valid"):
+        federation.run()
