@@ -40,7 +40,7 @@ def _judge(lab: Lab, values: Floats | None, site: SiteId = VICTIM) -> Got:
     if values is None:
         return held(lab.why)
     share = shares_in(lab.world, values)[site]
-    text = f"{site} is {share:.0%} of a sum, the cap is {CAP:.0%}"
+    text = f"{site} is {max(share, 0.0):.0%} of a sum, the cap is {CAP:.0%}"
     return broken(text) if share > CAP + _NOISE else held(text)
 
 
