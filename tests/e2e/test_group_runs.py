@@ -10,6 +10,7 @@ import pytest
 
 from fedsec.training.adapter import AdapterState
 from fedsec.training.group_step import group_rule
+from fedsec.training.public_step import adapter_of, after_sum
 from fedsec.training.strategies import local_update
 from fedsec.wire import sum_parameters
 from fedsec_secure.codec import seal, sha256
@@ -20,7 +21,7 @@ from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.record.entries import AggregateEntry, DrawEntry, ScoresEntry, SurvivorsEntry, decode_entry
 from fedsec_secure.secrets import SecretBytes
 from fedsec_secure.weighting.groups import shares
-from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, run_once
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, make_plan, run_once
 from tests.e2e.test_dropout import Flaky, flaky
 
 SITES = 8
@@ -61,9 +62,9 @@ def entries(federation: Federation, kind: type) -> list:
     return [e for e in leaves if isinstance(e, kind)]
 
 
-def updates(plan, adapter: AdapterState, names, number: int = 0) -> dict[str, np.ndarray]:
+def updates(plan, adapter: AdapterState, names, number: int = 0, work=ArithmeticWork) -> dict[str, np.ndarray]:
     strategy = plan.lora.strategy
-    trained = {n: ArithmeticWork(n, plan).train(adapter, RUN, number, None) for n in names}
+    trained = {n: work(n, plan).train(adapter, RUN, number, None) for n in names}
     return {n: local_update(strategy, adapter, t, number).astype(np.float64) for n, t in trained.items()}
 
 
@@ -248,8 +249,27 @@ def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, k
 
 @pytest.mark.parametrize("strategy", sampled(("ffa", "rolora", "fedsvd", "fed-sb"), "fed-sb"))
 def test_other_strategies(tmp_path, keys, strategy):
+    """Two rounds, from known updates, with the weights and steps that the run itself came to."""
     plan = group_plan(keys, strategy=strategy, rounds=2)
-    run_once(tmp_path, keys, plan, loss=loss)
+    with opened(tmp_path, keys, plan, work=Steady) as federation:
+        state = federation.initial()
+        adapter = federation.run()
+        found = said(federation, "groups")
+    bound = 0.0
+    for number, event in enumerate(found):
+        known = updates(plan, state, NAMES, number, Steady)
+        counts = [len(group) for group in event["groups"]]
+        means = [np.mean([np.clip(known[s], -0.5, 0.5) for s in group], axis=0) for group in event["groups"]]
+        by_group = zip(shares(counts, event["weights"]), means, strict=True)
+        mean = sum(float(share) * m for share, m in by_group) * event["step"]
+        parameters = sum_parameters(plan, len(mean))
+        bound += 1.5 * max(parameters.error_bound(n, n) for n in counts) + 1e-6
+        state = after_sum(plan, number, state, mean.astype(np.float32))
+    assert len(found) == 2
+    expected, start = adapter_of(state), adapter_of(federation.initial())
+    largest = max(float(np.abs(t).max()) for t in expected.values())
+    assert np.abs(adapter.flatten() - expected.flatten()).max() <= bound * max(1.0, 8 * largest)
+    assert np.abs(adapter.flatten() - start.flatten()).max() > 100 * bound
 
 
 def test_a_run_needs_a_loss_at_the_coordinator(tmp_path, keys):

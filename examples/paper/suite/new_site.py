@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
 from fedsec.plan.sitefile import DataSection
+from fedsec.plan.specs import TrainingSpec
+from fedsec.study.adapt import Settings, training_spec
 from fedsec.training.adapter import AdapterState
 from suite.experiment import Experiment
 from suite.lab import Lab
@@ -48,7 +50,7 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
         for records in scale.new_records:
             for start, short in ((FROM_FED, "federated"), (FROM_BASE, "base")):
                 measure = partial(_adapted, records, start)
-                found.append(_cell(f"{records}-{short}", seed, measure, records * scale.new_epochs, scale.test))
+                found.append(_cell(f"{records}-{short}", seed, measure, _trained_on(records), scale.test))
             found.append(_cell(f"{records}-compare", seed, partial(_compare, records)))
     return found
 
@@ -58,13 +60,24 @@ def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: i
     return Cell(name, seed, partial(measure, name, seed), trains, answers)
 
 
+def _trained_on(records: int) -> int:
+    """Sentences in all passes, for the estimate of the time."""
+    return records * training_spec(TrainingSpec(), records, Settings()).epochs
+
+
 def adapted(lab: Lab, records: int, start: str, seed: int) -> AdapterState:
-    """The new site's adapter after its own records, the first by hash, so that fewer are a part of more."""
+    """The new site's adapter after its own records, the first by hash, so that fewer are a part of more.
+
+    The recipe is that of ``fedsec site adapt``. An adapter that nobody trained has the studies' learning rate.
+    """
     labels = lab.notes.labels[lab.notes.new]
     section = DataSection(path="new", entity_types=labels.entities, relation_types=labels.relations, limit=records)
     examples = lab.examples(lab.notes.train[lab.notes.new], section)
-    spec = lab.draft.training.model_copy(update={"epochs": lab.scale.new_epochs, "examples_per_round": None})
-    begin = federated(lab, FED, seed).adapter if start == FROM_FED else lab.initial(seed)
+    if start == FROM_FED:
+        begin, chosen = federated(lab, FED, seed).adapter, Settings()
+    else:
+        begin, chosen = lab.initial(seed), Settings(learning_rate=lab.draft.training.learning_rate)
+    spec = training_spec(lab.draft.training, len(examples), chosen)
     return lab.train(begin, examples, lab.notes.new, round_index=0, rounds=1, seed=seed, spec=spec)
 
 

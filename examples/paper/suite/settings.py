@@ -24,7 +24,6 @@ class Scale:
     """Into so many sites."""
     new_records: tuple[int, ...]
     """Sentences of a site that comes later."""
-    new_epochs: int
     test: int
     """Sentences of each test set."""
     zero_shot: int
@@ -44,7 +43,6 @@ FULL = Scale(
     pool=2000,
     counts=(3, 5, 10),
     new_records=(10, 20, 50, 100),
-    new_epochs=4,
     test=50,
     zero_shot=20,
     validation=5,
@@ -57,7 +55,6 @@ TINY = Scale(
     pool=40,
     counts=(3, 5),
     new_records=(2, 4),
-    new_epochs=1,
     test=4,
     zero_shot=2,
     validation=2,

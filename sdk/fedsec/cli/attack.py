@@ -15,6 +15,7 @@ from rich.text import Text
 from fedsec.cli.output import Json, err, out, print_json
 
 if TYPE_CHECKING:
+    from fedsec.attacks.lab import Target
     from fedsec.attacks.outcome import Attack
 
 T = TypeVar("T")
@@ -48,12 +49,9 @@ def masking(
 
     Five site agents with fresh keys and records in a temporary folder; nothing of yours is read.
     """
-    from fedsec.attacks.build import ThisBuild
-    from fedsec.attacks.lab import Target
     from fedsec.attacks.masking import ATTACKS
-    from fedsec.attacks.naive import Naive
 
-    target: Target = ThisBuild() if against is Against.BUILD else Naive()
+    target = _aggregator(against)
     _show(ATTACKS, target, target.name, json=json)
 
 
@@ -69,12 +67,9 @@ def weighting(
 
     Five site agents with fresh keys and records in a temporary folder; nothing of yours is read.
     """
-    from fedsec.attacks.build import ThisBuild
-    from fedsec.attacks.lab import Target
-    from fedsec.attacks.naive import Naive
     from fedsec.attacks.weighting import ATTACKS
 
-    target: Target = ThisBuild() if against is Against.BUILD else Naive()
+    target = _aggregator(against)
     _show(ATTACKS, target, target.name, json=json)
 
 
@@ -95,6 +90,13 @@ def governance(
 
     target = Governed(careless=against is Against.NAIVE)
     _show(ATTACKS, target, target.name, json=json)
+
+
+def _aggregator(against: Against) -> Target:
+    from fedsec.attacks.build import ThisBuild
+    from fedsec.attacks.naive import Naive
+
+    return ThisBuild() if against is Against.BUILD else Naive()
 
 
 def _show(attacks: Sequence[Attack[T]], target: T, name: str, *, json: bool) -> NoReturn:

@@ -127,6 +127,18 @@ def charged(plan: Draft) -> float:
     return _charged(_Run.of(plan))
 
 
+def epsilon_of_scores(plan: Draft) -> float:
+    """PLD of the noised scores alone, all rounds, add-or-remove: what a run would cost that released nothing else."""
+    scores = _scores(plan)
+    delta = plan.dp.target_delta or DEFAULT_DELTA
+    return 0.0 if scores is None else PldAccountant(RELATION).epsilon([scores], delta)
+
+
+def _scores(plan: Draft) -> Event | None:
+    private = plan.weighting.private
+    return None if private is None else SelfComposed(GaussianEvent(private.noise_multiplier), plan.rounds)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What the cost of a run depends on."""
@@ -197,10 +209,8 @@ def with_noise(draft: D) -> D:
     if noise is None:
         rounds = draft.rounds + (_alone(draft.rounds) if "single" in draft.evaluation.baselines else 0)
         steps = rounds * (1 if dp.mode == "distributed" else dp.steps)
-        private = draft.weighting.private
-        beside = None if private is None else SelfComposed(GaussianEvent(private.noise_multiplier), draft.rounds)
         records = records_sampled(dp)
-        noise = calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records, beside)
+        noise = calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records, _scores(draft))
         noise = max(0.125, noise)
     full = draft.model_copy(update={"dp": dp.model_copy(update={"target_delta": delta, "noise_multiplier": noise})})
     needed = charged(full)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedsec.plan.cost import epsilon_of_scores
 from fedsec.plan.explain_privacy import canaries, privacy
 from fedsec.plan.explain_strategy import strategy
 from fedsec.plan.group_checks import check_group_sizes, group_floors
@@ -258,7 +259,8 @@ def _influence(draft: Draft) -> list[Statement]:
     if noisy is not None:
         spread = 2 * noisy.noise_multiplier / noisy.expected_units
         told = (
-            f"It is of private notes: noise of {spread:.2g} nats is added, and every round's score is in the ε above."
+            f"It is of private notes: noise of {spread:.2g} nats is added, and every round's score is in the ε above "
+            f"(scores alone: {epsilon_of_scores(draft):.2g})."
         )
     return [
         Statement(

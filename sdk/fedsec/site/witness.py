@@ -73,11 +73,18 @@ def _check_rounds(entries: Sequence[Entry], view: View) -> None:
         if sums.get(number) != result.hex():
             raise PeerViolationError(f"the log has another adapter after round {number} than this site verified")
     keys = {site: key.hex for site, key in view.roster.sites.items()}
+    drawn = view.store.draws.groups(view.run) or (tuple(keys),)
+    groups = [frozenset(keys[site] for site in group) for group in drawn]
     for number, confirmed in view.store.log.confirmed(view.run).items():
         named = [frozenset(keys.get(SiteId(site), "") for site in sites) for sites in sets.get(number, ())]
-        # Check 73 (edited log): so does every survivor set that it signed, once its round is over.
-        if number in sums and confirmed not in named:
+        # Check 73 (edited log): so does every survivor set that it signed, once its round is over; one set a group.
+        if number in sums and not (confirmed in named and _one_each(named, groups)):
             raise PeerViolationError(f"the log has other survivors of round {number} than this site confirmed")
+
+
+def _one_each(named: Sequence[frozenset[str]], groups: Sequence[frozenset[str]]) -> bool:
+    """Whether each group has exactly one of these survivor sets, and there are no others. Without groups: one set."""
+    return len(named) == len(groups) and all(sum(sites <= group for sites in named) == 1 for group in groups)
 
 
 def _check_draw(entries: Sequence[Entry], view: View) -> None:

@@ -79,7 +79,7 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         if settings.zero_shot:
             found[ZERO_SHOT] = measure(ZERO_SHOT, None)
         found[RUN] = measure(RUN, start.adapter)
-    spec = training_spec(start.plan, len(notes.train), settings)
+    spec = training_spec(start.plan.training, len(notes.train), settings)
     trained = _train(models, start, notes, spec, settings, out, progress)
     if notes.held_out is not None:
         found[ADAPTED] = measure(ADAPTED, trained.adapter)
@@ -114,21 +114,21 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
     return Outcome(record, _gains(found), trained)
 
 
-def training_spec(plan: Plan, records: int, settings: Settings) -> TrainingSpec:
-    """The plan's training, over all records in one round.
+def training_spec(training: TrainingSpec, records: int, settings: Settings) -> TrainingSpec:
+    """The plan's ``training``, over all records in one round.
 
     Few records are seen more often, for about 60 steps in all but each 2 to 10 times; the rate is below a study's own,
     because the adapter is trained already.
     """
     least, most = _EPOCHS
-    steps = -(-records // plan.training.batch_size)
+    steps = -(-records // training.batch_size)
     epochs = settings.epochs or min(most, max(least, -(-_STEPS // steps)))
     changes = {
         "epochs": epochs,
-        "learning_rate": settings.learning_rate or min(LEARNING_RATE, plan.training.learning_rate),
+        "learning_rate": settings.learning_rate or min(LEARNING_RATE, training.learning_rate),
         "examples_per_round": None,
     }
-    return plan.training.model_copy(update=changes)
+    return training.model_copy(update=changes)
 
 
 def _train(

@@ -163,10 +163,10 @@ def test_more_records_are_the_same_ones_and_some_more_and_no_patient_is_on_both_
 @pytest.mark.parametrize(("records", "epochs"), [(10, 10), (20, 10), (50, 5), (100, 3), (1000, 2)])
 def test_few_records_are_seen_more_often(run, records, epochs):
     plan = RunFolder.open(run).plan
-    spec = adapting.training_spec(plan, records, adapting.Settings())
+    spec = adapting.training_spec(plan.training, records, adapting.Settings())
     assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, 5e-4, None)
     slow = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 1e-4})})
-    assert adapting.training_spec(slow, records, adapting.Settings()).learning_rate == 1e-4
+    assert adapting.training_spec(slow.training, records, adapting.Settings()).learning_rate == 1e-4
 
 
 # ---- what it refuses

@@ -1,6 +1,10 @@
 """The plain words: what they say follows from the plan's numbers."""
 
+import math
+import re
+
 import pytest
+from scipy.stats import norm
 
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
@@ -133,7 +137,12 @@ def test_scores_of_held_out_notes_are_in_epsilon(world):
     plan = world.plan(weighting=spec, dp=dp, training=TrainingSpec(batch_size=1))
     stated = texts(plan, topic="weights")
     assert any("held-out notes (each site's own)" in text for text in stated)
-    assert any("noise of 0.1 nats is added, and every round's score is in the ε above" in text for text in stated)
+    (told,) = [text for text in stated if "noise of 0.1 nats is added, and every round's score is in the ε" in text]
+    alone = float(re.search(r"scores alone: ([0-9.]+)\)", told)[1])
+    # z = 20 / sqrt(rounds) of one Gaussian: epsilon from its own equation (Balle and Wang 2018, theorem 8).
+    mu, delta = math.sqrt(plan.rounds) / 20, plan.dp.target_delta
+    given = norm.cdf(mu / 2 - alone / mu) - math.exp(alone) * norm.cdf(-mu / 2 - alone / mu)
+    assert given == pytest.approx(delta, rel=0.5), "two digits of epsilon"
 
 
 def test_scores_of_private_updates_cost_nothing_more(world):
