@@ -1,0 +1,1 @@
+"""Encryption in processes of their own, with limits."""
