@@ -27,6 +27,8 @@ CORE = (
     "tests/vectors",
     "tests/unit/secure/masking",
     "tests/unit/secure/numeric",
+    "tests/unit/secure/he",
+    "tests/unit/encryption",
     "tests/unit/secure/test_codec.py",
     "tests/unit/secure/identity/test_roster.py",
     "tests/property",
