@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from fedsec_secure.errors import FedsecError
+from fedsec_secure.he.cipher import BfvCipher
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.coordinator_collect import Confirmed, Masked, Shared, Stated, UploadFacts
-from fedsec_secure.masking.coordinator_unmask import Unmasked
+from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Unmasked
 from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Group, RoundContext, SumParameters, WeightRule
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
@@ -31,6 +33,20 @@ EXCHANGES = ("train", "share", "mask", "confirm", "unmask")
 
 
 @dataclass
+class InProcess:
+    """Encrypts what it is given, without a worker."""
+
+    cipher: BfvCipher
+    hand_on: Callable[[bytes], None]
+
+    def write(self, chunk: Words) -> None:
+        self.hand_on(self.cipher.encrypt(chunk))
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+
+@dataclass
 class SimSite:
     """One honest site. ``drops_at`` names the exchange that it no longer answers."""
 
@@ -42,6 +58,8 @@ class SimSite:
     score: int | None = None
     drops_at: str | None = None
     coins: SecretBytes = field(default_factory=SecretBytes.random)
+    cipher: BfvCipher | None = None
+    """Under the key that sites share, where uploads are encrypted."""
     state: object = None
     sent: dict[str, bytes] = field(default_factory=dict)
 
@@ -79,7 +97,8 @@ class SimSite:
             parameters,
             self.contribution(),
             self.key.sign,
-            lambda c: out.extend(c.tobytes()),
+            lambda part: out.extend(bytes(part)),
+            encrypting=None if self.cipher is None else partial(InProcess, self.cipher),
         )
         self.state = SiteMasked.restore(self.state.record())
         return head + bytes(out)
@@ -161,6 +180,16 @@ class SimNetwork:
         self.refused |= {(name, site): why for site, why in refused.items()}
 
     def run(self) -> SimRound:
+        done, unmasked, sources = self.run_to_sum()
+        total = unmasked.total(sources)
+        return SimRound(total.words, total.tag, tuple(done["masked"].heads), done)
+
+    def run_closed(self) -> tuple[ClosedTotal, dict[str, object]]:
+        """Where uploads are encrypted: what the coordinator then has."""
+        done, unmasked, sources = self.run_to_sum()
+        return unmasked.closed_total(sources, self.parameters.encryption), done
+
+    def run_to_sum(self) -> tuple[dict[str, object], Unmasked, dict[SiteId, ArraySource]]:
         sign = self.coordinator.sign
         replies = self.exchange("train", dict.fromkeys(self.sites, b""))
         stated, refused = Stated.collect(self.group, self.parameters, self.context, sign, replies)
@@ -176,8 +205,7 @@ class SimNetwork:
         self.note("unmask", refused)
         sources = {s: ArraySource(body_of(uploads[s], self.parameters)) for s in masked.heads}
         stages = {"stated": stated, "shared": shared, "masked": masked, "confirmed": confirmed, "unmasked": unmasked}
-        total = unmasked.total(sources)
-        return SimRound(total.words, total.tag, tuple(masked.heads), stages)
+        return stages, unmasked, sources
 
 
 def body_of(upload: bytes, parameters: SumParameters) -> Words:

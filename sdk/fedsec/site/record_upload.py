@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from fedsec.spool import fsync_folder
-from fedsec_secure.codec import SIGNATURE_BYTES, Sign, seal_head
+from fedsec_secure.codec import SIGNATURE_BYTES, Buffer, Sign, seal_head
 from fedsec_secure.errors import LocalMisuseError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.numeric.keystream import CHUNK_WORDS, WordSource
@@ -29,9 +29,9 @@ class UploadWriter:
         self._space = len(seal_head(kind, me, bytes(32), 0, bytes(32), lambda _: bytes(SIGNATURE_BYTES)))
         out.write(bytes(self._space))
 
-    def write(self, chunk: Words) -> None:
-        """Append words."""
-        self._out.write(chunk.data)
+    def write(self, part: Buffer) -> None:
+        """Append."""
+        self._out.write(part)
 
     def copy_from(self, source: WordSource, context: bytes, sign: Sign) -> None:
         """All of an encoder's words, unmasked, and the head over them."""
@@ -41,7 +41,7 @@ class UploadWriter:
             chunk = buffer[: min(CHUNK_WORDS, self._words - start)]
             source.read_into(chunk)
             digest.update(chunk.data)
-            self.write(chunk)
+            self.write(chunk.data)
         self.head = seal_head(self._kind, self._me, context, 8 * self._words, digest.digest(), sign)
 
     def finish(self) -> None:

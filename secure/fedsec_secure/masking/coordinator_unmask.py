@@ -9,6 +9,8 @@ import numpy as np
 
 from fedsec_secure.codec import open_packet
 from fedsec_secure.errors import AbortError, PeerViolationError
+from fedsec_secure.he.parameters import BfvParameters
+from fedsec_secure.he.ring import SumFrames, add_masks, sum_frames
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.coordinator_collect import Confirmed, Refused, Shared, require, sift
@@ -16,7 +18,7 @@ from fedsec_secure.masking.messages import Revealed, ShareKind
 from fedsec_secure.masking.tag import PRIME
 from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import shamir
-from fedsec_secure.numeric.keystream import WordSource
+from fedsec_secure.numeric.keystream import MaskStreams, WordSource
 from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.secrets import SecretBytes
 
@@ -26,6 +28,14 @@ class Total:
     """What the coordinator hands to the sites: the sum, uint64[words], and its tag, which it cannot check itself."""
 
     words: Words = field(repr=False)
+    tag: int
+
+
+@dataclass(frozen=True)
+class ClosedTotal:
+    """The same where uploads were encrypted: the sum's encryption, under a key that only the sites have."""
+
+    frames: SumFrames = field(repr=False)
     tag: int
 
 
@@ -58,14 +68,31 @@ class Unmasked:
 
     def total(self, uploads: Mapping[SiteId, WordSource]) -> Total:
         """The sum of the survivors' encoded inputs, exact modulo the ring, and the sum of their tags modulo p."""
-        sources = [uploads[site] for site in self.confirmed.masked.heads]
-        plus, minus = [m.vector for m in self.plus], [m.vector for m in self.minus]
+        sources, (plus, minus) = self._sources(uploads), self._masks()
         words = sum_words(self.confirmed.masked.shared.parameters.words, sources, plus, minus)
+        return Total(words, self._tag(sources))
+
+    def closed_total(self, uploads: Mapping[SiteId, WordSource], encryption: BfvParameters) -> ClosedTotal:
+        """The same sum, encrypted as the uploads are: the masks are taken away inside, as plaintexts."""
+        sources, words = self._sources(uploads), self.confirmed.masked.shared.parameters.words
+        frames = sum_frames(sources, encryption, words)
+        with MaskStreams(*self._masks()) as streams:
+            add_masks(frames, encryption, words, streams)
+        return ClosedTotal(frames, self._tag(sources))
+
+    def _sources(self, uploads: Mapping[SiteId, WordSource]) -> list[WordSource]:
+        return [uploads[site] for site in self.confirmed.masked.heads]
+
+    def _masks(self) -> tuple[list[SecretBytes], list[SecretBytes]]:
+        return [m.vector for m in self.plus], [m.vector for m in self.minus]
+
+    def _tag(self, sources: Sequence[WordSource]) -> int:
+        """From the last word of each upload, which is read now."""
         masked: Words = np.empty((len(sources), 1), dtype="<u8")
         for source, word in zip(sources, masked, strict=True):
             source.read_into(word)
-        tag = sum(masked[:, 0].tolist()) + sum(m.tag for m in self.plus) - sum(m.tag for m in self.minus)
-        return Total(words, tag % PRIME)
+        tags: int = sum(masked[:, 0].tolist()) + sum(m.tag for m in self.plus) - sum(m.tag for m in self.minus)
+        return tags % PRIME
 
 
 def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:

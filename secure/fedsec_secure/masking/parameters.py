@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fedsec_secure.codec import DIGEST_BYTES, PROTOCOL_VERSION, Writer, sha256
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.he.parameters import BfvParameters
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.tag import TAG_BYTES
 from fedsec_secure.numeric.lanes import FixedPoint
@@ -50,6 +51,7 @@ class SumParameters:
         denominator: set where the addends are integers already, with privacy noise in them: they are neither clipped
             nor rounded here, and the sum is divided by this number, whoever is in it. No lane has a bound of its own
             then: whatever a sum that left its lanes decodes to is a function of the sum.
+        encryption: set where masked words travel encrypted. Everything is then modulo 2^plain_bits instead of 2^64.
     """
 
     fixed: FixedPoint
@@ -57,8 +59,17 @@ class SumParameters:
     weight_max: int
     hidden_weight: bool
     denominator: int | None = None
+    encryption: BfvParameters | None = None
 
     def __post_init__(self) -> None:
+        if self.encryption is not None:
+            bits = self.fixed.lanes.count * self.fixed.lanes.bits
+            # Check 115 (overflow): no lane of a word is cut off by the encryption.
+            if bits > self.encryption.plain_bits:
+                raise ConfigError(
+                    f"{bits} bits of lanes do not fit the {self.encryption.plain_bits} of an encrypted word"
+                )
+            self.encryption.check_weights(self.fixed.sites)
         if self.denominator is not None and (self.denominator < 1 or self.hidden_weight or self.weight_max != 1):
             raise ConfigError("integer addends have no weights, and their sum a denominator from 1")
         # Check 48 (overflow): the bounds below are proved for such sums only.
@@ -87,8 +98,9 @@ class SumParameters:
 
     @property
     def masked_bytes(self) -> int:
-        """Bytes of a masked upload: the vector's words, then the tag."""
-        return 8 * self.words + TAG_BYTES
+        """Bytes of a masked upload: the vector's words, or their encryption, then the tag."""
+        vector = 8 * self.words if self.encryption is None else self.encryption.upload_bytes(self.words)
+        return vector + TAG_BYTES
 
     def weighted(self, weights: Mapping[SiteId, int]) -> SumParameters:
         """The same for these public weights: the heaviest site's coordinates travel at full scale."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import numpy as np
-
-from fedsec_secure.codec import Reader, Sign, Writer, seal_head, sha256
+from fedsec_secure.codec import Buffer, Reader, Sign, Writer, seal_head, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
@@ -62,6 +61,22 @@ class NoisyContribution:
         return IntegerEncoder(parameters, self.update, tag)
 
 
+class Outer(Protocol):
+    """What masked words go through on their way out."""
+
+    def write(self, chunk: Words) -> None:
+        """The next words, in chunks of whole blocks but for the last; they may be overwritten afterwards."""
+        ...
+
+    def finish(self) -> None:
+        """Everything is handed on when this returns."""
+        ...
+
+
+Encrypting = Callable[[Callable[[Buffer], None]], Outer]
+"""Makes one that hands the encryption of what it is given to a function, in order."""
+
+
 @dataclass(frozen=True)
 class SiteMasked:
     """The dealings of U2, the shares that were dealt to this site, and the signed head of what it uploaded."""
@@ -85,15 +100,17 @@ class SiteMasked:
         parameters: SumParameters,
         contribution: Contribution | NoisyContribution,
         sign: Sign,
-        write: Callable[[Words], None],
+        write: Callable[[Buffer], None],
         adapter: bytes | None = None,
+        encrypting: Encrypting | None = None,
     ) -> tuple[SiteMasked, bytes]:
         """`mask`: check U2, open the shares, hand the masked words and the masked tag to ``write`` chunk by chunk.
 
         Returns the stage and the upload's signed head; the reply is the head followed by what was written,
-        little-endian: the vector's words, then the tag in one more.
+        little-endian: the vector's words, or their encryption, then the tag in one more.
         ``parameters``: of the plan; here they are scaled to the weights of U1.
         ``adapter``: the digest that is bound now, where keys were shared ahead of it.
+        ``encrypting``: where ``parameters`` say that words travel encrypted, and only there.
         Nothing may be sent before the record of this stage is on disk.
         """
         me, context = shared.stated.me, shared.stated.context
@@ -118,7 +135,10 @@ class SiteMasked:
                 mask = keys.pair_mask(shared.stated.mask_secret, statements[peer].mask_key, me, peer, bound)
                 (plus if me < peer else minus).append(mask)
         key = tag_key((dealt[dealer].tag_seed for dealer in sorted(dealt)), bound)
-        head = _upload(me, bound, parameters, contribution, key, (plus, minus), sign, write)
+        # Check 116 (bare upload): where the plan encrypts, no masked word leaves without.
+        if (encrypting is None) != (parameters.encryption is None):
+            raise LocalMisuseError("an upload is encrypted where the plan says so, and only there")
+        head = _upload(me, bound, parameters, contribution, key, (plus, minus), sign, write, encrypting)
         shares = {dealer: (d.self_share, d.key_share) for dealer, d in dealt.items()}
         return cls(shared, bound, key, dict(message.dealings), shares, head), head
 
@@ -179,19 +199,26 @@ def _upload(
     key: SecretBytes,
     masks: tuple[list[keys.Mask], list[keys.Mask]],
     sign: Sign,
-    write: Callable[[Words], None],
+    write: Callable[[Buffer], None],
+    encrypting: Encrypting | None,
 ) -> bytes:
-    """The vector, masked, then tau_i + a_i, masked in F_p."""
+    """The vector, masked, then tau_i + a_i, masked in F_p, which is not encrypted: it tells nothing without K."""
     plus, minus = masks
     tag = LinearTag(key, parameters.fixed.lanes)
     digest = hashlib.sha256()
 
-    def sink(chunk: Words) -> None:
-        digest.update(chunk.data)
-        write(chunk)
+    def sink(part: Buffer) -> None:
+        digest.update(part)
+        write(part)
 
     source = contribution.source(parameters, tag)
-    write_masked(parameters.words, source, [m.vector for m in plus], [m.vector for m in minus], sink)
+    vectors = [m.vector for m in plus], [m.vector for m in minus]
+    if encrypting is None:
+        write_masked(parameters.words, source, *vectors, lambda chunk: sink(chunk.data))
+    else:
+        outer = encrypting(sink)
+        write_masked(parameters.words, source, *vectors, outer.write)
+        outer.finish()
     masked = tag.value + pads(key, [me]) + sum(m.tag for m in plus) - sum(m.tag for m in minus)
-    sink(np.array([masked % PRIME], dtype="<u8"))
+    sink((masked % PRIME).to_bytes(8, "little"))
     return seal_head("masked", me, bound, parameters.masked_bytes, digest.digest(), sign)

@@ -20,7 +20,8 @@ Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-RINGS: dict[str, tuple[int, int]] = {"2x32": (2, 32), "3x21": (3, 21), "4x16": (4, 16)}
+RINGS: dict[str, tuple[int, int]] = {"2x32": (2, 32), "3x21": (3, 21), "4x16": (4, 16), "2x23": (2, 23)}
+"""The last one fills the 46 bits of an encrypted word."""
 _FLOAT32_BITS = 24
 _SMALLEST_CLIP = 2.0**-64
 """Far from where scaling a float32 would overflow or lose bits."""
@@ -35,7 +36,7 @@ class Lanes:
 
     @classmethod
     def named(cls, ring: str) -> Lanes:
-        """``2x32``, ``3x21`` or ``4x16``."""
+        """One of `RINGS`."""
         if ring not in RINGS:
             raise ConfigError(f"secure.ring: expected one of {', '.join(RINGS)}, found {ring!r}")
         return cls(*RINGS[ring])
