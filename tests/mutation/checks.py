@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "protocol.md"
-SOURCES = ("secure/fedsec_secure", "sdk/fedsec/site", "sdk/fedsec/coordinator")
+SOURCES = ("secure/fedsec_secure", "sdk/fedsec/encryption", "sdk/fedsec/site", "sdk/fedsec/coordinator")
 _COMMENT = re.compile(r"^ *# Check (\d+) \(([^)]+)\): (.+)\.$")
 _BEGIN, _END = "<!-- numbered checks: written by tests/mutation/checks.py -->\n", "<!-- end of numbered checks -->"
 
