@@ -10,6 +10,7 @@ from fedsec.plan.cost import distributed_step
 from fedsec.plan.model import Plan
 from fedsec_secure.codec import DIGEST_BYTES, Buffer, Reader, Writer, sha256
 from fedsec_secure.errors import CodecError, ConfigError
+from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.keys import PublicKey
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.messages import encode_packets, read_packets
@@ -36,7 +37,8 @@ def core_roster(plan: Plan) -> Roster:
 
 def sum_parameters(plan: Plan, length: int) -> SumParameters:
     """The bounds of this plan's sum over updates of ``length`` coordinates."""
-    lanes, sites = Lanes.named(plan.secure.ring), len(plan.roster.sites)
+    lanes, sites = Lanes.named(plan.secure.lanes), len(plan.roster.sites)
+    encryption = STANDARD if is_encrypted(plan) else None
     if plan.dp.mode == "distributed":
         step = distributed_step(plan)
         # The sensitivity was sized for so many coordinates.
@@ -46,7 +48,13 @@ def sum_parameters(plan: Plan, length: int) -> SumParameters:
         return SumParameters(fixed, length, 1, False, plan.dp.expected_batch)
     fixed = FixedPoint.choose(lanes, sites, plan.secure.clip)
     hidden = plan.weighting.rule == "size"
-    return SumParameters(fixed, length, plan.weighting.count_max if hidden else 1, hidden)
+    heaviest = plan.weighting.count_max if hidden else 1
+    return SumParameters(fixed, length, heaviest, hidden, encryption=encryption)
+
+
+def is_encrypted(plan: Plan) -> bool:
+    """Whether masked words travel encrypted, so that the sum is opened at the sites."""
+    return plan.secure.mode == "he-mask"
 
 
 def weight_rule(plan: Plan) -> Influence | None:
@@ -82,6 +90,57 @@ class TrainRequest:
         verdicts = read_packets(r, "train request")
         r.done()
         return cls(run, number, attempt, adapter, verdicts)
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """A round's encrypted sum for a site that was away: how many are in it, its weights, and its frames.
+
+    Nothing in it is believed: what all of them lead to is what enough sites attest, or none of it counts.
+    """
+
+    survivors: int
+    weight_max: int
+    total_weight: int
+    frames: Buffer
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        out = Writer().uint(self.survivors, 4).uint(self.weight_max, 4).uint(self.total_weight, 8)
+        return out.blob(self.frames).done()
+
+
+@dataclass(frozen=True)
+class EncryptedStart:
+    """What a round starts from where the coordinator has it not: its digest, and the sums that the site missed, by
+    round.
+    """
+
+    digest: bytes
+    missed: Mapping[int, CatchUp]
+
+    def encode(self) -> bytes:
+        """Deterministic."""
+        out = Writer().fixed(self.digest, DIGEST_BYTES).uint(len(self.missed), 2)
+        for number in sorted(self.missed):
+            out.uint(number, 4).blob(self.missed[number].encode())
+        return out.done()
+
+    @classmethod
+    def decode(cls, data: Buffer) -> EncryptedStart:
+        """Strict inverse."""
+        r = Reader(data, "encrypted start")
+        digest = r.fixed(DIGEST_BYTES)
+        missed: dict[int, CatchUp] = {}
+        for _ in range(r.uint(2)):
+            number = r.uint(4)
+            if missed and number <= max(missed):
+                raise CodecError("encrypted start: expected rounds in order, each once")
+            part = Reader(r.view(most=_MAX_BUNDLED), "missed sum")
+            missed[number] = CatchUp(part.uint(4), part.uint(4), part.uint(8), part.view(most=_MAX_BUNDLED))
+            part.done()
+        r.done()
+        return cls(digest, missed)
 
 
 def shares_ahead(plan: Plan) -> bool:

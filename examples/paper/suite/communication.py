@@ -109,7 +109,7 @@ def _measured(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     plan, adapter = run.folder.plan, run.adapter
     full = sum(p.numel() for name, p in lab.models.base.model.named_parameters() if "lora_" not in name)
     moved = traffic(run.folder.events())
-    length = shared_vector(plan.lora.strategy, adapter).size
+    length = shared_vector(plan.lora.strategy, adapter, 0).size
     yield Row(cell, seed, plan.model.base, NAN, "", COUNT, length)
     yield Row(cell, seed, plan.model.base, NAN, "", FULL, full * _BFLOAT16)
     for exchange, (up, down) in moved.items():

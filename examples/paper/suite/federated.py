@@ -40,6 +40,7 @@ UNIFORM, INFLUENCE = "uniform", "influence"
 class Round:
     """One round of a run: where it began, what each site made of it, what each site weighed, and where it ended."""
 
+    index: int
     start: AdapterState
     updates: Mapping[str, Float32Array]
     weights: Mapping[str, int]
@@ -48,7 +49,7 @@ class Round:
     def plain(self, plan: Plan) -> AdapterState:
         """Where it ends without masks, from the same updates with the same weights."""
         plain = mean([self.updates[s] for s in self.weights], list(self.weights.values()), plan.secure.clip)
-        return apply_update(plan.lora.strategy, self.start, plain)
+        return apply_update(plan.lora.strategy, self.start, plain, self.index)
 
     def bound(self, plan: Plan) -> float:
         """How far no coordinate may be from there (`SumParameters.error_bound`), and the float32 rounding of the next
@@ -62,8 +63,7 @@ class Round:
 
     def deviation(self, plan: Plan) -> float:
         """The largest difference of a coordinate between masked and plain."""
-        strategy = plan.lora.strategy
-        there, here = shared_vector(strategy, self.plain(plan)), shared_vector(strategy, self.end)
+        there, here = (shared_vector(plan.lora.strategy, a, self.index) for a in (self.plain(plan), self.end))
         return float(np.abs(there.astype(np.float64) - here).max())
 
 
@@ -78,7 +78,7 @@ class Federation:
     def locals(self, index: int) -> dict[str, AdapterState]:
         """Each site's own adapter after its training of a round."""
         one, strategy = self.rounds[index], self.folder.plan.lora.strategy
-        return {site: apply_update(strategy, one.start, update) for site, update in one.updates.items()}
+        return {site: apply_update(strategy, one.start, update, index) for site, update in one.updates.items()}
 
 
 class KeptWork:
@@ -217,6 +217,6 @@ def _read(lab: Lab, folder: RunFolder, deal: Deal) -> Federation:
             )
             for site in weights
         }
-        updates = {site: local_update(plan.lora.strategy, start, after) for site, after in made.items()}
-        rounds.append(Round(start, updates, weights, end))
+        updates = {site: local_update(plan.lora.strategy, start, after, index) for site, after in made.items()}
+        rounds.append(Round(index, start, updates, weights, end))
     return Federation(folder, adapter, tuple(rounds))

@@ -104,15 +104,15 @@ def rounds(lab: Lab, attack: str, rule: str, seed: int) -> Iterator[tuple[Adapte
         updates = {}
         for site, some in examples.items():
             after = lab.train(state, some, site, round_index=index, rounds=draft.rounds, seed=seed, spec=spec)
-            updates[site] = local_update(draft.lora.strategy, state, after)
+            updates[site] = local_update(draft.lora.strategy, state, after, index)
         updates[bad] = attacked(updates[bad], attack, 1000 * seed + index)
-        combined, share = _combined(lab, state, updates, rule, bad, attack == LYING)
-        state = apply_update(draft.lora.strategy, state, combined)
+        combined, share = _combined(lab, state, index, updates, rule, bad, attack == LYING)
+        state = apply_update(draft.lora.strategy, state, combined, index)
         yield state, share
 
 
 def _combined(
-    lab: Lab, start: AdapterState, updates: dict[str, Float32Array], rule: str, bad: str, lies: bool
+    lab: Lab, start: AdapterState, index: int, updates: dict[str, Float32Array], rule: str, bad: str, lies: bool
 ) -> tuple[Float32Array, float]:
     clip, some = lab.draft.secure.clip, list(updates.values())
     if rule == REMOVED:
@@ -126,9 +126,9 @@ def _combined(
     shares = [1 / len(some)] * len(some)
     if rule == INFLUENCE:
         records, strategy = lab.validation(lab.scale.validation), lab.draft.lora.strategy
+        alone = {site: apply_update(strategy, start, update, index) for site, update in updates.items()}
         losses = [
-            0.0 if lies and site == bad else mean_loss(lab.losses(apply_update(strategy, start, update), records))
-            for site, update in updates.items()
+            0.0 if lies and site == bad else mean_loss(lab.losses(adapter, records)) for site, adapter in alone.items()
         ]
         shares = influence(losses, lab.draft.weighting.cap).tolist()
     return mean(some, shares, clip), shares[list(updates).index(bad)]

@@ -22,6 +22,7 @@ from fedsec.site.identity import SiteIdentity
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.spool import private_folder
+from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, log_of
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
@@ -120,6 +121,7 @@ class ThisBuild:
             adapter = Runner(driver, journal, EmbeddedTransport(sites), events.append, log).rounds(world.start)
         finally:
             journal.close()
+        assert isinstance(adapter, AdapterState)  # nothing is encrypted in the worlds of these attacks
         named: dict[SiteId, str] = {}
         for event in events:
             if event["event"] in ("lost", "refused"):

@@ -92,7 +92,7 @@ def _prepared(steps: list[_Step]) -> Generator[Exchange, Outcome, list[Shared]]:
 
     def collect(number: int, replies: Mapping[SiteId, bytes]) -> tuple[Stated, Refused]:
         step = steps[number]
-        parameters = driver.parameters(step.adapter, step.index)
+        parameters = driver.parameters(step.adapter.shapes, step.index)
         return Stated.collect(driver.group(), parameters, step.context, driver.sign, replies)
 
     stated = _in_for_all(head, "keys", outcome, len(steps), collect, lambda state: state.statements)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Exchange, Outcome
+from fedsec.coordinator.state import State
 from fedsec.spool import Upload, UploadWords
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import after_sum
@@ -18,7 +19,7 @@ from fedsec.wire import (
     verdict_context,
 )
 from fedsec_secure.codec import open_packet, seal, seal_parts, sha256
-from fedsec_secure.errors import AbortError, CodecError, PeerViolationError
+from fedsec_secure.errors import AbortError, CodecError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking.checks import check_balance, close_cohort, public_weights, verify_statements
 from fedsec_secure.masking.coordinator_collect import (
@@ -32,10 +33,11 @@ from fedsec_secure.masking.coordinator_collect import (
     sift,
     verify_upload,
 )
-from fedsec_secure.masking.coordinator_unmask import Total, Unmasked
+from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Total, Unmasked
 from fedsec_secure.masking.messages import encode_packets, set_digest
 from fedsec_secure.masking.parameters import RoundContext
 from fedsec_secure.masking.vector import decode_sum, sum_words
+from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.record.entries import (
     AggregateEntry,
     RefusalEntry,
@@ -53,7 +55,7 @@ class RoundResult:
     """A round that enough sites attested."""
 
     round: int
-    adapter: AdapterState
+    adapter: State
     verdicts: Mapping[SiteId, bytes]
     weights: Mapping[SiteId, int]
     """Of the survivors, in the order of their names; all 1 where counts are hidden."""
@@ -82,9 +84,16 @@ class Summed:
     heads: Mapping[SiteId, bytes]
     weights: Mapping[SiteId, int]
     """Of U1, public."""
-    total: Total
+    total: Total | ClosedTotal
     context: bytes
     witnesses: tuple[SiteId, ...]
+
+    @property
+    def words(self) -> Words:
+        """The sum itself; LocalMisuseError where it is encrypted."""
+        if not isinstance(self.total, Total):
+            raise LocalMisuseError("an encrypted sum is not decoded at the coordinator")
+        return self.total.words
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Attempt:
     driver: Driver
     index: int
     attempt: int
-    adapter: AdapterState
+    adapter: State
     verdicts: Mapping[SiteId, bytes]
     history: Sequence[frozenset[SiteId]]
 
@@ -134,15 +143,29 @@ class Attempt:
         """`train`, to everyone."""
         driver, context = self.driver, self.context.hex()
         driver.record(RoundStartedEntry(run=driver.run, round=self.index, attempt=self.attempt, context_sha256=context))
-        body = TrainRequest(self.driver.run, self.index, self.attempt, self.adapter.to_bytes(), self.verdicts).encode()
-        request = seal("train-request", COORDINATOR, self.context, body, self.driver.sign)
-        return (yield from self.ask("train", dict.fromkeys(self.driver.roster.ids, request)))
+        return (yield from self.ask("train", self.train_requests()))
+
+    def train_requests(self) -> dict[SiteId, bytes]:
+        """The same bytes to every site: the adapter, and who attests it."""
+        return dict.fromkeys(self.driver.roster.ids, self.train_request(self.known.to_bytes()))
+
+    def train_request(self, start: bytes) -> bytes:
+        """``start``: what the round starts from."""
+        body = TrainRequest(self.driver.run, self.index, self.attempt, start, self.verdicts).encode()
+        return seal("train-request", COORDINATOR, self.context, body, self.driver.sign)
+
+    @property
+    def known(self) -> AdapterState:
+        """The adapter, where the coordinator has it."""
+        if not isinstance(self.adapter, AdapterState):
+            raise LocalMisuseError("the sums of this plan are encrypted: the coordinator has no adapter")
+        return self.adapter
 
     def masked(self) -> Generator[Exchange, Outcome, Uploaded]:
         """`train`, `share`, `mask`: may be tried again as another attempt."""
         driver, group = self.driver, self.driver.group()
         trained = yield from self.train()
-        parameters = driver.parameters(self.adapter, self.index)
+        parameters = driver.parameters(self.adapter.shapes, self.index)
         stated, refused = Stated.collect(group, parameters, self.context, driver.sign, trained.small())
         self.note("refused", "train", refused)
         dealt = yield from self.ask("share", stated.share_requests())
@@ -177,7 +200,7 @@ class Attempt:
     def plain(self) -> Generator[Exchange, Outcome, Uploaded]:
         """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
         trained = yield from self.train()
-        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter, self.index).words
+        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter.shapes, self.index).words
         packets = trained.small()
         stated, refused = sift(
             packets, lambda site, packet: verify_statements({site: packet}, self.context, cohort)[site]
@@ -205,7 +228,7 @@ class Attempt:
         """`confirm` and `unmask` where there are masks; then the sum."""
         state = uploaded.masked
         if state is None:
-            words = self.driver.parameters(self.adapter, self.index).words
+            words = self.driver.parameters(self.adapter.shapes, self.index).words
             with open_uploads(uploaded) as sources:
                 total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
             self.survivors(set_digest("U3", uploaded.heads), uploaded.heads)
@@ -217,10 +240,14 @@ class Attempt:
         revealed = yield from self.ask("unmask", confirmed.unmask_requests())
         unmasked, refused = Unmasked.gather(confirmed, revealed.small())
         self.note("refused", "unmask", refused)
-        with open_uploads(uploaded) as sources:
-            summed = unmasked.total(sources)
+        summed = self.total(unmasked, uploaded)
         witnesses = tuple(sorted(revealed.small()))
         return Summed(state.heads, uploaded.weights, summed, state.shared.bound, witnesses)
+
+    def total(self, unmasked: Unmasked, uploaded: Uploaded) -> Total | ClosedTotal:
+        """The sum of the survivors' uploads without their masks."""
+        with open_uploads(uploaded) as sources:
+            return unmasked.total(sources)
 
     def survivors(self, digest: bytes, heads: Mapping[SiteId, bytes]) -> None:
         """Into the log."""
@@ -236,10 +263,10 @@ class Attempt:
 
     def ended(self, summed: Summed) -> Ended:
         """What follows from a sum, and the request that shows it to the sites."""
-        parameters = self.driver.parameters(self.adapter, self.index).weighted(summed.weights)
-        words, weight = summed.total.words, parameters.public_weight(summed.weights, summed.heads)
+        parameters = self.driver.parameters(self.adapter.shapes, self.index).weighted(summed.weights)
+        words, weight = summed.words, parameters.public_weight(summed.weights, summed.heads)
         decoded = decode_sum(parameters, words, len(summed.heads), weight)
-        new = after_sum(self.driver.plan, self.index, self.adapter, decoded.mean)
+        new = after_sum(self.driver.plan, self.index, self.known, decoded.mean)
         del decoded  # its mean is as large as the adapter
         parts = VerdictRequest(summed.heads, summed.total.tag, words.view("u1").data).parts()
         request = seal_parts("verdict-request", COORDINATOR, summed.context, parts, self.driver.sign)

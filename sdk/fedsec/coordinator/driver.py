@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,11 +44,11 @@ class Driver:
 
     def cohort(self) -> Cohort:
         """Who takes part, with the plan's floors: the group where there are masks."""
-        if self.plan.secure.mode == "mask":
+        if self.plan.secure.mode != "none":
             return self.group()
         return Cohort(self.roster, self.plan.secure.minimum_cohort, rule=weight_rule(self.plan))
 
-    def parameters(self, adapter: AdapterState, round_index: int) -> SumParameters:
-        """The bounds of a round's sum."""
-        names = shared_names(self.plan.lora.strategy, adapter, round_index)
-        return sum_parameters(self.plan, sum(int(np.prod(adapter.shapes[n])) for n in names))
+    def parameters(self, shapes: Mapping[str, tuple[int, ...]], round_index: int) -> SumParameters:
+        """The bounds of a round's sum. ``shapes``: of what the round starts from."""
+        names = shared_names(self.plan.lora.strategy, shapes, round_index)
+        return sum_parameters(self.plan, sum(int(np.prod(shapes[n])) for n in names))

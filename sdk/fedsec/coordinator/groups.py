@@ -96,11 +96,11 @@ class _Combining:
 
     def finish(self, loss: Loss) -> Steps:
         """`sum`, the scores, `verdict`."""
-        said = [GroupSum(tuple(sorted(s.heads)), sha256(s.total.words.view("u1").data)) for s in self.summed]
+        said = [GroupSum(tuple(sorted(s.heads)), sha256(s.words.view("u1").data)) for s in self.summed]
         signed = yield from self._signed(said)
-        driver, index, state = self.whole.driver, self.whole.index, self.whole.adapter
-        plan, parameters = driver.plan, driver.parameters(state, index)
-        sums = [(s.total.words, len(s.heads)) for s in self.summed]
+        driver, index, state = self.whole.driver, self.whole.index, self.whole.known
+        plan, parameters = driver.plan, driver.parameters(state.shapes, index)
+        sums = [(s.words, len(s.heads)) for s in self.summed]
         losses = losses_of_groups(plan, index, state, sums, parameters, loss)
         levels, counts = tuple(map(level_of, losses)), [count for _, count in sums]
         weights = group_rule(plan).weigh(counts, levels)
@@ -108,7 +108,7 @@ class _Combining:
         step = best_step(losses_of_steps(plan, index, state, mean, loss))
         new = after_sum(plan, index, state, stepped(mean, step))
         scores = self._scores(said, levels, step)
-        parts = CombineRequest(scores, signed, [s.total.words.view("u1").data for s in self.summed]).parts()
+        parts = CombineRequest(scores, signed, [s.words.view("u1").data for s in self.summed]).parts()
         request = seal_parts("verdict-request", COORDINATOR, self._context, parts, driver.sign)
         entry = AggregateEntry(
             run=driver.run,
@@ -143,7 +143,7 @@ class _Combining:
         """`sum`: every group's members verify its sum by the tag, and sign it for the others."""
         requests: dict[SiteId, bytes] = {}
         for summed in self.summed:
-            words = summed.total.words.view("u1").data
+            words = summed.words.view("u1").data
             parts = VerdictRequest(summed.heads, summed.total.tag, words).parts()
             request = seal_parts("sum-request", COORDINATOR, summed.context, parts, self.whole.driver.sign)
             requests |= dict.fromkeys(summed.witnesses, request)

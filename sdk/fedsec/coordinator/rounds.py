@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, Attempt, Steps, Uploaded
 from fedsec.coordinator.driver import Driver
+from fedsec.coordinator.encrypted import EncryptedAttempt
 from fedsec.coordinator.exchange import Exchange, Outcome
-from fedsec.training.adapter import AdapterState
+from fedsec.coordinator.state import Shapes, State
+from fedsec.wire import is_encrypted
 from fedsec_secure.errors import AbortError
 from fedsec_secure.identity.roster import SiteId
 
@@ -23,15 +25,20 @@ T = TypeVar("T")
 def one_round(
     driver: Driver,
     index: int,
-    adapter: AdapterState,
+    adapter: State,
     verdicts: Mapping[SiteId, bytes],
     history: Sequence[frozenset[SiteId]] = (),
+    first: Shapes | None = None,
 ) -> Steps:
-    """One round from ``adapter``; AbortError when no attempt gets through. ``history``: survivors of each round."""
+    """One round from ``adapter``; AbortError when no attempt gets through. ``history``: survivors of each round.
+
+    ``first``: shapes of what round 0 starts from, where sums are encrypted.
+    """
 
     def begin(attempt: int) -> Generator[Exchange, Outcome, tuple[Attempt, Uploaded]]:
-        this = Attempt(driver, index, attempt, adapter, verdicts, history)
-        return this, (yield from (this.masked() if driver.plan.secure.mode == "mask" else this.plain()))
+        place = (driver, index, attempt, adapter, verdicts, history)
+        this = EncryptedAttempt(*place, first or adapter.shapes) if is_encrypted(driver.plan) else Attempt(*place)
+        return this, (yield from (this.plain() if driver.plan.secure.mode == "none" else this.masked()))
 
     this, ready = yield from tried(driver, index, begin)
     return (yield from this.finish(ready))

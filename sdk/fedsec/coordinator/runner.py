@@ -12,17 +12,19 @@ from fedsec.coordinator.ahead import batch
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, RoundResult
 from fedsec.coordinator.draw import ask, drawn_entry, empty_draw
 from fedsec.coordinator.driver import Driver
+from fedsec.coordinator.encrypted import Ceremony
 from fedsec.coordinator.end import Attested, attestations, baselines, record_attestations, witness
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
 from fedsec.coordinator.groups import group_round
 from fedsec.coordinator.journal import Final, Journal
 from fedsec.coordinator.rounds import one_round
 from fedsec.coordinator.run_log import RunLog
+from fedsec.coordinator.state import EncryptedState, Shapes, State
 from fedsec.plan.attestation import withheld
 from fedsec.plan.group_checks import is_grouped
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, shapes_before
-from fedsec.wire import FinalAdapter, shares_ahead
+from fedsec.wire import FinalAdapter, is_encrypted, shares_ahead
 from fedsec_secure.errors import AbortError, LocalMisuseError, ReleaseBlockedError, VerificationError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.coordinator_collect import require
@@ -32,6 +34,8 @@ from fedsec_secure.record.entries import ModelEntry, RefusalEntry, RunFinishedEn
 
 Report = Callable[[dict[str, object]], None]
 R = TypeVar("R")
+_TOGETHER = {"commit": "groups are drawn by all sites together", "reveal": "groups are drawn by all sites together"}
+_TOGETHER |= dict.fromkeys(("key-offer", "key-deal", "key-take"), "an encryption key is shared by all sites")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class _Reached:
 
     round: int
     attempt: int
-    adapter: AdapterState
+    adapter: State
     verdicts: Mapping[SiteId, bytes]
 
 
@@ -53,27 +57,33 @@ class Runner:
     transport: Transport
     report: Report
     log: RunLog
-    after_round: Callable[[int, AdapterState], None] = lambda index, adapter: None
+    after_round: Callable[[int, State], None] = lambda index, adapter: None
     """With each round's adapter, again after a resume: what it does once must be done once."""
     sequence: int = 0
     _draw: Draw | None = None
+    _first: Shapes | None = None
     _asked: int = 0
     """Exchanges that this process made: not those that the journal knew."""
 
-    def rounds(self, initial: AdapterState) -> AdapterState:
+    def rounds(self, initial: AdapterState) -> State:
         """All rounds that are not final yet; the last adapter. AbortError where one cannot be had."""
         at = _Reached(0, 0, initial, {})
         final = self.journal.last_final()
         if final is not None:
             shapes = shapes_before(self.driver.plan, final.round + 1, initial.shapes)
-            state = AdapterState.from_bytes(final.adapter, shapes)
+            kind = EncryptedState if is_encrypted(self.driver.plan) else AdapterState
+            state: State = kind.from_bytes(final.adapter, shapes)
             at = _Reached(final.round + 1, final.attempt, state, decode_packets(final.verdicts, "journalled verdicts"))
             self.sequence = final.sequence
             self.log.after_round(final.round)
-            self.after_round(final.round, adapter_of(state))
+            self.after_round(final.round, _shown(state))
             self._witness(final.round)
         if is_grouped(self.driver.plan):
             self._draw = self._drawn(final is not None)
+        if is_encrypted(self.driver.plan):
+            self._first = initial.shapes
+            if final is None:
+                self._share_key()
         go_on = self._batch if shares_ahead(self.driver.plan) else self._round
         while at.round < self.driver.plan.rounds:
             at = go_on(at)
@@ -82,8 +92,9 @@ class Runner:
     def _round(self, at: _Reached) -> _Reached:
         began, history = time.monotonic(), self.journal.survivors()
         if self._draw is None:
-            steps = one_round(self.driver, at.round, at.adapter, at.verdicts, history)
+            steps = one_round(self.driver, at.round, at.adapter, at.verdicts, history, self._first)
         else:
+            assert isinstance(at.adapter, AdapterState)  # the table of modes and rules
             steps = group_round(self.driver, self._draw, at.round, at.adapter, at.verdicts, history, self._loss)
         result = self._drive(steps)
         return self._finish([result], 0, time.monotonic() - began)
@@ -106,21 +117,36 @@ class Runner:
         self.driver.record(drawn_entry(draw))
         return draw
 
-    def _of_all(self, name: str, request: bytes, accept: Callable[[SiteId, bytes], bytes]) -> dict[SiteId, bytes]:
-        """Every site's answer: there are no groups without all of them. AbortError; a resumed run asks again."""
+    def _share_key(self) -> None:
+        """All sites of the roster come to one encryption key, which passes through here sealed."""
+        ceremony = Ceremony(self.driver)
+        offers = self._of_all("key-offer", ceremony.offer_request(), ceremony.accept_offer)
+        dealer = [ceremony.dealer]
+        (dealt,) = self._of_all("key-deal", ceremony.deal_request(offers), ceremony.accept_deal, dealer).values()
+        self._of_all("key-take", ceremony.take_request(offers, dealt), ceremony.accept_take)
+
+    def _of_all(
+        self,
+        name: str,
+        request: bytes,
+        accept: Callable[[SiteId, bytes], bytes],
+        sites: Sequence[SiteId] | None = None,
+    ) -> dict[SiteId, bytes]:
+        """Every site's answer, or of ``sites``: nothing begins without all. AbortError; a resumed run asks again."""
+        everybody = self.driver.roster.ids if sites is None else sites
         found: dict[SiteId, bytes] = {}
         tried = 0
         for attempt in count():
-            asked, missing = self._asked, [s for s in self.driver.roster.ids if s not in found]
+            asked, missing = self._asked, [s for s in everybody if s not in found]
             found |= self._drive(ask(self.driver, name, 0, attempt, missing, request, accept))
-            if len(found) == len(self.driver.roster.ids):
+            if len(found) == len(everybody):
                 return found
             tried += self._asked - asked  # what the journal knew was not asked now
             if tried >= MAX_ATTEMPTS:
                 break
-        missing = [s for s in self.driver.roster.ids if s not in found]
+        missing = [s for s in everybody if s not in found]
         raise AbortError(
-            f"groups are drawn by all sites together, and {', '.join(missing)} did not answer `{name}`. A resumed run "
+            f"{_TOGETHER[name]}, and {', '.join(missing)} did not answer `{name}`. A resumed run "
             "asks again; without them no round of this run id takes place"
         )
 
@@ -128,6 +154,7 @@ class Runner:
         """As many rounds as keys are shared for; another try where none of them could be had."""
         for attempt in range(at.attempt, at.attempt + MAX_ATTEMPTS):
             began = time.monotonic()
+            assert isinstance(at.adapter, AdapterState)  # the table of modes
             found = self._drive(batch(self.driver, at.round, attempt, at.adapter, at.verdicts))
             if found.reason is not None:
                 number = at.round + len(found.rounds)
@@ -167,7 +194,7 @@ class Runner:
                     "seconds": round(seconds / len(results), 3),
                 }
             )
-        self.after_round(last.round, adapter_of(last.adapter))
+        self.after_round(last.round, _shown(last.adapter))
         self._witness(last.round)
         return _Reached(last.round + 1, attempt, last.adapter, dict(last.verdicts))
 
@@ -175,7 +202,7 @@ class Runner:
         """Have the sites cosign the log as it is now, and keep the cosigned checkpoint."""
         self.log.publish(self._drive(witness(self.driver, index, self.log.signed(), self.log.leaves())))
 
-    def attest(self, adapter: AdapterState) -> Attested:
+    def attest(self, adapter: State) -> Attested:
         """What each site signs about its part. Enough of them, and where canaries were planted all that were in the
         last sum: none of them can be left out so that its measurement is not seen. AbortError otherwise.
         """
@@ -184,7 +211,9 @@ class Runner:
         body, needed = b"", frozenset[SiteId]()
         if plan.canaries.per_site:
             verdicts = decode_packets(final.verdicts, "journalled verdicts")
-            body, needed = FinalAdapter(adapter.to_bytes(), verdicts).encode(), self.journal.survivors()[-1]
+            needed = self.journal.survivors()[-1]
+            if isinstance(adapter, AdapterState):  # otherwise each site has it, and the coordinator has not
+                body = FinalAdapter(adapter.to_bytes(), verdicts).encode()
         tried = 0
         for attempt in count():
             asked = self._asked
@@ -201,7 +230,7 @@ class Runner:
             "nothing is released. A resumed run asks again"
         )
 
-    def close(self, adapter: AdapterState, attested: Attested) -> None:
+    def close(self, adapter: State, attested: Attested) -> None:
         """The end of the run: the attestations, and in the log which adapter came from which base by which sites.
 
         ReleaseBlockedError where a site withholds the adapter: the log then says so, and registers none.
@@ -217,7 +246,7 @@ class Runner:
         self._witness(self.driver.plan.rounds)
         raise ReleaseBlockedError("; ".join(reasons[site] for site in sorted(reasons)))
 
-    def _register(self, adapter: AdapterState) -> None:
+    def _register(self, adapter: State) -> None:
         plan, digest = self.driver.plan, adapter.digest().hex()
         sites = tuple(sorted(frozenset().union(*self.journal.survivors())))
         model = ModelEntry(
@@ -259,6 +288,11 @@ class Runner:
             self.report(_measured(exchange, stored, seconds))
         self.sequence += 1
         return stored
+
+
+def _shown(state: State) -> State:
+    """What a round's watcher is given: the plain adapter, where the coordinator has one."""
+    return adapter_of(state) if isinstance(state, AdapterState) else state
 
 
 def _measured(exchange: Exchange, outcome: Outcome, seconds: float) -> dict[str, object]:

@@ -132,7 +132,7 @@ class EncryptionWorkers:
         except (OSError, EOFError, ValueError):
             at = -1
         # Check 114 (decryption oracle): whatever failed, it looks the same from outside.
-        if at != len(found) or words > len(found):
+        if at != len(found) or words > len(found) or found[words:].any():
             self.close()
             raise PeerViolationError(UNOPENED) from None
         return found[:words]

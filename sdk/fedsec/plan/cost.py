@@ -91,7 +91,7 @@ def distributed_step(plan: Plan) -> DistributedStep:
     sites' noise at 14 deviations, and all in one coordinate. ConfigError where there is none.
     """
     sites = len(plan.roster.sites)
-    return _distributed_step(plan.dp, plan.secure.quorum, sites, Lanes.named(plan.secure.ring).largest_sum)
+    return _distributed_step(plan.dp, plan.secure.quorum, sites, Lanes.named(plan.secure.lanes).largest_sum)
 
 
 @lru_cache(maxsize=64)

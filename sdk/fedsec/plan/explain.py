@@ -17,6 +17,7 @@ from fedsec.plan.policy import worst_effective_cohort
 from fedsec.plan.statement import Level, Statement, count_in_words
 from fedsec_secure.codec import SIGNATURE_BYTES
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.masking.draw import least_threshold
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
@@ -83,14 +84,20 @@ def _protection(draft: Draft, sites: int | None) -> list[Statement]:
                 "of notes from it. For baselines only; each site's policy must allow it by name.",
             )
         ]
-    if draft.secure.mode != "mask":
+    if not draft.secure.is_masked:
         return []
+    sums = "everyone in the run sees the sum."
+    if draft.secure.mode == "he-mask":
+        sums = (
+            "the sum is encrypted, and only the sites open it: the coordinator has neither sums nor the adapter, but "
+            "with the key of one site it has both."
+        )
     return [
         Statement(
             "fact",
             "protection",
-            "Masks hide each site's update from the coordinator and from the other sites; everyone in the run sees the "
-            "sum. No site's notes leave it.",
+            f"Masks hide each site's update from the coordinator and from the other sites; {sums} No site's notes "
+            "leave it.",
         ),
         Statement(
             "risk",
@@ -116,7 +123,7 @@ def colluders_needed(draft: Draft, sites: int) -> int:
 
 def _collusion(draft: Draft, sites: int | None) -> list[Statement]:
     """How many must conspire, and how many may fail."""
-    if draft.secure.mode != "mask" or sites is None:
+    if not draft.secure.is_masked or sites is None:
         return []
     if draft.weighting.groups is not None:
         return _in_groups(draft, sites, draft.weighting.groups)
@@ -223,7 +230,7 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
         return []
     low, high = weighting.count_min, weighting.count_max
     share = high / (high + (quorum - 1) * low)
-    seen = "which nobody learns" if draft.secure.mode == "mask" else "which the coordinator learns"
+    seen = "which nobody learns" if draft.secure.is_masked else "which the coordinator learns"
     effective = float(worst_effective_cohort(draft))
     return [
         Statement(
@@ -309,10 +316,10 @@ def _group_influence(draft: Draft, groups: int) -> list[Statement]:
 
 def _encoding(draft: Draft, sites: int | None) -> list[Statement]:
     """How coarse the sum is."""
-    if draft.secure.mode != "mask" or sites is None:
+    if not draft.secure.is_masked or sites is None:
         return []
     try:
-        fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
+        fixed = FixedPoint.choose(Lanes.named(draft.secure.lanes), sites, draft.secure.clip)
     except ConfigError as e:
         return [Statement("refused", "encoding", str(e))]
     text = (
@@ -347,13 +354,16 @@ def _baselines(draft: Draft, sites: int | None) -> list[Statement]:
 def _bytes(draft: Draft, sites: int, coordinates: int) -> list[Statement]:
     """What one site sends and receives in a round, apart from a few kilobytes of keys and shares."""
     try:
-        fixed = FixedPoint.choose(Lanes.named(draft.secure.ring), sites, draft.secure.clip)
+        fixed = FixedPoint.choose(Lanes.named(draft.secure.lanes), sites, draft.secure.clip)
     except ConfigError:
         return []
     weight_max = draft.weighting.count_max if draft.weighting.rule == "size" else 1
-    parameters = SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size")
-    up = parameters.masked_bytes if draft.secure.mode == "mask" else 8 * parameters.words
+    encryption = STANDARD if draft.secure.mode == "he-mask" else None
+    parameters = SumParameters(fixed, coordinates, weight_max, draft.weighting.rule == "size", encryption=encryption)
+    up = parameters.masked_bytes if draft.secure.is_masked else 8 * parameters.words
     down = 4 * coordinates + up  # the adapter, and for the verdict the sum
+    if encryption is not None:
+        down = encryption.sum_bytes(parameters.words, sites)  # after the first round a digest stands for the adapter
     if draft.weighting.groups is not None:
         down += draft.weighting.groups * up  # and then those of all groups
     shown = (

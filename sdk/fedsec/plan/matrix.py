@@ -32,7 +32,7 @@ SINGLE: Final[Mapping[tuple[str, str], str | None]] = MappingProxyType(
     {
         ("secure.mode", "mask"): None,
         ("secure.mode", "none"): None,
-        ("secure.mode", "he-mask"): f"homomorphic encryption around the masks {_NOT_BUILT}; use mask",
+        ("secure.mode", "he-mask"): None,
         ("secure.mode", "he"): f"homomorphic encryption under a key that the sites share {_NOT_BUILT}; use mask",
         ("weighting.rule", "uniform"): None,
         ("weighting.rule", "size"): None,
@@ -57,6 +57,10 @@ PAIRS: Final[Mapping[tuple[tuple[str, str], tuple[str, str]], str]] = MappingPro
     {
         (("secure.mode", "he-mask"), ("weighting.rule", "group-influence")): (
             "the coordinator scores group sums, and with he-mask it never holds one"
+        ),
+        (("secure.mode", "he-mask"), ("dp.mode", "distributed")): (
+            "an encrypted word has lanes of 23 bits, too narrow for noise on a fine grid, and every step would be a "
+            "round of encryption; use mask"
         ),
         (("weighting.rule", "size"), ("dp.mode", "local")): (
             "a weight by a count tells about the count, and no noise is added to it; use uniform"

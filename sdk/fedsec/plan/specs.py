@@ -157,7 +157,23 @@ class SecureSpec(Strict):
     clip: float = Field(0.5, gt=0, le=1e6)
     """Every coordinate of an update is clipped to [-clip, clip] before it is encoded."""
     ring: Literal["2x32", "3x21", "4x16"] = "3x21"
-    """Lanes a 64-bit word carries x bits a lane."""
+    """Lanes a 64-bit word carries x bits a lane. Encrypted words have lanes of their own, 2x23."""
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether updates travel under masks, encrypted besides or not."""
+        return self.mode in {"mask", "he-mask"}
+
+    @property
+    def lanes(self) -> str:
+        """The lanes of the words that travel."""
+        return "2x23" if self.mode in {"he-mask", "he"} else self.ring
+
+    @model_validator(mode="after")
+    def _lanes_are_those_of_the_mode(self) -> SecureSpec:
+        if self.lanes == "2x23" and self.ring != "3x21":
+            raise ValueError(f'ring is set, but encrypted words (mode "{self.mode}") have lanes of their own: drop it')
+        return self
 
     @property
     def quorum(self) -> int:

@@ -40,11 +40,11 @@ class Protection:
 
 def protection(plan: Plan) -> Protection:
     """The table for a plan. ConfigError for a mode that this version does not run."""
-    if plan.secure.mode not in ("mask", "none"):
+    if plan.secure.mode not in ("mask", "he-mask", "none"):
         raise ConfigError(
-            f"secure.mode is {plan.secure.mode}: this version runs mask and none, and knows no other's risks"
+            f"secure.mode is {plan.secure.mode}: this version runs mask, he-mask and none, and knows no other's risks"
         )
-    masked = plan.secure.mode == "mask"
+    masked = plan.secure.is_masked
     most = colluders_needed(plan, len(plan.roster.sites)) - 1
     few = (
         f"the coordinator with up to {count_in_words(most)} site{'' if most == 1 else 's'}"
@@ -58,12 +58,11 @@ def protection(plan: Plan) -> Protection:
         "whoever has the adapter",
         "whoever has this run folder",
     )
-    rows = (_notes(plan), _update(plan), _sum(plan), _ADAPTER, _weight(plan), _scores(plan), _TRAFFIC)
+    rows = (_notes(plan), _update(plan), _sum(plan), _adapter(plan), _weight(plan), _scores(plan), _TRAFFIC)
     return Protection(columns, rows)
 
 
 _KNOWN = Cell("known", "Has it.")
-_ADAPTER = Row("The finished adapter", (_KNOWN, _KNOWN, _KNOWN, _KNOWN, Cell("known", "It is in there.")))
 _TRAFFIC = Row(
     "Who took part, when, and what was refused",
     (
@@ -76,12 +75,19 @@ _TRAFFIC = Row(
 )
 
 
+def _adapter(plan: Plan) -> Row:
+    alone = _KNOWN
+    if plan.secure.mode == "he-mask":
+        alone = Cell("no", "Its digest. Who runs all sites in one process has it in the run folder.")
+    return Row("The finished adapter", (alone, _KNOWN, _KNOWN, _KNOWN, Cell("known", "It is in there.")))
+
+
 def _notes(plan: Plan) -> Row:
     unit, target = plan.dp.unit, plan.dp.target_epsilon
     bound = "nothing bounds it" if plan.dp.mode == "none" else f"ε ≤ {target:g} bounds it for one {unit}"
     holder = Cell("part", f"Can test whether a note was in it; may repeat rare text: {bound}.")
     through = "only what adapter and sums show"
-    seen = through if plan.secure.mode == "mask" else "but parts can be rebuilt from the updates"
+    seen = through if plan.secure.is_masked else "but parts can be rebuilt from the updates"
     if "central" in plan.evaluation.baselines:
         pooled = Cell("yes", "Pooled in one place for the comparison “central”.")
         others = Cell("part", f"Not sent to them: {through}.")
@@ -115,15 +121,21 @@ def _update(plan: Plan) -> Row:
         return Row(what, (near, near, others, Cell("no", gone), kept))
     needed = count_in_words(colluders_needed(plan, len(plan.roster.sites)))
     alone = Cell("no", "Masked; it gets the sum only, even if it lies.")
+    if plan.secure.mode == "he-mask":
+        alone = Cell("no", "Masked and encrypted; it gets nothing it can read, even if it lies.")
     few = Cell("no", f"Masked. From {needed} sites on they could, if the coordinator lies.")
     return Row(what, (alone, few, others, Cell("no", gone), kept))
 
 
 def _sum(plan: Plan) -> Row:
     size = f"at least {count_in_words(plan.fewest_in_a_sum)} sites"
+    alone, few = Cell("known", f"Of {size}, every round."), Cell("known", "As on the left.")
+    if plan.secure.mode == "he-mask":
+        alone = Cell("no", "Encrypted: it adds what it cannot read, and has no key.")
+        few = Cell("known", f"One site’s key opens it: of {size}, every round.")
     cells = (
-        Cell("known", f"Of {size}, every round."),
-        Cell("known", "As on the left."),
+        alone,
+        few,
         Cell("known", "To check it and compute the next adapter."),
         Cell("part", "Only what all rounds made."),
         Cell("part", "What all rounds made."),

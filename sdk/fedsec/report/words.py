@@ -169,6 +169,7 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
         "distributed": f"each one step over all sites, with {drawn}",
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}
+    modes["he-mask"] = "masked sums, encrypted until the sites open them"
     sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.fewest_in_a_sum} sites in each"
     weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
     weights["group-influence"] = f"by the scores of {plan.weighting.groups} groups’ sums"

@@ -7,7 +7,8 @@ before?; the signature; strict parsing; the context; the work; the record, durab
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from fedsec_secure.masking.checks import check_members, close_cohort, open_reque
 from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
-from fedsec_secure.masking.site_masked import Contribution, NoisyContribution, SiteMasked
+from fedsec_secure.masking.site_masked import Contribution, Encrypting, NoisyContribution, SiteMasked
 from fedsec_secure.masking.site_plain import SitePlain
 from fedsec_secure.masking.site_revealed import SiteRevealed
 from fedsec_secure.masking.site_shared import SiteShared
@@ -69,7 +70,7 @@ class SiteAgent:
         self._note = Notes(self.log, identity, plan, store)
         self._note.allowed(approval)
         floor = max(plan.secure.minimum_cohort, identity.policy.minimum_cohort)
-        self._table = MASKED if plan.secure.mode == "mask" else PLAIN
+        self._table = PLAIN if plan.secure.mode == "none" else MASKED
         masked = self._table is MASKED
         rule = weight_rule(plan)
         group = (self._roster, floor, plan.secure.threshold)
@@ -117,13 +118,14 @@ class SiteAgent:
         )
         request = TrainRequest.decode(packet)
         place = Place(request.run, request.round, request.attempt)
-        adapter = self._parsed(request.adapter, place)
-        context = self._context(place, adapter.digest())
+        digest, begin = self._announced(request, place)
+        context = self._context(place, digest)
         # Check 56 (replay): the request is for the plan, round and adapter that it carries.
         if claimed_context(body) != context:
             raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
         self._admit(place, place.round)
         self._store.claim(place, "train", self._table)
+        adapter = begin()
         self._start(place, adapter, request)
         update = self._ensure_update(place, adapter)
         if self._plan.weighting.private is not None and update.score is not None:
@@ -149,13 +151,18 @@ class SiteAgent:
         shapes = self._work.initial_adapter().shapes
         return AdapterState.from_bytes(adapter, shapes_before(self._plan, place.round, shapes))
 
+    def _announced(self, request: TrainRequest, place: Place) -> tuple[bytes, Callable[[], AdapterState]]:
+        """The digest of what a round starts from, and how to have it once the request is known to be for this round."""
+        adapter = self._parsed(request.adapter, place)
+        return adapter.digest(), lambda: adapter
+
     def _start(self, place: Place, adapter: AdapterState, request: TrainRequest) -> None:
         """Bind the round to its adapter: the plan's first one, or one that this site or enough others verified."""
         if place.round == 0:
             check_first(adapter, self._work.initial_adapter())
         else:
             own = self._store.result(place.run, place.round - 1)
-            check_next(adapter, own, request.verdicts, self._attested(place), self._cohort)
+            check_next(adapter.digest(), own, request.verdicts, self._attested(place), self._cohort)
         self._store.start_round(place.run, place.round, adapter.digest(), request.adapter)
 
     def _context(self, place: Place, adapter: bytes) -> bytes:
@@ -218,12 +225,21 @@ class SiteAgent:
         group = self._group(place.run)
         parameters, contribution = self._contribution(place, shared.weights(group))
         path = self._store.upload_path(shared.stated.context)
-        with write_upload(path, "masked", self._id.me, parameters.words) as upload:
+        sign = self._id.key.sign
+        with (
+            self._encrypting(place.run, parameters) as encrypting,
+            write_upload(path, "masked", self._id.me, parameters.words) as upload,
+        ):
             state, upload.head = SiteMasked.enter(
-                shared, body, group, parameters, contribution, self._id.key.sign, upload.write
+                shared, body, group, parameters, contribution, sign, upload.write, encrypting=encrypting
             )
         self._store.save(place, "mask", state.bound, body, state.record(), path)
         return path
+
+    @contextmanager
+    def _encrypting(self, run: str, parameters: SumParameters) -> Iterator[Encrypting | None]:
+        """What masked words go through on their way out; None where they leave as they are."""
+        yield None
 
     def _confirm(self, body: bytes) -> Reply:
         place, record = self._continue("confirm", body)
@@ -293,16 +309,20 @@ class SiteAgent:
         request = VerdictRequest.decode(open_request(exchange, body, claimed_context(body), self._cohort))
         adapter = AdapterState.from_bytes(self._store.adapter(place.run, place.round))
         parameters = self._parameters(adapter, place)
+        return place, adapter, request, self._decoded(place, record, request, parameters, exchange)
+
+    def _decoded(
+        self, place: Place, record: bytes, request: VerdictRequest, parameters: SumParameters, exchange: str
+    ) -> Decoded:
+        """What a sum decodes to, once it is known to be that of the uploads that this site confirmed."""
         total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
         if isinstance(self._cohort, Group):
             revealed, group = SiteRevealed.restore(record), self._group(place.run)
             check_members(request.heads, self._id.me, group, f"the {exchange}")
-            decoded = revealed.check_sum(request.heads, total, request.tag, parameters, group)
-        else:
-            plain = SitePlain.restore(record)
-            check_members(request.heads, self._id.me, self._cohort, f"the {exchange}")
-            decoded = plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
-        return place, adapter, request, decoded
+            return revealed.check_sum(request.heads, total, request.tag, parameters, group)
+        plain = SitePlain.restore(record)
+        check_members(request.heads, self._id.me, self._cohort, f"the {exchange}")
+        return plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
 
     # ---- helpers
 

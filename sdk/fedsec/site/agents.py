@@ -6,15 +6,18 @@ from fedsec.plan.group_checks import is_grouped
 from fedsec.plan.model import Plan
 from fedsec.site.agent import SiteAgent
 from fedsec.site.ahead import AheadAgent
+from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.groups import GroupAgent
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.store import SiteStore
-from fedsec.wire import shares_ahead
+from fedsec.wire import is_encrypted, shares_ahead
 
 
 def agent_for(identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> SiteAgent:
     """The agent that answers the exchanges of this plan."""
     if is_grouped(plan):
         return GroupAgent(identity, plan, store, work)
+    if is_encrypted(plan):
+        return EncryptedAgent(identity, plan, store, work)
     kind = AheadAgent if shares_ahead(plan) else SiteAgent
     return kind(identity, plan, store, work)

@@ -18,7 +18,7 @@ def attest(
     """The signed attestation of one run as the site's record has it now. ``approval``: the file that holds now."""
     own = core_roster(plan).sites[identity.me].hex
     confirmed = store.log.confirmed(run)
-    masked = plan.secure.mode == "mask"
+    masked = plan.secure.is_masked
     rounds = tuple(
         VerifiedRound(
             round=number,

@@ -49,6 +49,10 @@ class RunEnd:
         self._work = work
         self._cohort = cohort
         self._roster = core_roster(plan)
+        self.final: Callable[[str], AdapterState] | None = None
+        """Gives a run's last adapter, where the site has it from nobody else."""
+        self.after: Callable[[str], None] = lambda run: None
+        """What is done once a run is attested, again if it is asked again."""
 
     @property
     def handlers(self) -> Mapping[str, Callable[[bytes], Reply]]:
@@ -103,28 +107,31 @@ class RunEnd:
     def _attest(self, body: bytes) -> Reply:
         """Sign it, once; from here on the run gets nothing more."""
         run, content = self._open("attest", body, attest_context)
-        stored = self._store.log.attested(run)
-        if stored is not None:
-            return stored
-        exposed = self._exposed(run, content)
-        signed = attest(self._id, self._plan, self._store, run, self._id.authorise(), exposed)
-        reply = self._seal("attest", body, signed)
-        self._store.log.save_attested(run, reply)
+        reply = self._store.log.attested(run)
+        if reply is None:
+            exposed = self._exposed(run, content)
+            signed = attest(self._id, self._plan, self._store, run, self._id.authorise(), exposed)
+            reply = self._seal("attest", body, signed)
+            self._store.log.save_attested(run, reply)
+        self.after(run)
         return reply
 
     def _exposed(self, run: str, content: bytes) -> Exposed | None:
         """How exposed this site's canaries are under the run's last adapter, where the plan plants any."""
         spec, last = self._plan.canaries, self._plan.rounds - 1
+        if content and (not spec.per_site or self.final is not None):
+            raise PeerViolationError("no adapter is needed here to attest this plan's run; expected an empty request")
         if not spec.per_site:
-            if content:
-                raise PeerViolationError("the plan plants no canaries; expected an empty request")
             return None
+        if self.final is not None:
+            bits = self._work.exposure(self.final(run), canaries_of(self._id, self._plan))
+            return Exposed(candidates=spec.candidates, bits=bits)
         request = FinalAdapter.decode(content)
         shapes = shapes_before(self._plan, self._plan.rounds, self._work.initial_adapter().shapes)
         adapter = AdapterState.from_bytes(request.adapter, shapes)
         attested = verdict_context(self._plan_digest, run, last, self._roster.digest())
         # Check 84 (flattering adapter): what is measured is the adapter that this site verified.
-        check_next(adapter, self._store.result(run, last), request.verdicts, attested, self._cohort)
+        check_next(adapter.digest(), self._store.result(run, last), request.verdicts, attested, self._cohort)
         bits = self._work.exposure(adapter, canaries_of(self._id, self._plan))
         return Exposed(candidates=spec.candidates, bits=bits)
 

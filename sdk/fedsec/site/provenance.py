@@ -22,23 +22,23 @@ def check_first(adapter: AdapterState, planned: AdapterState) -> None:
 
 
 def check_next(
-    adapter: AdapterState, own: bytes | None, verdicts: Mapping[SiteId, bytes], context: bytes, cohort: Cohort
+    adapter: bytes, own: bytes | None, verdicts: Mapping[SiteId, bytes], context: bytes, cohort: Cohort
 ) -> None:
-    """The adapter of a later round is the one that this site verified itself at the end of the last.
+    """The adapter of a later round, by its digest, is the one that this site verified itself at the end of the last.
 
     ``own`` is that adapter's digest; None where the site was away, and then the adapter must be the one that at least
     the floor's number of sites verified: ``verdicts`` are their packets, bound to ``context``.
     """
     if own is not None:
         # Check 60 (trap adapter): later rounds start from the sum that this site verified.
-        if own != adapter.digest():
+        if own != adapter:
             raise PeerViolationError("the round does not start from the sum that this site verified")
         return
     for site, packet in verdicts.items():
         verify = cohort.roster.verifier(site)
         signed = open_packet(packet, kind="verdict", sender=site, context=context, verify=verify)
         # Check 61 (trap adapter): or, where it was away, from the one that others verified.
-        if bytes(signed) != adapter.digest():
+        if bytes(signed) != adapter:
             raise PeerViolationError(f"{site} attests another adapter than the one of this round")
     # Check 62 (trap adapter): as many of them as a sum needs.
     if len(verdicts) < cohort.floor:

@@ -19,6 +19,7 @@ import numpy as np
 
 from fedsec.site.record_chain import RecordChain
 from fedsec.site.store_draw import DrawRecord
+from fedsec.site.store_key import KeyRecord
 from fedsec.site.store_log import LogRecord
 from fedsec.site.store_personal import PersonalRecord
 from fedsec.spool import private_folder, write_durably
@@ -90,6 +91,7 @@ class SiteStore:
         self.log = LogRecord(self._db, self.chain)
         self.personal = PersonalRecord(self._db, folder)
         self.draws = DrawRecord(self._db, self.chain)
+        self.keys = KeyRecord(self._db, self.chain)
         self._sweep()
 
     def close(self) -> None:

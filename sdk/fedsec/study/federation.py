@@ -15,12 +15,14 @@ from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.journal import Journal
 from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
+from fedsec.coordinator.state import State
 from fedsec.data.schema import Example
 from fedsec.engines.embedded import EmbeddedTransport
 from fedsec.evaluation.scores import KINDS, Scores
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
+from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.identity import SiteWork
 from fedsec.site.work import LocalWork, TestSet, score_tests, validation_loss
 from fedsec.study.certify import write_certificate
@@ -58,6 +60,7 @@ class Study:
     stopping: Event = field(default_factory=Event)
     work: Callable[[LocalWork], SiteWork] = lambda local: local
     """What a site does with its notes; an experiment on public corpora may keep what its sites make of them."""
+    _agents: tuple[SiteAgent, ...] = field(init=False, repr=False, default=())
 
     @property
     def plan(self) -> Plan:
@@ -80,6 +83,7 @@ class Study:
         """All that is left to do: rounds, adapter, baselines, scores. Safe to call again after a kill."""
         with ExitStack() as stack:
             agents = {SiteId(n): self._agent(n, stack) for n in self.plan.roster.sites if n in self.sites}
+            self._agents = tuple(agents.values())
             journal = Journal(self.folder.path)
             stack.callback(journal.close)
             roster = core_roster(self.plan)
@@ -93,11 +97,12 @@ class Study:
             driver = Driver(self.plan, self.folder.run, key.sign, self.report, log.record, self._loss)
             transport = EmbeddedTransport(agents, self.models.count, self.stopping)
             runner = Runner(driver, journal, transport, self.report, log, self._score_round)
-            adapter = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
+            last = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
+            adapter = self._known(self.plan.rounds, last)
             self._score(adapter, runner)
-            attested = runner.attest(adapter)
+            attested = runner.attest(last)
             self.folder.save_attestations({site: signed for site, (signed, _) in attested.items()})
-            runner.close(adapter, attested)
+            runner.close(last, attested)
         adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
         self.report({"event": "finished"})
         write_certificate(self.folder, key)
@@ -107,6 +112,17 @@ class Study:
         data = (self.training[name], self.tests, self.validation, held_out)
         work = LocalWork(name, self.plan, self.models, *data, self.step)
         return open_agent(self.sites[name], self.plan, self.work(work), stack)
+
+    def _known(self, number: int, state: State) -> AdapterState:
+        """What round ``number`` starts from: where sums are encrypted, from a site of this process that has it."""
+        if isinstance(state, AdapterState):
+            return state
+        for agent in self._agents:
+            if isinstance(agent, EncryptedAgent) and (held := agent.held(self.folder.run, number)) is not None:
+                found = adapter_of(held)
+                if state.digest() in (held.digest(), found.digest()):
+                    return found
+        raise VerificationError(f"no site of this process has the adapter that the sites attest after round {number}")
 
     def _loss(self, adapter: AdapterState) -> float:
         """At the coordinator, of what decrypted sums lead to, where the plan weighs groups by it."""
@@ -130,12 +146,12 @@ class Study:
         if "central" in asked and CENTRAL not in self.folder.results().scores:
             self._score_once(CENTRAL, self._central())
 
-    def _score_round(self, index: int, adapter: AdapterState) -> None:
+    def _score_round(self, index: int, state: State) -> None:
         """Where the plan asks for it: the shared adapter on public tests. Everyone in the run could do the same."""
         limit = self.plan.evaluation.round_test_limit
         if limit is None or any((e["event"], e.get("round")) == ("scored", index) for e in self.folder.events()):
             return
-        found = score_tests(self.models, adapter, self.plan, self.tests, limit)
+        found = score_tests(self.models, self._known(index + 1, state), self.plan, self.tests, limit)
         f1 = {t: {k: v for k in KINDS if (v := s.f1(k, "strict")) is not None} for t, s in found.items()}
         self.report({"event": "scored", "round": index, "f1": f1})
 

@@ -93,7 +93,7 @@ class SumFrames:
 
     def parts(self) -> list[Buffer]:
         """Seeds, then c0."""
-        return [self.seeds.data, self.c0.view(np.uint8).data]
+        return [self.seeds.reshape(-1).data, self.c0.reshape(-1).view(np.uint8).data]
 
     @classmethod
     def decode(cls, data: Buffer, parameters: BfvParameters, words: int, addends: int) -> SumFrames:

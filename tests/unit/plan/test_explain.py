@@ -18,6 +18,7 @@ from fedsec.plan.specs import (
     ValidationSet,
     WeightingSpec,
 )
+from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
@@ -80,9 +81,26 @@ def test_mode_none_is_said_in_clear_words(world):
 
 
 def test_a_mode_that_is_not_built_claims_no_protection(world):
-    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="he-mask", threshold=4)})
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="he", threshold=4)})
     assert texts(draft, 5, topic="protection") == []
     assert "not built" in texts(draft, 5, level="refused")[0]
+
+
+def test_encrypted_sums_are_opened_at_the_sites(world):
+    plan = world.plan(secure=SecureSpec(mode="he-mask", threshold=4))
+    first, risk = texts(plan, topic="protection")
+    assert "only the sites open it: the coordinator has neither sums nor the adapter" in first
+    assert "with the key of one site it has both" in first
+    assert "can test whether a note was in the training" in risk
+    assert texts(plan, topic="collusion") == texts(world.plan(), topic="collusion"), "the masks are the same"
+    step = FixedPoint.choose(Lanes.named("2x23"), 5, 0.5).step
+    assert f"steps of {step:.3g} (23-bit lanes, 5 sites)" in texts(plan, topic="encoding")[0]
+    d = 1_843_200
+    up = STANDARD.upload_bytes(d // 2) + 8
+    (text,) = texts(plan, coordinates=d, topic="bytes")
+    assert f"sends {(up + 64) / 1e6:.2f} MB and receives {STANDARD.sum_bytes(d // 2, 5) / 1e6:.2f} MB" in text
+    with pytest.raises(ValueError, match="lanes of their own"):
+        SecureSpec(mode="he-mask", threshold=4, ring="4x16")
 
 
 def test_quantisation_step_is_the_encoders_own(world):

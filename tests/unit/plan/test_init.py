@@ -152,7 +152,7 @@ def test_a_policy_that_asks_for_two_officers_is_not_met_by_the_one_that_is_made_
 
 def test_wrong_names_and_unsupported_plans_stop_before_any_key(world, tmp_path, folders):
     with pytest.raises(ConfigError, match="not built"):
-        complete(world, tmp_path, folders, secure=world.draft.secure.model_copy(update={"mode": "he-mask"}))
+        complete(world, tmp_path, folders, secure=world.draft.secure.model_copy(update={"mode": "he"}))
     assert not list(tmp_path.rglob("*.key"))
     with pytest.raises(ConfigError, match="expected the name oak"):
         complete(world, tmp_path, {**folders, "oak": folders["ash"]})

@@ -9,7 +9,7 @@ SCORED = (("influence", "none"), ("influence", "local"))
 STRATEGIES = ("fedit", "ffa", "rolora", "fedsa", "fedsvd", "fed-sb")
 SUPPORTED = {
     Combination(mode, rule, strategy, dp, optimiser)
-    for mode in ("mask", "none")
+    for mode in ("mask", "he-mask", "none")
     for rule, dp in (("uniform", "none"), ("size", "none"), ("uniform", "local"), *SCORED)
     for strategy in STRATEGIES
     for optimiser in ("average", "adam")
@@ -22,7 +22,7 @@ SUPPORTED |= {
     if strategy != "fedsa"
     for dp in ("none", "local")
 }
-UNBUILT = {"he-mask", "he"}
+UNBUILT = {"he"}
 
 
 @pytest.mark.parametrize("cell", all_combinations(), ids="/".join)

@@ -1,0 +1,103 @@
+"""What a site's record holds of a run's encryption key: its offer, what it dealt, the key, and that it is gone."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from fedsec.site.record_chain import RecordChain
+from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.masking.ceremony import SiteOffered
+from fedsec_secure.secrets import SecretBytes
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS encryption (
+  run TEXT PRIMARY KEY, offered BLOB, packet BLOB NOT NULL, offers BLOB, dealt BLOB, key BLOB, reply BLOB,
+  destroyed INTEGER NOT NULL DEFAULT 0);
+"""
+
+
+class KeyRecord:
+    """A part of the site's write-ahead record, over its connection. Each step is there before its answer leaves."""
+
+    def __init__(self, db: sqlite3.Connection, chain: RecordChain) -> None:
+        self._db = db
+        self._chain = chain
+        db.executescript(_SCHEMA)
+
+    def offer(self, run: str) -> bytes | None:
+        """The signed offer of a run: one a run, for ever."""
+        return self._value(run, "packet")
+
+    def offered(self, run: str) -> SiteOffered:
+        """Where the secret half of the offer still is. PeerViolationError where the key was taken, or destroyed."""
+        record = self._value(run, "offered")
+        if record is None:
+            raise PeerViolationError(f"this site waits for no encryption key of run {run}")
+        return SiteOffered.restore(record)
+
+    def save_offered(self, run: str, state: SiteOffered) -> None:
+        """Before the offer leaves."""
+        with self._chain.transaction():
+            row = (run, state.record(), state.packet)
+            self._db.execute("INSERT INTO encryption (run, offered, packet) VALUES (?, ?, ?)", row)
+            self._chain.advance(b"key-offer", state.packet)
+
+    def dealt(self, run: str) -> tuple[bytes, bytes] | None:
+        """At the dealer: the digest of the offers that it dealt to, and its packet."""
+        offers, packet = self._value(run, "offers"), self._value(run, "dealt")
+        return None if offers is None or packet is None else (offers, packet)
+
+    def save_dealt(self, run: str, offers: bytes, packet: bytes) -> None:
+        """Before it leaves; never for a second set of offers."""
+        with self._chain.transaction():
+            sql = "UPDATE encryption SET offers = ?, dealt = ? WHERE run = ? AND dealt IS NULL"
+            if self._db.execute(sql, (offers, packet, run)).rowcount != 1:
+                raise PeerViolationError(f"an encryption key of run {run} was dealt already")
+            self._chain.advance(b"key-deal", packet)
+
+    def reply(self, run: str) -> bytes | None:
+        """What was answered to `key-take`."""
+        return self._value(run, "reply")
+
+    def save_key(self, run: str, key: SecretBytes, reply: bytes) -> None:
+        """Before the site answers `key-take`; the secret half of the offer goes."""
+        with self._chain.transaction():
+            sql = "UPDATE encryption SET key = ?, reply = ?, offered = NULL"
+            sql += " WHERE run = ? AND key IS NULL AND destroyed = 0"
+            if self._db.execute(sql, (key.reveal(), reply, run)).rowcount != 1:
+                raise PeerViolationError(f"this site has, or had, an encryption key of run {run}")
+            self._chain.advance(b"key-take", reply)
+        self._forget()
+
+    def key(self, run: str) -> SecretBytes:
+        """PeerViolationError where there is none: not taken yet, or destroyed."""
+        key = self._value(run, "key")
+        if key is None:
+            why = "destroyed its encryption key" if self.is_destroyed(run) else "has no encryption key"
+            raise PeerViolationError(f"this site {why} of run {run}: nothing of it is encrypted or opened here")
+        return SecretBytes(key)
+
+    def is_destroyed(self, run: str) -> bool:
+        """Whether a key of this run was here and is no more."""
+        row = self._db.execute("SELECT destroyed FROM encryption WHERE run = ?", (run,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def destroy(self, run: str) -> None:
+        """Delete the key and what it could be had from, for ever."""
+        with self._chain.transaction():
+            sql = "UPDATE encryption SET key = NULL, offered = NULL, destroyed = 1 WHERE run = ? AND destroyed = 0"
+            if self._db.execute(sql, (run,)).rowcount:
+                self._chain.advance(b"key-destroyed", run.encode())
+        self._forget()
+
+    def runs(self) -> list[tuple[str, bool, bytes | None]]:
+        """(run, whether its key is destroyed, the signed answer with its fingerprint) of every ceremony, by run."""
+        rows = self._db.execute("SELECT run, destroyed, reply FROM encryption ORDER BY run").fetchall()
+        return [(str(run), bool(gone), reply) for run, gone, reply in rows]
+
+    def _value(self, run: str, column: str) -> bytes | None:
+        row = self._db.execute(f"SELECT {column} FROM encryption WHERE run = ?", (run,)).fetchone()  # noqa: S608
+        return None if row is None or row[0] is None else bytes(row[0])
+
+    def _forget(self) -> None:
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a deleted secret would stay readable in the log
