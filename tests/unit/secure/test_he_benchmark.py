@@ -13,7 +13,7 @@ import pytest
 from benchmarks import he
 from fedsec_secure.he.parameters import SEED_BYTES, STANDARD
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_encryption_benchmark_prints_its_rows():
