@@ -84,25 +84,26 @@ def chunks(lanes: Ints) -> Iterator[Words]:
         yield buffer[: part.shape[1]]
 
 
+def upload(pool: EncryptionWorkers, lanes: Ints, path: Path) -> Measured:
+    """A site's update, encrypted into a file."""
+    with path.open("wb") as out:
+        usage = Usage(pids(pool))
+        side = pool.encrypting(out.write)
+        for chunk in chunks(lanes):
+            side.write(chunk)
+        side.finish()
+        return usage.stop()
+
+
 def encrypt(params: int, sites: int, folder: Path) -> Measured:
     """Every site's upload into the folder. The times are of the site that took least of each."""
-    measured: list[Measured] = []
     with EncryptionWorkers(KEY) as pool:
-        for site in range(sites):
-            lanes = lanes_of(site, params, sites)
-            with (folder / str(site)).open("wb") as out:
-                usage = Usage(pids(pool))
-                side = pool.encrypting(out.write)
-                for chunk in chunks(lanes):
-                    side.write(chunk)
-                side.finish()
-                measured.append(usage.stop())
-    size = (folder / "0").stat().st_size
+        measured = [upload(pool, lanes_of(site, params, sites), folder / str(site)) for site in range(sites)]
     return {
         "cpu": min(one["cpu"] for one in measured),
         "wall": min(one["wall"] for one in measured),
         "memory": max(one["memory"] for one in measured),
-        "bytes": size / params,
+        "bytes": (folder / "0").stat().st_size / params,
     }
 
 
