@@ -2,6 +2,7 @@
 
 VENV ?= .venv
 PEER ?= .venv-peer
+HE_PEER ?= .venv-peer-he
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Every file that pip takes is pinned by hash, and a wheel: installing runs no package's code.
@@ -65,16 +66,19 @@ test: check unit
 test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m slow $(PYTEST)
 
-# Flower pins other versions of what fedsec uses: it gets an environment of its own.
-$(PEER)/.installed: requirements/peer.txt | $(BIN)/python
-	"$(PYTHON)" -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --only-binary=:all: \
-	  --require-hashes -r requirements/peer.txt
+# Flower and NVFlare pin other versions of what fedsec uses: each gets an environment of its own.
+$(PEER)/.installed: requirements/peer.txt
+$(HE_PEER)/.installed: requirements/peer-he.txt
+$(PEER)/.installed $(HE_PEER)/.installed: | $(BIN)/python
+	"$(PYTHON)" -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --only-binary=:all: \
+	  --require-hashes -r $<
 	@touch $@
 
-bench: $(VENV)/.test-installed $(PEER)/.installed
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-	  name=$$(basename "$$file" .py); echo "== $$name"; FEDSEC_PEER=$(PEER)/bin/python $(BIN)/python -m "benchmarks.$$name" --json; \
+bench: $(VENV)/.test-installed $(PEER)/.installed $(HE_PEER)/.installed
+	@set -e; export FEDSEC_PEER=$(PEER)/bin/python FEDSEC_HE_PEER=$(HE_PEER)/bin/python; \
+	for file in benchmarks/[a-z]*.py; do \
+	  name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" --json; \
 	done
 
 lock: $(VENV)/.installed
@@ -82,5 +86,5 @@ lock: $(VENV)/.installed
 	$(BIN)/python requirements/update.py
 
 clean:
-	rm -rf $(VENV) $(PEER) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEER) $(HE_PEER) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

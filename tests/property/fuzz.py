@@ -26,6 +26,8 @@ from fedsec.training.adapter import AdapterState
 from fedsec.wire import TrainRequest, VerdictRequest
 from fedsec_secure.codec import Header, head_length, open_head, open_packet
 from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, VerificationError
+from fedsec_secure.he.parameters import STANDARD
+from fedsec_secure.he.ring import SumFrames
 from fedsec_secure.identity.envelope import open_envelope, sign_envelope
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.pkcs8 import decode_private_key
@@ -119,6 +121,11 @@ def targets() -> dict[str, Target]:
             lambda data: open_withdrawal(data, "site-a", [officer.public]), [withdrawal], (VerificationError,)
         ),
         "key file": Target(lambda data: decode_private_key(data, None, "fuzz"), [_key_file(officer)], (ConfigError,)),
+        "encrypted sum": Target(
+            partial(SumFrames.decode, parameters=STANDARD, words=1, addends=2),
+            [bytes(STANDARD.sum_bytes(1, 2))],
+            encode=lambda value: b"".join(value.parts()),
+        ),
         **record_targets(),
     }
 
