@@ -13,9 +13,10 @@ from fedsec.training.group_step import group_rule
 from fedsec.training.public_step import adapter_of, after_sum
 from fedsec.training.strategies import local_update
 from fedsec.wire import sum_parameters
-from fedsec_secure.codec import seal, sha256
+from fedsec_secure.codec import head_length, seal, sha256
 from fedsec_secure.errors import AbortError, FedsecError, TransportError
 from fedsec_secure.masking.draw import commitment
+from fedsec_secure.masking.group_messages import CombineRequest
 from fedsec_secure.masking.site_draw import SiteCommitted
 from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.record.entries import AggregateEntry, DrawEntry, ScoresEntry, SurvivorsEntry, decode_entry
@@ -275,3 +276,33 @@ def test_other_strategies(tmp_path, keys, strategy):
 def test_a_run_needs_a_loss_at_the_coordinator(tmp_path, keys):
     with opened(tmp_path, keys, group_plan(keys), loss=None) as federation, pytest.raises(FedsecError, match="valid"):
         federation.run()
+
+
+def test_no_groups_sum_is_on_a_disk_once_its_round_is_over(tmp_path, keys):
+    """What nobody has, nobody can score again: the coordinator's word about losses stays its word."""
+    shown: list[bytes] = []
+
+    class Shown:
+        """Keeps what a site is shown of all groups in the last round."""
+
+        def __init__(self, site, agent):
+            self.agent = agent
+
+        def handle(self, name, body):
+            if name == "verdict":
+                packet = body[head_length(body) :]
+                shown[:] = [bytes(words) for words in CombineRequest.decode(packet).words]
+            return self.agent.handle(name, body)
+
+    with opened(tmp_path, keys, group_plan(keys, rounds=2), wrap=Shown) as federation:
+        federation.run()
+        own = federation.stores["site-a"].update(RUN, 0)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+
+    def is_kept(data: bytes) -> bool:
+        """Any 32 bytes of it, wherever they stand."""
+        return any(data[at : at + 32] in file for at in range(0, len(data) - 31, 32) for file in written)
+
+    assert is_kept(own.values.tobytes()), "the search finds what is there"
+    assert len(shown) == 2
+    assert [is_kept(words) for words in shown] == [False, False]
