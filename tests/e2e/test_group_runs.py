@@ -22,7 +22,7 @@ from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.record.entries import AggregateEntry, DrawEntry, ScoresEntry, SurvivorsEntry, decode_entry
 from fedsec_secure.secrets import SecretBytes
 from fedsec_secure.weighting.groups import shares
-from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, make_plan, run_once
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, loss_of, make_plan, run_once
 from tests.e2e.test_dropout import Flaky, flaky
 
 SITES = 8
@@ -44,14 +44,8 @@ def group_plan(keys, **options):
     return make_plan(keys, **({"rule": "group-influence", "weighting": {"cap": 0.4}, "rounds": 1} | options))
 
 
-def loss(adapter: AdapterState) -> float:
-    """Differs by tenths between groups: by the sign of what moved."""
-    moved = adapter.flatten().astype(np.float64)
-    return 1.0 + 8 * float(abs(moved[:7].sum() - 0.05)) + float((moved**2).sum()) / 10
-
-
 def opened(folder, keys, plan, **options) -> Federation:
-    return Federation(folder, keys, plan, **({"loss": loss} | options))
+    return Federation(folder, keys, plan, **({"loss": loss_of} | options))
 
 
 def said(federation: Federation, event: str) -> list[dict]:
@@ -84,7 +78,7 @@ def test_the_adapter_is_what_known_updates_give(tmp_path, keys, lost):
     known = updates(plan, start, NAMES)
     means = [np.mean([np.clip(known[s], -0.5, 0.5) for s in group], axis=0) for group in survivors]
     parameters = sum_parameters(plan, len(means[0]))
-    levels = [level_of(loss(start.unflatten((start.flatten() + m).astype(np.float32)))) for m in means]
+    levels = [level_of(loss_of(start.unflatten((start.flatten() + m).astype(np.float32)))) for m in means]
     assert all(abs(a - b) <= 1 for a, b in zip(levels, found["levels"], strict=True))
     counts = [len(group) for group in survivors]
     weights = group_rule(plan).weigh(counts, found["levels"])
@@ -217,7 +211,7 @@ def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, k
 
     monkeypatch.setattr(SiteCommitted, "begin", staticmethod(begin))
     plan = group_plan(keys, rounds=2)
-    expected = run_once(tmp_path / "calm", keys, plan, loss=loss)
+    expected = run_once(tmp_path / "calm", keys, plan, loss=loss_of)
 
     class Stopped(BaseException):
         """Ctrl-C."""
@@ -240,7 +234,7 @@ def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, k
 
     def counted(adapter):
         measured.append(adapter.digest())
-        return loss(adapter)
+        return loss_of(adapter)
 
     with opened(tmp_path, keys, plan, loss=counted) as federation:
         adapter = federation.run()
