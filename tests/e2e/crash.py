@@ -26,9 +26,15 @@ from fedsec.plan.model import Plan
 from fedsec.plan.specs import DpSpec
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
-from tests.e2e.federation import Federation, Keys, make_plan
+from fedsec_secure.codec import seal
+from fedsec_secure.masking.draw import commitment
+from fedsec_secure.masking.site_draw import SiteCommitted
+from fedsec_secure.secrets import SecretBytes
+from tests.e2e.federation import RUN, Federation, Keys, loss_of, make_plan
 
-RESULT, SENT = "result.json", "sent.txt"
+RESULT, SENT, ANSWERS = "result.json", "sent.txt", "answers.txt"
+_ONCE = ("commit", "reveal", "draw", "sum", "verdict")
+"""What a site of a run in groups answers once, whatever happens."""
 
 
 class Moments:
@@ -72,15 +78,19 @@ class WatchedDatabase:
 
 def watch_site(store: SiteStore, ledger: Ledger, who: str, moments: Moments) -> None:
     """A site's record and its ledger, two files that have to agree."""
-    store._db = store.chain._db = store.log._db = store.personal._db = WatchedDatabase(store._db, who, moments)
+    watched = WatchedDatabase(store._db, who, moments)
+    store._db = store.chain._db = store.log._db = store.personal._db = store.draws._db = watched
     ledger._file._db = WatchedDatabase(ledger._file._db, f"{who} ledger", moments)
 
 
 class WatchedAgent:
-    """A site whose answers begin and end at moments. What a step sends stands in ``sent``, over all lives."""
+    """A site whose answers begin and end at moments.
 
-    def __init__(self, site: str, agent, moments: Moments, sent: Path) -> None:
-        self._site, self._agent, self._moments, self._sent = site, agent, moments, sent
+    What a step sends stands in `SENT`, and digests of what is answered once in `ANSWERS`, over all lives.
+    """
+
+    def __init__(self, site: str, agent, moments: Moments, folder: Path) -> None:
+        self._site, self._agent, self._moments, self._folder = site, agent, moments, folder
 
     def handle(self, name: str, body: bytes):
         self._moments.pass_by(f"{self._site} before {name}")
@@ -88,8 +98,12 @@ class WatchedAgent:
         if name == "step":
             place = self._agent._place(name, body)
             update, upload = self._agent._store.update(place.run, place.round), hashlib.sha256(reply.read_bytes())
-            with self._sent.open("a") as lines:
+            with (self._folder / SENT).open("a") as lines:
                 print(self._site, place.round, place.attempt, update.sha256.hex(), upload.hexdigest(), file=lines)
+        if name in _ONCE:
+            place = self._agent._place(name, body)
+            with (self._folder / ANSWERS).open("a") as lines:
+                print(self._site, name, place.round, hashlib.sha256(reply).hexdigest(), file=lines)
         self._moments.pass_by(f"{self._site} after {name}")
         return reply
 
@@ -146,17 +160,36 @@ def run(job: Mapping, keys: Keys) -> None:
         folder,
         keys,
         plan_of(job, keys),
-        wrap=lambda site, agent: WatchedAgent(site, agent, moments, folder / SENT),
+        wrap=lambda site, agent: WatchedAgent(site, agent, moments, folder),
         carry=lambda transport: WatchedTransport(transport, moments),
+        loss=loss_of,
     )
+    if "nonces" in job:
+        _draw_with(job["nonces"])
     with federation:
         for name, store in federation.stores.items():
             watch_site(store, federation.ledgers[name], name, moments)
         federation.journal._db = WatchedDatabase(federation.journal._db, "journal", moments)
         watch_files(moments)
         adapter = federation.run()
+        drawn = {name: store.draws.committed(RUN) for name, store in federation.stores.items()}
+        groups = {store.draws.groups(RUN) for store in federation.stores.values()}
     result = {"adapter": adapter.digest().hex(), "moments": moments.labels, "left": what_is_left(folder)}
+    result["nonces"] = {name: state.nonce.reveal().hex() for name, state in drawn.items() if state is not None}
+    result["groups"] = sorted(groups, key=str)
     (folder / RESULT).write_text(json.dumps(result))
+
+
+def _draw_with(nonces: Mapping[str, str]) -> None:
+    """The groups of another run again: in this process sites commit to what they committed to there."""
+
+    def begin(me, context, sign):
+        nonce = SecretBytes(bytes.fromhex(nonces[me]))
+        return SiteCommitted(
+            me, context, nonce, seal("commit", me, context, commitment(context, me, nonce.reveal()), sign)
+        )
+
+    SiteCommitted.begin = begin
 
 
 def what_is_left(folder: Path) -> list[str]:
@@ -201,9 +234,10 @@ class CrashLab:
             command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, folder: Path, kill_at: int | str | None = None, **plan) -> dict:
-        """Run (or resume) the federation of ``folder`` in a fresh child."""
-        job = json.dumps({"folder": str(folder), "kill_at": kill_at, "plan": plan})
+    def run(self, folder: Path, kill_at: int | str | None = None, nonces: Mapping | None = None, **plan) -> dict:
+        """Run (or resume) the federation of ``folder`` in a fresh child. ``nonces``: of sites that draw groups."""
+        drawn = {} if nonces is None else {"nonces": nonces}
+        job = json.dumps({"folder": str(folder), "kill_at": kill_at, "plan": plan} | drawn)
         self._process.stdin.write(job + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())

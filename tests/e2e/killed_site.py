@@ -15,8 +15,10 @@ import numpy as np
 
 from fedsec.attacks.build import AgentSite
 from fedsec.attacks.lab import VICTIM, World, make_world
+from fedsec.plan.model import Plan
 from fedsec_secure.errors import FedsecError, TransportError
 from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
 from tests.e2e.crash import Moments, watch_files, watch_site
 
 Lie = Callable[[str, bytes], tuple[str, bytes] | None]
@@ -32,10 +34,11 @@ def never_the_same(site, usual, adapter, times):
 
 def serve(pipe, folder: str, plan: str, kill_at: int | None) -> None:
     """The child: answer requests until it is told to end, or dies."""
-    world = make_world()
+    given = Plan.model_validate_json(plan)
+    world = make_world(rule=given.weighting.rule, sites=tuple(map(SiteId, given.roster.sites)))
     key = SigningKey.load(Path(folder) / "site.key")
     officers = {VICTIM: (SigningKey.load(Path(folder) / "officer.key"),)}
-    world = replace(world, plan=type(world.plan).model_validate_json(plan), keys={VICTIM: key}, officers=officers)
+    world = replace(world, plan=given, keys={VICTIM: key}, officers=officers)
     world = replace(world, learn=never_the_same)
     moments = Moments(kill_at)
     site = AgentSite(world, VICTIM, Path(folder) / "state")

@@ -13,15 +13,16 @@ from fedsec.training.group_step import group_rule
 from fedsec.training.public_step import adapter_of, after_sum
 from fedsec.training.strategies import local_update
 from fedsec.wire import sum_parameters
-from fedsec_secure.codec import seal, sha256
+from fedsec_secure.codec import head_length, seal, sha256
 from fedsec_secure.errors import AbortError, FedsecError, TransportError
 from fedsec_secure.masking.draw import commitment
+from fedsec_secure.masking.group_messages import CombineRequest
 from fedsec_secure.masking.site_draw import SiteCommitted
 from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.record.entries import AggregateEntry, DrawEntry, ScoresEntry, SurvivorsEntry, decode_entry
 from fedsec_secure.secrets import SecretBytes
 from fedsec_secure.weighting.groups import shares
-from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, make_plan, run_once
+from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, loss_of, make_plan, run_once
 from tests.e2e.test_dropout import Flaky, flaky
 
 SITES = 8
@@ -43,14 +44,8 @@ def group_plan(keys, **options):
     return make_plan(keys, **({"rule": "group-influence", "weighting": {"cap": 0.4}, "rounds": 1} | options))
 
 
-def loss(adapter: AdapterState) -> float:
-    """Differs by tenths between groups: by the sign of what moved."""
-    moved = adapter.flatten().astype(np.float64)
-    return 1.0 + 8 * float(abs(moved[:7].sum() - 0.05)) + float((moved**2).sum()) / 10
-
-
 def opened(folder, keys, plan, **options) -> Federation:
-    return Federation(folder, keys, plan, **({"loss": loss} | options))
+    return Federation(folder, keys, plan, **({"loss": loss_of} | options))
 
 
 def said(federation: Federation, event: str) -> list[dict]:
@@ -83,7 +78,7 @@ def test_the_adapter_is_what_known_updates_give(tmp_path, keys, lost):
     known = updates(plan, start, NAMES)
     means = [np.mean([np.clip(known[s], -0.5, 0.5) for s in group], axis=0) for group in survivors]
     parameters = sum_parameters(plan, len(means[0]))
-    levels = [level_of(loss(start.unflatten((start.flatten() + m).astype(np.float32)))) for m in means]
+    levels = [level_of(loss_of(start.unflatten((start.flatten() + m).astype(np.float32)))) for m in means]
     assert all(abs(a - b) <= 1 for a, b in zip(levels, found["levels"], strict=True))
     counts = [len(group) for group in survivors]
     weights = group_rule(plan).weigh(counts, found["levels"])
@@ -216,7 +211,7 @@ def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, k
 
     monkeypatch.setattr(SiteCommitted, "begin", staticmethod(begin))
     plan = group_plan(keys, rounds=2)
-    expected = run_once(tmp_path / "calm", keys, plan, loss=loss)
+    expected = run_once(tmp_path / "calm", keys, plan, loss=loss_of)
 
     class Stopped(BaseException):
         """Ctrl-C."""
@@ -239,7 +234,7 @@ def test_stopped_after_an_exchange_and_opened_again_it_ends_the_same(tmp_path, k
 
     def counted(adapter):
         measured.append(adapter.digest())
-        return loss(adapter)
+        return loss_of(adapter)
 
     with opened(tmp_path, keys, plan, loss=counted) as federation:
         adapter = federation.run()
@@ -275,3 +270,33 @@ def test_other_strategies(tmp_path, keys, strategy):
 def test_a_run_needs_a_loss_at_the_coordinator(tmp_path, keys):
     with opened(tmp_path, keys, group_plan(keys), loss=None) as federation, pytest.raises(FedsecError, match="valid"):
         federation.run()
+
+
+def test_no_groups_sum_is_on_a_disk_once_its_round_is_over(tmp_path, keys):
+    """What nobody has, nobody can score again: the coordinator's word about losses stays its word."""
+    shown: list[bytes] = []
+
+    class Shown:
+        """Keeps what a site is shown of all groups in the last round."""
+
+        def __init__(self, site, agent):
+            self.agent = agent
+
+        def handle(self, name, body):
+            if name == "verdict":
+                packet = body[head_length(body) :]
+                shown[:] = [bytes(words) for words in CombineRequest.decode(packet).words]
+            return self.agent.handle(name, body)
+
+    with opened(tmp_path, keys, group_plan(keys, rounds=2), wrap=Shown) as federation:
+        federation.run()
+        own = federation.stores["site-a"].update(RUN, 0)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+
+    def is_kept(data: bytes) -> bool:
+        """Any 32 bytes of it, wherever they stand."""
+        return any(data[at : at + 32] in file for at in range(0, len(data) - 31, 32) for file in written)
+
+    assert is_kept(own.values.tobytes()), "the search finds what is there"
+    assert len(shown) == 2
+    assert [is_kept(words) for words in shown] == [False, False]

@@ -16,8 +16,8 @@ from fedsec_secure.masking.draw import draw_context
 from fedsec_secure.masking.group_messages import CombineRequest, GroupSum, Scores
 from fedsec_secure.masking.messages import encode_packets
 from fedsec_secure.record.entries import DrawEntry, ScoresEntry
-from tests.e2e.federation import RUN, Federation, Keys
-from tests.e2e.test_group_runs import NAMES, SITES, group_plan, loss
+from tests.e2e.federation import RUN, Federation, Keys, loss_of
+from tests.e2e.test_group_runs import NAMES, SITES, group_plan
 from tests.e2e.test_hostile_requests import train_request
 
 A = SiteId("site-a")
@@ -284,7 +284,7 @@ def test_a_verdict_that_the_groups_did_not_sign_is_refused(tmp_path, keys):
             "sums": f.scored(sums=(bytes(32), bytes(32))),
         }
 
-    federation = Federation(tmp_path, keys, plan, loss=loss, wrap=wrap)
+    federation = Federation(tmp_path, keys, plan, loss=loss_of, wrap=wrap)
     with federation:
         federation.run()
         assert [e["round"] for e in federation.events if e["event"] == "round"] == [0]
@@ -321,7 +321,7 @@ def test_what_the_coordinator_says_of_a_level_is_signed_and_kept(tmp_path, keys)
             return self.agent.handle(name, body)
 
     federation = Federation(
-        tmp_path, keys, plan, loss=loss, wrap=lambda s, agent: Flattered(agent) if s == "site-a" else agent
+        tmp_path, keys, plan, loss=loss_of, wrap=lambda s, agent: Flattered(agent) if s == "site-a" else agent
     )
     with federation:
         federation.run()
@@ -337,7 +337,7 @@ def test_what_the_coordinator_says_of_a_level_is_signed_and_kept(tmp_path, keys)
 @pytest.mark.parametrize("kind", [DrawEntry, ScoresEntry])
 def test_a_log_with_other_groups_or_scores_is_not_cosigned(tmp_path, keys, kind):
     plan = group_plan(keys)
-    with Federation(tmp_path, keys, plan, loss=loss) as federation:
+    with Federation(tmp_path, keys, plan, loss=loss_of) as federation:
         runner = federation.runner()
         record = runner.log.record
 
@@ -371,7 +371,7 @@ def test_a_site_that_signs_another_sum_of_its_group_is_set_aside_and_named(tmp_p
 
     plan = group_plan(keys)
     federation = Federation(
-        tmp_path, keys, plan, loss=loss, wrap=lambda s, agent: Liar(agent) if s == "site-a" else agent
+        tmp_path, keys, plan, loss=loss_of, wrap=lambda s, agent: Liar(agent) if s == "site-a" else agent
     )
     with federation:
         federation.run()

@@ -81,7 +81,7 @@ def second_answers(victim: KilledSite) -> list[str]:
     for (name, _), replies in answers.items():
         if len(replies) > 1 and not (name == "share" and len(attempts) > 1):
             found.append(f"two answers to {name}")
-    for name in ("mask", "confirm", "unmask", "verdict"):
+    for name in ("commit", "reveal", "draw", "mask", "confirm", "unmask", "sum", "verdict"):
         per_round = [key for key in answers if key[0] == name]
         if len(per_round) > (len(attempts) if name == "mask" else 1):
             found.append(f"{name} twice")

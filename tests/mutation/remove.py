@@ -22,6 +22,8 @@ from tests.mutation.checks import ROOT, Check, find_checks
 
 CORE = (
     "tests/sim/test_each_check.py",
+    "tests/sim/test_plain_stage.py",
+    "tests/sim/test_weighted_round.py",
     "tests/sim/test_tampering.py",
     "tests/sim/test_verified_sum.py",
     "tests/vectors",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.vectors.bad import bad_messages
+from tests.vectors.draws import bad_draws, draws
 from tests.vectors.transcript import RINGS, transcript
 
 HERE = Path(__file__).parent
@@ -16,6 +17,9 @@ def files() -> dict[str, str]:
     rounds = {ring: transcript(ring) for ring in RINGS}
     made = {f"round_{ring}.json": value for ring, value in rounds.items()}
     made["round_bad_messages.json"] = bad_messages(rounds["3x21"])
+    made["draws.json"] = draws()
+    refused = [{"message": m, "wrong": w, "bytes": data.hex(), "error": e} for m, w, data, e, _ in bad_draws()]
+    made["draw_bad_messages.json"] = refused
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 

@@ -277,3 +277,41 @@ def unmask_body(site: str, u3: Sequence[str], shares: Mapping[str, tuple[bytes, 
         kind = 1 if peer in u3 else 2
         out += text(peer) + u(8, kind) + shares[peer][kind - 1]
     return out
+
+
+# ---- section 4, rounds in groups: the draw
+
+
+def draw_context(plan: bytes, run: str, roster: bytes) -> bytes:
+    return H(text("fedsec draw v1"), plan, text(run), roster)
+
+
+def draw_commitment(site: str, draw: bytes, nonce: bytes) -> bytes:
+    return H(text("fedsec draw commitment v1"), text(site), draw, nonce)
+
+
+def opened(draw: bytes, commits: Mapping[str, bytes]) -> bytes:
+    return H(text("fedsec draw set v1"), draw, set_hash("commitments", commits))
+
+
+def draw_order(bound: bytes, nonces: Mapping[str, bytes]) -> list[str]:
+    seed = H(text("fedsec draw seed v1"), bound, *(text(s) + nonces[s] for s in sorted(nonces)))
+    order, k = sorted(nonces), 0
+    for i in range(len(order) - 1, 0, -1):
+        while True:
+            word = int.from_bytes(H(text("fedsec draw word v1"), seed, u(32, k))[:8], "big")
+            k += 1
+            if word < 2**64 - 2**64 % (i + 1):
+                break
+        j = word % (i + 1)
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def groups_of(order: Sequence[str], G: int) -> list[list[str]]:
+    return [sorted(order[g::G]) for g in range(G)]
+
+
+def groups_hash(groups: Sequence[Sequence[str]]) -> bytes:
+    listed = b"".join(u(16, len(group)) + b"".join(map(text, group)) for group in groups)
+    return H(text("fedsec draw groups v1"), u(16, len(groups)), listed)

@@ -18,11 +18,20 @@ def predict(
     adapter: Annotated[
         Path | None, typer.Option(help="Another PEFT folder than the run's, as `fedsec site personal` writes it.")
     ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Labels of one prompt, with commas; again for another prompt. Left out: all of the study's in one, or "
+            "what `fedsec site adapt` trained on."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines.
 
-    An adapter for titles writes each note with the title that it gives it.
+    Where sites annotate different labels, name each site's with an --ask of its own: no site taught the adapter to read
+    all of them at once. What the prompts find is put together. An adapter for titles writes each note with the title
+    that it gives it.
     """
     from rich.progress import Progress
 
@@ -32,11 +41,14 @@ def predict(
 
     documents = read_jsonl(notes).documents
     finished = Finished.load(run, adapter)
+    asked = tuple(ask or ())
     with Progress(console=err, transient=True, disable=quiet) as progress:
         task = progress.add_task("reading notes", total=None)
         lines = [
             document.model_dump_json() + "\n"
-            for document in finished.predict(documents, lambda n, of: progress.update(task, completed=n, total=of))
+            for document in finished.predict(
+                documents, lambda n, of: progress.update(task, completed=n, total=of), asked
+            )
         ]
     if output is None:
         sys.stdout.writelines(lines)

@@ -10,7 +10,7 @@ from typing import Final
 from fedsec.plan.cost import epsilon_of_scores
 from fedsec.plan.explain_privacy import canaries, privacy
 from fedsec.plan.explain_strategy import strategy
-from fedsec.plan.group_checks import check_group_sizes, group_floors
+from fedsec.plan.group_checks import check_group_sizes, fewest_in_a_round, group_floors
 from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
@@ -225,7 +225,7 @@ def _weights(draft: Draft, sites: int | None) -> list[Statement]:
     if weighting.rule == "influence":
         return _influence(draft)
     if weighting.groups is not None:
-        return _group_influence(draft, weighting.groups)
+        return _group_influence(draft, weighting.groups, sites)
     if weighting.rule != "size":
         return []
     low, high = weighting.count_min, weighting.count_max
@@ -290,12 +290,13 @@ def _influence(draft: Draft) -> list[Statement]:
     ]
 
 
-def _group_influence(draft: Draft, groups: int) -> list[Statement]:
+def _group_influence(draft: Draft, groups: int, sites: int | None) -> list[Statement]:
     """What is scored, by whom, and what a lie gains."""
     weighting = draft.weighting
     assert weighting.validation is not None  # the draft's own validator
     count = weighting.validation.examples or weighting.validation.limit
     size = "public examples" if count is None else f"{count} public examples"
+    fewest = fewest_in_a_round(draft, sites)
     return [
         Statement(
             "fact",
@@ -308,7 +309,7 @@ def _group_influence(draft: Draft, groups: int) -> list[Statement]:
             "risk",
             "weights",
             f"A coordinator that lies about a group's loss is not found out, but signs it. Then a site weighs "
-            f"up to {weighting.cap:.0%} of a round, not 1/{draft.secure.quorum}; no round is worth fewer than "
+            f"up to {weighting.cap:.0%} of a round, not 1/{fewest}; no round is worth fewer than "
             f"{float(worst_effective_cohort(draft)):.2f} equal sites.",
         ),
     ]

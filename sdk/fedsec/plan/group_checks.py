@@ -58,6 +58,15 @@ def group_floors(draft: Draft, sites: int) -> dict[int, int]:
     return {size: max(draft.secure.minimum_cohort, least_threshold(size)) for size in sizes}
 
 
+def fewest_in_a_round(draft: Draft, sites: int | None) -> int:
+    """Survivors that every round has: the quorum, and where there are groups each one's floor."""
+    quorum, groups = draft.secure.quorum, draft.weighting.groups
+    if groups is None or sites is None:
+        return quorum
+    floors, larger = group_floors(draft, sites), sites % groups
+    return max(quorum, (groups - larger) * floors[sites // groups] + larger * floors[-(-sites // groups)])
+
+
 def fewest_in_a_sum(draft: Draft, sites: int | None) -> int:
     """The fewest sites in any sum that is opened: of a group where there are groups, else of a round.
 

@@ -14,6 +14,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.spoken import spoken
 from fedsec.plan.statement import Statement
 from fedsec.report.exposure import Exposures, exposures
+from fedsec.report.groups import Grouping, grouping
 from fedsec.report.protection import Protection, protection
 from fedsec.report.rounds import Aborted, Refusal, RoundReport, Traffic, ending, refusals, rounds, total_bytes
 from fedsec.report.scoring import KindReport, kind_report, learning_curve
@@ -80,6 +81,7 @@ class ReportData:
     budgets: tuple[Budget, ...]
     exposures: Exposures
     rounds: tuple[RoundReport, ...]
+    grouping: Grouping
     ending: Traffic | None
     sent: int
     received: int
@@ -100,6 +102,7 @@ def gather(folder: RunFolder) -> ReportData:
     sent, received = total_bytes(events)
     refused, aborted = refusals(plan, entries, events)
     results = folder.results()
+    over = rounds(plan, entries, events, _verified(entries, said))
     return ReportData(
         run=folder.run,
         plan=plan,
@@ -110,7 +113,8 @@ def gather(folder: RunFolder) -> ReportData:
         protection=protection(plan),
         budgets=tuple(_budget(site, said.get(site)) for site in plan.roster.sites),
         exposures=exposures(plan, said),
-        rounds=rounds(plan, entries, events, _verified(entries, said)),
+        rounds=over,
+        grouping=grouping(plan, entries, events, [row.number - 1 for row in over]),
         ending=ending(plan, events),
         sent=sent,
         received=received,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedsec.plan.statement import count_in_words
 from fedsec.report import figures, words
 from fedsec.report.data import ReportData, gather
 from fedsec.study.folder import RunFolder
+from fedsec_secure.numeric.score_levels import STEPS_PER_NAT, WORST_LEVEL
+from fedsec_secure.weighting.groups import STEPS
 
 _VERDICTS = {"no": "No", "part": "In part", "yes": "Yes", "known": "Known"}
 
@@ -29,6 +32,7 @@ def page(data: ReportData) -> str:
     )
     environment.filters |= {"size": words.size, "duration": words.duration, "sites": ", ".join, "signed": words.signed}
     environment.filters |= {"epsilon": words.epsilon, "unbroken": words.unbroken}
+    environment.filters |= {"in_words": count_in_words}
     about_protection, about_rest = words.split(data.statements)
     return environment.get_template("page.html.j2").render(
         data=data,
@@ -41,6 +45,9 @@ def page(data: ReportData) -> str:
         about_rest=about_rest,
         settings=words.settings(data.plan),
         attested=any(budget.attested for budget in data.budgets),
+        validation=words.validation(data.plan),
+        worst=WORST_LEVEL // STEPS_PER_NAT,
+        steps=", ".join(f"{float(step):g}" for step in STEPS),
         budget_left=words.budget_left(data),
         refused=words.refused(data),
         results=[(kind, words.fairness(kind), words.gained(kind)) for kind in data.kinds],

@@ -151,7 +151,7 @@ def _weight(plan: Plan) -> Row:
     level: Level = "part" if timed else "no"
     gone = Cell("no", "Not in it.")
     if plan.weighting.rule != "size":
-        why = "all sites weigh the same" if plan.weighting.rule == "uniform" else "weights follow from scores"
+        why = "all sites weigh the same" if plan.weighting.rule == "uniform" else "weights follow from losses"
         unsent = Cell(level, f"Not sent: {why}.{hint}")
         return Row(what, (unsent, unsent, Cell("no", "Not sent."), gone, Cell(level, f"Not in it.{hint}")))
     others = Cell("no", "Only the total of all sites.")

@@ -20,12 +20,19 @@ from fedsec_secure.record.entries import Entry, RefusalEntry, RoundStartedEntry,
 M = TypeVar("M", bound=BaseModel)
 _PARTS = {"train": "training", "witness": "log"}
 _EXCHANGES: Mapping[str, str] = {
+    "commit": "committing to the draw of groups",
+    "reveal": "opening its part of the draw",
+    "draw": "drawing the groups",
+    "keys": "making keys for several rounds",
+    "deal": "sharing those keys",
+    "step": "sending a masked step",
     "train": "training",
     "share": "sharing keys",
     "mask": "sending the masked update",
     "plain": "sending the update in the open",
     "confirm": "confirming who is in the sum",
     "unmask": "taking the masks off the sum",
+    "sum": "checking its group’s sum",
     "verdict": "checking the sum",
     "witness": "signing the log",
     "baseline": "scoring its own model",
@@ -132,8 +139,8 @@ def rounds(
     started = Counter(
         number for number, _ in {(e.round, e.attempt) for e in entries if isinstance(e, RoundStartedEntry)}
     )
-    found = {e.round: e for e in _read(_Round, events, "round")}
-    exchanges = _read(_Exchange, events, "exchange")
+    found = {e.round: e for e in read_events(_Round, events, "round")}
+    exchanges = read_events(_Exchange, events, "exchange")
     roster = plan.roster.sites.keys()
     return tuple(
         RoundReport(
@@ -159,13 +166,13 @@ def _shares(plan: Plan, weights: Mapping[str, int]) -> dict[str, float]:
 
 def ending(plan: Plan, events: Sequence[Mapping[str, object]]) -> Traffic | None:
     """The end of the run: single-site scores, attestations and the last cosignatures; None before it."""
-    last = [e for e in _read(_Exchange, events, "exchange") if e.round >= plan.rounds]
+    last = [e for e in read_events(_Exchange, events, "exchange") if e.round >= plan.rounds]
     return _traffic(last) if last else None
 
 
 def total_bytes(events: Sequence[Mapping[str, object]]) -> tuple[int, int]:
     """(sent, received) in the whole run by the site that has most."""
-    whole = _traffic(_read(_Exchange, events, "exchange"))
+    whole = _traffic(read_events(_Exchange, events, "exchange"))
     return whole.sent, whole.received
 
 
@@ -180,7 +187,7 @@ def refusals(
         elif isinstance(entry, RefusalEntry):
             found.append(Refusal(current + 1, entry.site, asked(entry.exchange), entry.reason, True))
     known = {(r.round, r.site, r.asked, r.reason) for r in found}
-    for event in _read(_Absent, events, "lost", "refused", "left-out"):
+    for event in read_events(_Absent, events, "lost", "refused", "left-out"):
         for site, why in sorted(event.sites.items()):
             noted = Refusal(event.round + 1, site, asked(event.exchange), printable(why), False)
             key = (noted.round, noted.site, noted.asked, noted.reason)
@@ -188,7 +195,8 @@ def refusals(
                 known.add(key)
                 found.append(noted)
     given_up = {
-        (e.round + 1, e.attempt + 1, printable(e.reason)): None for e in _read(_Aborted, events, "attempt-aborted")
+        (e.round + 1, e.attempt + 1, printable(e.reason)): None
+        for e in read_events(_Aborted, events, "attempt-aborted")
     }
     return tuple(sorted(found, key=lambda refusal: refusal.round)), tuple(Aborted(*key) for key in given_up)
 
@@ -212,7 +220,8 @@ def _traffic(exchanges: Iterable[_Exchange]) -> Traffic:
     )
 
 
-def _read(model: type[M], events: Iterable[Mapping[str, object]], *names: str) -> list[M]:
+def read_events(model: type[M], events: Iterable[Mapping[str, object]], *names: str) -> list[M]:
+    """The events of these names, strictly; ConfigError for one that is not as fedsec writes it."""
     chosen = [event for event in events if event.get("event") in names]
     try:
         return TypeAdapter(list[model]).validate_python(chosen)  # type: ignore[valid-type]

@@ -82,6 +82,15 @@ def in_sums(data: ReportData) -> str:
     return f"{least if least == most else f'{least} to {most}'} of {len(data.plan.roster.sites)}"
 
 
+def validation(plan: Plan) -> str:
+    """What groups' sums are tried on."""
+    spec = plan.weighting.validation
+    if spec is None:
+        return ""
+    count = spec.examples or spec.limit
+    return f"{'public examples' if count is None else f'{count} public examples'} ({spec.name})"
+
+
 def budget_left(data: ReportData) -> str:
     """What the officer may still spend, as far as the run folder can say."""
     target = data.plan.dp.target_epsilon
@@ -172,7 +181,7 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
     modes["he-mask"] = "masked sums, encrypted until the sites open them"
     sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.fewest_in_a_sum} sites in each"
     weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
-    weights["group-influence"] = f"by the scores of {plan.weighting.groups} groups’ sums"
+    weights["group-influence"] = f"by the losses of the sums of {count_in_words(plan.weighting.groups or 0)} groups"
     rule = weights.get(plan.weighting.rule, plan.weighting.rule)
     dp = "none" if plan.dp.mode == "none" else f"{plan.dp.mode}, ε = {plan.dp.target_epsilon:g} per {plan.dp.unit}"
     return (

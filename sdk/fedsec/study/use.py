@@ -13,6 +13,7 @@ from fedsec.data.titles import make_title_prompt, title_of
 from fedsec.data.windows import Window, make_windows
 from fedsec.evaluation.generate import generate_answers
 from fedsec.plan.model import Plan
+from fedsec.plan.specs import TaskSpec
 from fedsec.study.adapted import is_adapted, open_adapted
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
@@ -22,12 +23,40 @@ from fedsec_secure.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class LabelSet:
+    """What one prompt asks for: sites teach the labels that they annotate together, and no other combination."""
+
+    entity_types: tuple[str, ...]
+    relation_types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: TaskSpec, names: str) -> LabelSet:
+        """From names with commas between them, in the study's order. ConfigError for what cannot be asked for."""
+        asked = {name.strip() for name in names.split(",")} - {""}
+        unknown = sorted(asked - {*task.entity_types, *task.relation_types})
+        if unknown:
+            known = ", ".join((*task.entity_types, *task.relation_types))
+            raise ConfigError(f"the study has no label {', '.join(unknown)}; expected some of {known}")
+        chosen = tuple(tuple(t for t in types if t in asked) for types in (task.entity_types, task.relation_types))
+        if not chosen[0]:
+            raise ConfigError(f"{names!r} names no entity type: a prompt asks for one at least, and links between them")
+        return cls(*chosen)
+
+
+_Answer = tuple[Window, LabelSet, str]
+"""What was shown, what was asked for, and what came."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """A run's adapter, ready to answer."""
 
     plan: Plan
     models: Replicas
     adapter: AdapterState
+    trained_on: LabelSet | None = None
+    """What one hospital taught it after the run, where it did. Which labels a run's own sites annotate is in their site
+    files and nowhere else."""
 
     @classmethod
     def load(cls, run: Path, adapter: Path | None = None) -> Finished:
@@ -40,7 +69,8 @@ class Finished:
             if adapter is not None:
                 raise ConfigError(f"{run} is an adapted model with an adapter of its own; leave out --adapter")
             own = open_adapted(run)
-            return cls(own.plan, Replicas(load_base(own.model)), own.adapter)
+            taught = LabelSet(own.record.records.entity_types, own.record.records.relation_types)
+            return cls(own.plan, Replicas(load_base(own.model)), own.adapter, taught)
         folder = RunFolder.open(run)
         if not (folder.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"{run} has no adapter yet: finish it with `fedsec resume {run}`")
@@ -53,28 +83,41 @@ class Finished:
         return cls(folder.plan, Replicas(load_base(folder.plan.model)), found)
 
     def predict(
-        self, documents: Sequence[Document], on_batch: Callable[[int, int], None] | None = None
+        self,
+        documents: Sequence[Document],
+        on_batch: Callable[[int, int], None] | None = None,
+        asked: Sequence[str] = (),
     ) -> Iterator[Document]:
         """The documents with what the model reads in them, or calls them; annotations that they had are not looked at.
 
         Offsets count code points of the document's text. Entities that the model names but the text does not hold are
-        left out.
+        left out. ``asked``: labels with commas between them, a prompt each, whose answers are put together; left out,
+        one prompt asks for what a hospital taught the adapter after the run, or else for all labels of the study.
         """
         if self.plan.task.kind == "title":
+            if asked:
+                raise ConfigError("this adapter writes titles, and has no labels to ask for; leave --ask out")
             yield from self._titled(documents, on_batch)
             return
         if self.plan.task.kind == "relations":
             raise ConfigError("this adapter links given mentions (task.kind = relations); it cannot read a bare note")
-        task = self.plan.task
+        task, sets = self.plan.task, self._label_sets(asked)
         bare = [d.model_copy(update={"entities": (), "relations": None}) for d in documents]
-        windows = [w for d in bare for w in make_windows(d, task.window)[0]]
-        prompts = [make_prompt(w.text, task.entity_types, task.relation_types or None) for w in windows]
+        places = [(w, one) for d in bare for w in make_windows(d, task.window)[0] for one in sets]
+        prompts = [make_prompt(w.text, one.entity_types, one.relation_types or None) for w, one in places]
         answers = self._answers(prompts, on_batch)
-        found: dict[str, list[tuple[Window, str]]] = {d.document_id: [] for d in bare}
-        for window, answer in zip(windows, answers, strict=True):
-            found[window.document_id].append((window, answer))
+        found: dict[str, list[_Answer]] = {d.document_id: [] for d in bare}
+        for (window, one), answer in zip(places, answers, strict=True):
+            found[window.document_id].append((window, one, answer))
+        with_relations = any(one.relation_types for one in sets)
         for document in bare:
-            yield self._annotated(document, found[document.document_id])
+            yield _annotated(document, found[document.document_id], with_relations=with_relations)
+
+    def _label_sets(self, asked: Sequence[str]) -> list[LabelSet]:
+        """A prompt's labels each, none twice."""
+        task = self.plan.task
+        every = self.trained_on or LabelSet(task.entity_types, task.relation_types)
+        return list(dict.fromkeys(LabelSet.of(task, names) for names in asked)) or [every]
 
     def _answers(self, prompts: Sequence[str], on_batch: Callable[[int, int], None] | None) -> list[str]:
         spec = self.plan.evaluation
@@ -95,20 +138,20 @@ class Finished:
             bare = {"entities": (), "relations": None}
             yield document.model_copy(update={**bare, "title": title_of(answer) or None})
 
-    def _annotated(self, document: Document, answers: Iterable[tuple[Window, str]]) -> Document:
-        task = self.plan.task
-        ids: dict[tuple[str, int, int], str] = {}
-        relations: list[Relation] = []
-        for window, answer in answers:
-            parsed = parse_answer(answer, window.text, task.entity_types, task.relation_types)
-            for e in parsed.entities:
-                ids.setdefault((e.type, e.start + window.offset, e.end + window.offset), f"T{len(ids) + 1}")
-            for r in parsed.relations:
-                head, tail = (ids[e.type, e.start + window.offset, e.end + window.offset] for e in (r.head, r.tail))
-                relations.append(Relation(type=r.type, head=head, tail=tail))
-        entities = tuple(
-            Entity(id=i, type=t, start=start, end=end, text=document.text[start:end])
-            for (t, start, end), i in ids.items()
-        )
-        known = tuple(relations) if task.relation_types else None
-        return document.model_copy(update={"entities": entities, "relations": known})
+
+def _annotated(document: Document, answers: Iterable[_Answer], *, with_relations: bool) -> Document:
+    """The document with everything that its answers name, each once, whichever of them name it."""
+    ids: dict[tuple[str, int, int], str] = {}
+    relations: dict[tuple[str, str, str], Relation] = {}
+    for window, asked, answer in answers:
+        parsed = parse_answer(answer, window.text, asked.entity_types, asked.relation_types)
+        for e in parsed.entities:
+            ids.setdefault((e.type, e.start + window.offset, e.end + window.offset), f"T{len(ids) + 1}")
+        for r in parsed.relations:
+            head, tail = (ids[e.type, e.start + window.offset, e.end + window.offset] for e in (r.head, r.tail))
+            relations[r.type, head, tail] = Relation(type=r.type, head=head, tail=tail)
+    entities = tuple(
+        Entity(id=i, type=t, start=start, end=end, text=document.text[start:end]) for (t, start, end), i in ids.items()
+    )
+    known = tuple(relations.values()) if with_relations else None
+    return document.model_copy(update={"entities": entities, "relations": known})

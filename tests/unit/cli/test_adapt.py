@@ -16,6 +16,7 @@ from fedsec.data.schema import Document
 from fedsec.data.synthetic import hospital, make_site
 from fedsec.plan.toml import write_toml
 from fedsec.study import adapt as adapting
+from fedsec.study import use
 from fedsec.study.adapted import RECORD, Unfinished, open_adapted
 from fedsec.study.folder import RunFolder
 from fedsec.study.local_notes import hold_out, read_notes
@@ -92,11 +93,23 @@ def test_a_new_hospital_gets_an_adapter_of_its_own_and_sees_that_it_helped(fedse
     assert not [w for w in words if w in text], "the record holds no note, no mention and no id"
 
 
-def test_predict_and_peft_take_the_result_as_they_take_a_runs(fedsec, run, notes, tmp_path):
+def test_predict_and_peft_take_the_result_as_they_take_a_runs(fedsec, run, notes, tmp_path, monkeypatch):
     assert fedsec("site", "adapt", run, notes, "--out", "own", "--held-out", "0", *LABELS, *QUICK).code == 0
     (tmp_path / "new.jsonl").write_text('{"document_id": "n", "patient_id": "p", "text": "Started kelvamide."}\n')
     assert fedsec("predict", "own", "--in", "new.jsonl", "--out", "read.jsonl", "--quiet").code == 0
     assert json.loads((tmp_path / "read.jsonl").read_text())["text"] == "Started kelvamide."
+    asked: list[str] = []
+    with monkeypatch.context() as m:
+        m.setattr(use, "generate_answers", lambda *args, **_: asked.extend(args[3]) or ["none"] * len(args[3]))
+        assert fedsec("predict", "own", "--in", "new.jsonl", "--quiet").code == 0
+        assert fedsec("predict", "own", "--in", "new.jsonl", "--quiet", "--ask", "Dose").code == 0
+        assert fedsec("predict", run, "--in", "new.jsonl", "--quiet").code == 0
+    own, chosen, every = (prompt.split("\n")[0] for prompt in asked)
+    assert own == "Extract Drug and Problem entities and treats and causes relations.", (
+        "what it was trained on, as its record says"
+    )
+    assert chosen == "Extract Dose entities."
+    assert every.startswith("Extract Drug, Dose, Problem, ")
     refused = fedsec("evaluate", "own", "--corpus", "harbour")
     assert refused.code == 2
     assert "no corpus 'harbour'" in said(refused)

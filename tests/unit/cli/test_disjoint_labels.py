@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fedsec.plan.sitefile import load_sites
+from fedsec.study import use
 from fedsec.study.corpora import load_public_tests, load_training
 from fedsec.study.folder import RunFolder
 
@@ -89,6 +90,80 @@ def test_each_site_teaches_its_own_labels_only_and_the_shared_test_counts_all(fe
     assert scores["everything"].relations.strict.micro.gold == 3
     assert scores["fewer"].relations is None
     assert fedsec("verify", "run").code == 0
+
+
+TAUGHT = {
+    "Extract Drug entities.": "drug0mide | Drug",
+    "Extract Problem entities.": "pain0 | Problem\nno such words | Problem\ndrug0mide | Drug",
+    "Extract Procedure and Organ entities and affects relations.": "0scopy | Procedure\nknee0 | Organ\n0scopy -> knee0",
+    "Extract Drug and Problem entities.": "drug0mide | Drug\npain0 | Problem",
+}
+"""What a model answers that was taught these prompts, and to any other ``none``."""
+
+
+@pytest.fixture
+def prompts(monkeypatch) -> list[str]:
+    """The first lines of all prompts that `fedsec predict` asks; a model answers that knows what it was taught."""
+    asked: list[str] = []
+
+    def answers(models, adapter, lora, prompts, **options):
+        asked.extend(prompt.split("\n")[0] for prompt in prompts)
+        return [TAUGHT.get(prompt.split("\n")[0], "none") for prompt in prompts]
+
+    monkeypatch.setattr(use, "generate_answers", answers)
+    return asked
+
+
+@pytest.fixture
+def unread(fedsec, sites, tmp_path):
+    """A finished run, and one note of two sentences."""
+    assert fedsec("run", "plan.toml", "--sites", sites, "--out", "run", "--init", "--quiet").code == 0
+    text = "Nothing here. Gave drug0mide for pain0, then 0scopy of the knee0."
+    path = tmp_path / "new.jsonl"
+    path.write_text(json.dumps({"document_id": "n", "patient_id": "p", "text": text}) + "\n")
+    return path
+
+
+def predicted(fedsec, notes, *asked: str) -> dict:
+    done = fedsec("predict", "run", "--in", notes, "--quiet", *(part for names in asked for part in ("--ask", names)))
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_predict_asks_what_sites_were_taught_and_puts_the_answers_together(fedsec, unread, prompts):
+    assert predicted(fedsec, unread)["entities"] == [], "all labels in one prompt is what no site was taught"
+    assert set(prompts) == {"Extract Drug, Problem, Procedure and Organ entities and affects relations."}
+    prompts.clear()
+    note = predicted(fedsec, unread, "Drug", "Problem", "affects, Organ,Procedure", "Drug,Problem", "Problem,Drug")
+    assert prompts == list(TAUGHT) * 2, "each set once for each of two sentences, whatever order its labels stand in"
+    found = {e["id"]: (e["type"], e["text"]) for e in note["entities"]}
+    assert sorted(found.values()) == [
+        ("Drug", "drug0mide"),
+        ("Organ", "knee0"),
+        ("Problem", "pain0"),
+        ("Procedure", "0scopy"),
+    ]
+    assert all(note["text"][e["start"] : e["end"]] == e["text"] for e in note["entities"])
+    (link,) = note["relations"]
+    assert (link["type"], found[link["head"]][1], found[link["tail"]][1]) == ("affects", "0scopy", "knee0")
+    alone = predicted(fedsec, unread, "Problem")
+    assert [e["type"] for e in alone["entities"]] == ["Problem"], "what was not asked for is not taken"
+    assert alone["relations"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("Drug,Dose", "the study has no label Dose; expected some of Drug, Problem, Procedure, Organ, affects"),
+        ("affects", "names no entity type"),
+        (" , ", "names no entity type"),
+    ],
+)
+def test_labels_that_cannot_be_asked_for(fedsec, unread, prompts, asked, why):
+    refused = fedsec("predict", "run", "--in", unread, "--ask", asked)
+    assert refused.code == 2
+    assert why in " ".join(refused.err.replace("│", " ").split())
+    assert prompts == []
 
 
 def test_a_site_that_does_not_say_which_labels_it_looked_for_is_stopped_and_told(fedsec, sites):

@@ -85,6 +85,9 @@ def test_a_study_of_titles_runs_is_scored_reported_and_used(fedsec, sites, tmp_p
     note = {"document_id": "n", "patient_id": "p", "text": "We gave drug7 and saw rash.", "title": "not to be seen"}
     (tmp_path / "in.jsonl").write_text(json.dumps(note) + "\n")
     assert fedsec("predict", "run", "--in", "in.jsonl", "--out", "out.jsonl", "--quiet").code == 0
+    assert "has no labels to ask for" in " ".join(
+        fedsec("predict", "run", "--in", "in.jsonl", "--ask", "Drug").err.split()
+    )
     read = json.loads((tmp_path / "out.jsonl").read_text())
     assert read["text"] == note["text"]
     assert read.get("title") != note["title"]

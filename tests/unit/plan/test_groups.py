@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedsec.plan.attestation import floors_of
-from fedsec.plan.explain import colluders_needed
+from fedsec.plan.explain import colluders_needed, explain
 from fedsec.plan.group_checks import group_floors
 from fedsec.plan.policy import draft_policy
 from fedsec.plan.policy_checks import check_plan
@@ -50,6 +50,14 @@ def test_six_sites_make_two_groups_and_five_none():
     assert plan_of(Keys.generate(6)).fewest_in_a_sum == 3
     with pytest.raises((ConfigError, ValueError), match="so 6 sites at least"):
         plan_of(Keys.generate(5))
+
+
+def test_what_a_lie_gains_is_told_against_the_smallest_round_that_can_be():
+    """Of six in two groups none may be missing, though the quorum of such a roster is five; of eight two may."""
+    for sites, fewest in ((6, 6), (8, 6)):
+        plan = plan_of(Keys.generate(sites))
+        (lie,) = (s.text for s in explain(plan) if "lies about a group's loss" in s.text)
+        assert f"weighs up to 40% of a round, not 1/{fewest};" in lie
 
 
 def test_a_policys_minimum_counts_for_sums_of_groups(keys):
