@@ -92,8 +92,11 @@ def _notes(plan: Plan) -> Row:
         pooled = Cell("yes", "Pooled in one place for the comparison “central”.")
         others = Cell("part", f"Not sent to them: {through}.")
         return Row("A site’s notes and labels", (pooled, pooled, others, holder, holder))
+    alone = Cell("part", f"Never sent: {seen}.")
+    if plan.secure.mode == "he-mask":
+        alone = Cell("no", "Never sent, and it reads neither adapter nor sums.")
     cells = (
-        Cell("part", f"Never sent: {seen}."),
+        alone,
         Cell("part", f"Never sent: {seen}, and the sites’ own."),
         Cell("part", f"Never sent: {through}."),
         holder,
@@ -158,8 +161,9 @@ def _weight(plan: Plan) -> Row:
     if plan.secure.mode == "none":
         seen = Cell("yes", "Sent in the clear, as the site’s weight.")
         return Row(what, (seen, seen, others, gone, gone))
-    alone = Cell(level, f"Masked; only the total is seen.{hint}")
-    return Row(what, (alone, alone, others, gone, Cell(level, f"Not in it.{hint}")))
+    few = Cell(level, f"Masked; only the total is seen.{hint}")
+    alone = Cell(level, f"Masked and encrypted; not even the total.{hint}") if plan.secure.mode == "he-mask" else few
+    return Row(what, (alone, few, others, gone, Cell(level, f"Not in it.{hint}")))
 
 
 def _scores(plan: Plan) -> Row:

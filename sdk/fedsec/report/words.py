@@ -49,6 +49,8 @@ def _protected(data: ReportData) -> str:
         sums = f"The coordinator got sums of {least} or more sites’ updates"
     else:
         sums = "The coordinator gets sums of updates"
+    if plan.secure.mode == "he-mask":
+        sums += ", encrypted under a key of the sites,"
     needed = count_in_words(colluders_needed(plan, len(plan.roster.sites)))
     return f"{start} {sums} and no single one; to open one it would have to lie, and to have {needed} sites with it."
 

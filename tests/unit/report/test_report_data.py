@@ -66,6 +66,17 @@ def test_counts_and_scores_follow_the_plan():
     assert column(single, "own model") == ["known", "known", "no", "no", "known"]
 
 
+def test_encrypted_sums_are_not_the_coordinators_to_read_until_a_site_helps():
+    plan = make_plan(Keys.generate(5), rule="size", mode="he-mask", change=2)
+    assert column(plan, "sum of all")[:3] == ["no", "known", "known"]
+    assert column(plan, "finished adapter")[:3] == ["no", "known", "known"]
+    assert column(plan, "notes and labels")[:2] == ["no", "part"]
+    assert column(plan, "update of a round") == ["no"] * 5
+    assert column(plan, "How many examples")[:2] == ["no", "no"]
+    (row,) = (r for r in protection(plan).rows if "How many examples" in r.what)
+    assert "not even the total" in row.cells[0].text
+
+
 def test_a_mode_that_does_not_run_gets_no_table():
     other = PLAN.model_copy(update={"secure": PLAN.secure.model_copy(update={"mode": "he"})})
     with pytest.raises(ConfigError, match=r"secure\.mode is he"):
