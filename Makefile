@@ -56,6 +56,8 @@ check: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=examples:examples/paper $(BIN)/mypy -p suite -p cells -m run
+	MYPYPATH=examples:examples/dp_tradeoff $(BIN)/mypy -p tradeoff -m run_grid
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test-installed

@@ -17,8 +17,6 @@ from fedsec.spool import write_durably
 class CellRow(Protocol):
     """A NamedTuple of strings and numbers whose field ``cell`` says which cell gave it."""
 
-    _fields: tuple[str, ...]
-
     @property
     def cell(self) -> str:
         """The cell's name."""
@@ -34,6 +32,7 @@ class Table(Generic[R]):
 
     def __init__(self, path: Path, kind: type[R], digits: int = 6) -> None:
         self.path, self.kind, self.digits = path, kind, digits
+        self._columns = list(get_type_hints(kind))
 
     def rows(self) -> list[R]:
         """All rows, in the order in which they were added; SystemExit for another file."""
@@ -42,8 +41,8 @@ class Table(Generic[R]):
         except FileNotFoundError:
             return []
         lines = csv.reader(io.StringIO(text))
-        if next(lines, None) != list(self.kind._fields):
-            raise SystemExit(f"{self.path}: expected the columns {', '.join(self.kind._fields)}; use another --results")
+        if next(lines, None) != self._columns:
+            raise SystemExit(f"{self.path}: expected the columns {', '.join(self._columns)}; use another --results")
         return [self._parsed(line) for line in lines]
 
     def add(self, *rows: R) -> None:
@@ -54,7 +53,7 @@ class Table(Generic[R]):
             kept = [row for row in self.rows() if row.cell not in new]
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(self.kind._fields)
+            writer.writerow(self._columns)
             writer.writerows(self._printed(row) for row in (*kept, *rows))
             write_durably(self.path, [out.getvalue().encode()])
 
@@ -63,7 +62,7 @@ class Table(Generic[R]):
 
     def _parsed(self, line: Sequence[str]) -> R:
         kinds = get_type_hints(self.kind)
-        return self.kind(*(kinds[name](text) for name, text in zip(self.kind._fields, line, strict=True)))
+        return self.kind(*(kinds[name](text) for name, text in zip(self._columns, line, strict=True)))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def cells_of(given: argparse.Namespace, scale: Scale) -> dict[Cell, Experiment]:
     if unknown:
         raise SystemExit(f"{unknown[0]}: no experiment of that name; there are {', '.join(EXPERIMENTS)}")
     names = given.experiments or list(EXPERIMENTS)
-    found = {}
+    found: dict[Cell, Experiment] = {}
     for name in names:
         experiment = EXPERIMENTS[name]
         usual = [0] if given.tiny else list(range(experiment.seeds))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
+from typing import cast
 
 from matplotlib.figure import Figure
 
@@ -132,8 +133,8 @@ def traffic(events: Sequence[Mapping[str, object]]) -> dict[str, tuple[float, fl
         if event["event"] != "exchange":
             continue
         up, down = found.setdefault(str(event["exchange"]), ([], []))
-        up.extend(event["bytes_up"].values())
-        down.extend(event["bytes_down"].values())
+        up.extend(cast("Mapping[str, int]", event["bytes_up"]).values())
+        down.extend(cast("Mapping[str, int]", event["bytes_down"]).values())
     return {name: (fmean(up), fmean(down)) for name, (up, down) in found.items() if up and down}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from cells.folders import write_sites
@@ -182,7 +183,7 @@ def assignments(lab: Lab, deal: Deal, rule: str, seed: int) -> list[str]:
 
 def _kept(lab: Lab, folder: Path) -> Callable[[LocalWork], SiteWork]:
     def keep(local: LocalWork) -> SiteWork:
-        return KeptWork(local, lab, folder)
+        return cast(SiteWork, KeptWork(local, lab, folder))  # what it does not do itself, it passes on
 
     return keep
 
@@ -204,7 +205,8 @@ def _read(lab: Lab, folder: RunFolder, deal: Deal) -> Federation:
     rounds = []
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], adapter], strict=True)):
         # Where a plan weighs by scores, the run says what each site weighed.
-        weights = told[index].get("weights") or dict.fromkeys(told[index]["survivors"], 1)
+        survivors = cast("Sequence[str]", told[index]["survivors"])
+        weights = cast("Mapping[str, int] | None", told[index].get("weights")) or dict.fromkeys(survivors, 1)
         made = {
             site: lab.train(
                 start,

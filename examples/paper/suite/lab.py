@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from cells.table import locked
 
-from fedsec.data.schema import Example
+from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import site_examples
 from fedsec.evaluation.loss import ExampleLoss, example_losses
 from fedsec.evaluation.scores import Scores
@@ -59,7 +59,7 @@ class Lab:
         """All documents, read once."""
         return read(self.scale)
 
-    def examples(self, documents: Sequence[object], section: DataSection) -> list[Example]:
+    def examples(self, documents: Sequence[Document], section: DataSection) -> list[Example]:
         """A site's training examples, as `fedsec run` makes them."""
         return site_examples(documents, section, self.draft.task)[0]
 

@@ -40,7 +40,7 @@ class Cell:
 
     name: str
     seed: int
-    measure: Callable[[Lab], Sequence[Row]]
+    measure: Callable[[Lab], Iterable[Row]]
     trains: int = 0
     """Sentences that it trains on at most; fewer where another cell did before."""
     answers: int = 0

@@ -18,7 +18,7 @@ from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.private_score import noisy_loss
 from fedsec.evaluation.scores import Scores
 from fedsec.evaluation.titles import score_titles
-from fedsec.plan.model import Plan
+from fedsec.plan.model import Draft, Plan
 from fedsec.plan.specs import PublicTest
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.adapter import AdapterState, initial_adapter
@@ -196,7 +196,7 @@ def validation_loss(base: BaseModel, adapter: AdapterState, plan: Plan, examples
 def score_tests(
     models: Replicas,
     adapter: AdapterState | None,
-    plan: Plan,
+    plan: Draft,
     tests: Sequence[TestSet],
     limit: int | None = None,
     on_batch: Callable[[int, int], None] | None = None,
