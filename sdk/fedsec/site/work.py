@@ -231,7 +231,7 @@ def score_tests(
     return scores
 
 
-def _loss(models: Replicas, adapter: AdapterState | None, plan: Plan, examples: Sequence[Example]) -> float:
+def _loss(models: Replicas, adapter: AdapterState | None, plan: Draft, examples: Sequence[Example]) -> float:
     """Nats per answer token, with the true answers read and not written."""
     with models.take() as base:
         return mean_loss(example_losses(base, adapter, plan.lora, examples, max_tokens=plan.training.max_tokens))
