@@ -1,6 +1,7 @@
 """Leave out each numbered check in turn and run the tests: ``python -m tests.mutation.remove [--only N …] [--jobs J]``.
 
-A check without which every test passes is either not needed or not tested: exit code 1.
+A check without which every test passes is either not needed or not tested: exit code 1. Tests that find no end count as
+passed: a slow machine is no test.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SITES = (
     "tests/e2e/test_hostile_groups.py",
 )
 _COPIED = ("secure", "sdk", "tests", "docs", "pyproject.toml")
-_SECONDS = 600
+_SECONDS = 1800
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -75,7 +76,7 @@ def copy_tree(folder: Path) -> Path:
 
 
 def first_failure(tree: Path, tests: Sequence[str]) -> str:
-    """The first test that fails in ``tree``; empty where all pass."""
+    """The first test that fails in ``tree``; empty where all pass, or none does in time."""
     there = [t for t in tests if (tree / t).exists()]
     paths = os.pathsep.join(str(tree / package) for package in ("secure", "sdk"))
     environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -85,7 +86,8 @@ def first_failure(tree: Path, tests: Sequence[str]) -> str:
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {_SECONDS} s"
+        print(f"no end after {_SECONDS} s in {', '.join(there)}", file=sys.stderr, flush=True)
+        return ""
     if done.returncode == 0:
         return ""
     found = _FAILED.search(done.stdout)
