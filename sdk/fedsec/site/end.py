@@ -119,8 +119,10 @@ class RunEnd:
     def _exposed(self, run: str, content: bytes) -> Exposed | None:
         """How exposed this site's canaries are under the run's last adapter, where the plan plants any."""
         spec, last = self._plan.canaries, self._plan.rounds - 1
-        if content and (not spec.per_site or self.final is not None):
-            raise PeerViolationError("no adapter is needed here to attest this plan's run; expected an empty request")
+        if content and not spec.per_site:
+            raise PeerViolationError("the plan plants no canaries; expected an empty request")
+        if content and self.final is not None:
+            raise PeerViolationError("each site has the adapter of an encrypted sum itself; expected an empty request")
         if not spec.per_site:
             return None
         if self.final is not None:
