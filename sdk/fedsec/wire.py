@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fedsec.plan.cost import distributed_step
+from fedsec.plan.encryption import WEIGHT_UNITS, most_addends
 from fedsec.plan.model import Plan
 from fedsec_secure.codec import DIGEST_BYTES, Buffer, Reader, Writer, sha256
 from fedsec_secure.errors import CodecError, ConfigError
@@ -37,7 +38,7 @@ def core_roster(plan: Plan) -> Roster:
 
 def sum_parameters(plan: Plan, length: int) -> SumParameters:
     """The bounds of this plan's sum over updates of ``length`` coordinates."""
-    lanes, sites = Lanes.named(plan.secure.lanes), len(plan.roster.sites)
+    lanes, sites = Lanes.named(plan.secure.lanes), most_addends(plan, len(plan.roster.sites))
     encryption = STANDARD if is_encrypted(plan) else None
     if plan.dp.mode == "distributed":
         step = distributed_step(plan)
@@ -53,8 +54,8 @@ def sum_parameters(plan: Plan, length: int) -> SumParameters:
 
 
 def is_encrypted(plan: Plan) -> bool:
-    """Whether masked words travel encrypted, so that the sum is opened at the sites."""
-    return plan.secure.mode == "he-mask"
+    """Whether words travel encrypted, so that the sum is opened at the sites."""
+    return plan.secure.is_encrypted
 
 
 def weight_rule(plan: Plan) -> Influence | None:
@@ -63,7 +64,8 @@ def weight_rule(plan: Plan) -> Influence | None:
     if spec.rule != "influence":
         return None
     bins = {SiteId(name): size for name, size in spec.size_bins.items()}
-    return Influence(bins, Fraction(str(spec.cap)), Fraction(str(spec.effective_cohort)))
+    units = WEIGHT_UNITS if plan.secure.mode == "he" else None
+    return Influence(bins, Fraction(str(spec.cap)), Fraction(str(spec.effective_cohort)), units)
 
 
 @dataclass(frozen=True)
@@ -94,20 +96,32 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class CatchUp:
-    """A round's encrypted sum for a site that was away: how many are in it, its weights, and its frames.
+    """A round's encrypted sum for a site that was away: how often each upload is in it, its weights, and its frames.
 
     Nothing in it is believed: what all of them lead to is what enough sites attest, or none of it counts.
     """
 
-    survivors: int
+    factors: tuple[int, ...]
+    """What each ciphertext was multiplied by, in the order of the frames' seeds."""
     weight_max: int
     total_weight: int
     frames: Buffer
 
     def encode(self) -> bytes:
         """Deterministic."""
-        out = Writer().uint(self.survivors, 4).uint(self.weight_max, 4).uint(self.total_weight, 8)
-        return out.blob(self.frames).done()
+        out = Writer().uint(len(self.factors), 4)
+        for factor in self.factors:
+            out.uint(factor, 2)
+        return out.uint(self.weight_max, 4).uint(self.total_weight, 8).blob(self.frames).done()
+
+    @classmethod
+    def decode(cls, data: Buffer) -> CatchUp:
+        """Strict inverse; the frames are a view into ``data``."""
+        r = Reader(data, "missed sum")
+        factors = tuple(r.uint(2) for _ in range(r.uint(4, most=STANDARD.capacity)))
+        found = cls(factors, r.uint(4), r.uint(8), r.view(most=_MAX_BUNDLED))
+        r.done()
+        return found
 
 
 @dataclass(frozen=True)
@@ -136,9 +150,7 @@ class EncryptedStart:
             number = r.uint(4)
             if missed and number <= max(missed):
                 raise CodecError("encrypted start: expected rounds in order, each once")
-            part = Reader(r.view(most=_MAX_BUNDLED), "missed sum")
-            missed[number] = CatchUp(part.uint(4), part.uint(4), part.uint(8), part.view(most=_MAX_BUNDLED))
-            part.done()
+            missed[number] = CatchUp.decode(r.view(most=_MAX_BUNDLED))
         r.done()
         return cls(digest, missed)
 

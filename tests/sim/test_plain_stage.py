@@ -61,9 +61,9 @@ def test_a_sum_is_over_sites_that_made_a_statement_and_has_no_tag(network):
     words = np.zeros(network.parameters.words, np.uint64)
     heads = dict.fromkeys(known, b"")
     assert state.check_sum(heads, words, 0, network.parameters, network.group).total_weight > 0
-    with pytest.raises(PeerViolationError, match="made a statement, and has no tag"):
+    with pytest.raises(PeerViolationError, match="has no tag, and one came with it"):
         state.check_sum(heads, words, 1, network.parameters, network.group)
-    with pytest.raises(PeerViolationError, match="made a statement, and has no tag"):
+    with pytest.raises(PeerViolationError, match="over sites that made a statement"):
         state.check_sum(dict.fromkeys(network.sites, b""), words, 0, network.parameters, network.group)
     with pytest.raises(AbortError):
         state.check_sum(dict.fromkeys(list(known)[:3], b""), words, 0, network.parameters, network.group)

@@ -18,6 +18,7 @@ from fedsec.plan.policy import Policy, draft_policy
 from fedsec.plan.sitefile import DataSection, SiteFile, load_site
 from fedsec.plan.toml import write_toml
 from fedsec.site.agent import SiteAgent
+from fedsec.site.agents import agent_for
 from fedsec.site.identity import SiteIdentity
 from fedsec.site.store import SiteStore
 from fedsec.spool import private_folder
@@ -158,7 +159,8 @@ def _careless_agent(office: Office, work: KnownWork, stack: ExitStack) -> SiteAg
     approval = careless_approval(office.plan, policy, office.site, office.officers[0], in_days(1))
     own = office.plan.roster.sites[office.site].officer == office.officers[0].public.hex
     approval = approval if own else (office.folder / "approval.json").read_bytes()
-    return SiteAgent(SiteIdentity(office.site, key, lambda: approval, policy, _Uncounted()), office.plan, store, work)
+    identity = SiteIdentity(office.site, key, lambda: approval, policy, _Uncounted())
+    return agent_for(identity, office.plan, store, work)
 
 
 class Governed(ThisBuild):

@@ -43,10 +43,14 @@ def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> No
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
     from fedsec.cli.tables import show_results
+    from fedsec.plan.explain_secure import WARNINGS
     from fedsec.study.folder import RunFolder
     from fedsec.study.verify import REPORT
 
     folder = RunFolder.open(path)
+    warning = WARNINGS.get(folder.plan.secure.mode)
+    if warning is not None and not quiet:
+        err.print(warning, style="bold red")
     if quiet or json:
         _finish(folder, lambda event: None, jobs)
     else:

@@ -21,7 +21,7 @@ from fedsec.wire import (
 from fedsec_secure.codec import open_packet, seal, seal_parts, sha256
 from fedsec_secure.errors import AbortError, CodecError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
-from fedsec_secure.masking.checks import check_balance, close_cohort, public_weights, verify_statements
+from fedsec_secure.masking.checks import close_cohort
 from fedsec_secure.masking.coordinator_collect import (
     Confirmed,
     Masked,
@@ -31,12 +31,10 @@ from fedsec_secure.masking.coordinator_collect import (
     UploadFacts,
     require,
     sift,
-    verify_upload,
 )
 from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Total, Unmasked
-from fedsec_secure.masking.messages import encode_packets, set_digest
 from fedsec_secure.masking.parameters import RoundContext
-from fedsec_secure.masking.vector import decode_sum, sum_words
+from fedsec_secure.masking.vector import decode_sum
 from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.record.entries import (
     AggregateEntry,
@@ -68,7 +66,7 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Every survivor's upload is spooled and verified. ``masked`` is None where the plan aggregates in the open."""
+    """Every survivor's upload is spooled and verified. ``masked`` is None where there are no masks."""
 
     heads: Mapping[SiteId, bytes]
     files: Mapping[SiteId, Path]
@@ -161,7 +159,7 @@ class Attempt:
             raise LocalMisuseError("the sums of this plan are encrypted: the coordinator has no adapter")
         return self.adapter
 
-    def masked(self) -> Generator[Exchange, Outcome, Uploaded]:
+    def uploaded(self) -> Generator[Exchange, Outcome, Uploaded]:
         """`train`, `share`, `mask`: may be tried again as another attempt."""
         driver, group = self.driver, self.driver.group()
         trained = yield from self.train()
@@ -179,60 +177,35 @@ class Attempt:
         return Uploaded(state.heads, outcome.uploads(), stated.weights, state)
 
     def far_enough(self, state: Masked) -> Masked:
-        """Survivors that no site refuses for being close to an earlier cohort: all that are here, or in the last
-        attempt fewer. Before that the attempt ends, so that the next may find all sites again.
+        """Survivors that no site refuses for being close to an earlier cohort."""
+        kept = self.kept(sorted(state.heads), state.shared.group.floor, "mask")
+        return state if len(kept) == len(state.heads) else state.restricted(kept)
+
+    def kept(self, names: list[SiteId], floor: int, exchange: str) -> list[SiteId]:
+        """All that are here, or in the last attempt fewer, so that no earlier cohort is close: its sum and this one
+        would tell about the few that are in one of them. Before the last attempt AbortError, so that the next may find
+        all sites again.
         """
-        least = self.driver.plan.secure.min_cohort_change if self.driver.plan.dp.mode == "none" else 1
-        names = sorted(state.heads)
+        secure = self.driver.plan.secure
+        least = secure.min_cohort_change if self.driver.plan.dp.mode == "none" else 1
         before = close_cohort(frozenset(names), self.history, least)
         if before is None:
-            return state
+            return names
         here = f"U3 has {len(names)} sites and differs from an earlier cohort by fewer than {least}"
         if self.attempt < MAX_ATTEMPTS - 1:
             raise AbortError(f"{here}; trying again with all")
-        while len(names) > state.shared.group.floor:
+        while len(names) > floor:
             left_out = names.pop()
-            self.note("left-out", "mask", {left_out: f"{here}, and would not without this site"})
+            self.note("left-out", exchange, {left_out: f"{here}, and would not without this site"})
             if close_cohort(frozenset(names), self.history, least) is None:
-                return state.restricted(names)
-        raise AbortError(f"{here}, and so do all smaller ones down to {state.shared.group.floor}; the run stops here")
-
-    def plain(self) -> Generator[Exchange, Outcome, Uploaded]:
-        """`train`, `plain`: the baseline without protection. The same integers travel, in the open."""
-        trained = yield from self.train()
-        cohort, length = self.driver.cohort(), 8 * self.driver.parameters(self.adapter.shapes, self.index).words
-        packets = trained.small()
-        stated, refused = sift(
-            packets, lambda site, packet: verify_statements({site: packet}, self.context, cohort)[site]
-        )
-        self.note("refused", "train", refused)
-        require(len(stated), cohort, "the statements")
-        weights = public_weights(stated, cohort)
-        check_balance(weights, stated, cohort, "U1")
-        body = encode_packets({site: packets[site] for site in stated})
-        request = seal("plain-request", COORDINATOR, self.context, body, self.driver.sign)
-        outcome = yield from self.ask("plain", dict.fromkeys(stated, request))
-        facts, broken = measure(outcome)
-
-        def accept(site: SiteId, head: bytes) -> bytes:
-            verify_upload(site, facts[site], "plain", self.context, cohort, length)
-            return head
-
-        heads, refused = sift({s: f.head for s, f in facts.items()}, accept)
-        self.note("refused", "plain", refused | broken)
-        require(len(heads), cohort, "the uploads")
-        check_balance(weights, heads, cohort, "the uploads")
-        return Uploaded(heads, outcome.uploads(), weights, None)
+                return names
+        raise AbortError(f"{here}, and so do all smaller ones down to {floor}; the run stops here")
 
     def summed(self, uploaded: Uploaded) -> Generator[Exchange, Outcome, Summed]:
-        """`confirm` and `unmask` where there are masks; then the sum."""
+        """`confirm` and `unmask`; then the sum."""
         state = uploaded.masked
         if state is None:
-            words = self.driver.parameters(self.adapter.shapes, self.index).words
-            with open_uploads(uploaded) as sources:
-                total = sum_words(words, [sources[s] for s in uploaded.heads], [], [])
-            self.survivors(set_digest("U3", uploaded.heads), uploaded.heads)
-            return Summed(uploaded.heads, uploaded.weights, Total(total, 0), self.context, tuple(uploaded.heads))
+            raise LocalMisuseError("expected masked uploads")
         signed = yield from self.ask("confirm", state.confirm_requests())
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)

@@ -44,7 +44,7 @@ class Driver:
 
     def cohort(self) -> Cohort:
         """Who takes part, with the plan's floors: the group where there are masks."""
-        if self.plan.secure.mode != "none":
+        if self.plan.secure.is_masked:
             return self.group()
         return Cohort(self.roster, self.plan.secure.minimum_cohort, rule=weight_rule(self.plan))
 

@@ -1,78 +1,25 @@
-"""A round whose sum the coordinator cannot read: it adds ciphertexts, takes masks away inside, and learns a digest.
-
-Before round 0 it carries the packets of the key ceremony, which every site of the roster has to answer.
-"""
+"""A round whose sum the coordinator cannot read: it adds ciphertexts, and learns a digest of what they come to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
 
 from fedsec.coordinator.attempt import Attempt, RoundResult, Steps, Summed, Uploaded, open_uploads
-from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.exchange import Outcome
+from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec.coordinator.state import EncryptedState, Shapes
+from fedsec.coordinator.unmasked import sent
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import shapes_before
 from fedsec.wire import CatchUp, VerdictRequest, verdict_context
-from fedsec_secure.codec import DIGEST_BYTES, Writer, open_packet, seal, seal_parts, sha256
+from fedsec_secure.codec import DIGEST_BYTES, open_packet, seal_parts, sha256
 from fedsec_secure.errors import AbortError, LocalMisuseError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
-from fedsec_secure.masking.ceremony import ceremony_context, dealer_of, verify_offer
+from fedsec_secure.masking.checks import check_balance
 from fedsec_secure.masking.coordinator_collect import sift
-from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Unmasked
-from fedsec_secure.masking.messages import encode_packets
+from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Unmasked, weighted_total
+from fedsec_secure.masking.messages import set_digest
 from fedsec_secure.record.entries import AggregateEntry
-
-
-@dataclass(frozen=True)
-class Ceremony:
-    """The requests of a run's key ceremony, and what counts as an answer."""
-
-    driver: Driver
-
-    @property
-    def context(self) -> bytes:
-        """What every packet of it binds."""
-        return ceremony_context(self.driver.plan.digest(), self.driver.run, self.driver.roster.digest())
-
-    @property
-    def dealer(self) -> SiteId:
-        """Who makes the key."""
-        return dealer_of(self.driver.roster)
-
-    def offer_request(self) -> bytes:
-        """To every site: which run."""
-        return self._sealed("key-offer-request", Writer().text(self.driver.run).done())
-
-    def accept_offer(self, site: SiteId, packet: bytes) -> bytes:
-        """A reply that holds, or why not."""
-        verify_offer(site, packet, self.context, self.driver.roster)
-        return packet
-
-    def deal_request(self, offers: Mapping[SiteId, bytes]) -> bytes:
-        """To the dealer: everybody's offers."""
-        return self._sealed("key-deal-request", encode_packets(offers))
-
-    def accept_deal(self, site: SiteId, packet: bytes) -> bytes:
-        """A reply that holds, or why not. What it seals is not for the coordinator to know."""
-        return self._signed("key-deal", site, packet)
-
-    def take_request(self, offers: Mapping[SiteId, bytes], dealt: bytes) -> bytes:
-        """To every site: the offers, and what the dealer made of them."""
-        return self._sealed("key-take-request", encode_packets(offers) + Writer().blob(dealt).done())
-
-    def accept_take(self, site: SiteId, packet: bytes) -> bytes:
-        """A reply that holds, or why not."""
-        return self._signed("key-take", site, packet)
-
-    def _signed(self, kind: str, site: SiteId, packet: bytes) -> bytes:
-        verify = self.driver.roster.verifier(site)
-        open_packet(packet, kind=kind, sender=site, context=self.context, verify=verify)
-        return packet
-
-    def _sealed(self, kind: str, body: bytes) -> bytes:
-        return seal(kind, COORDINATOR, self.context, body, self.driver.sign)
 
 
 @dataclass(frozen=True)
@@ -116,7 +63,7 @@ class EncryptedAttempt(Attempt):
             adapter_after_sha256=digest.hex(),
         )
         self.driver.record(entry)
-        after = self._after(summed, digest, verdicts, b"".join(frames))
+        after = self._after(self.catch_up(summed, b"".join(frames)), digest, verdicts)
         return RoundResult(self.index, after, verdicts, {s: summed.weights[s] for s in summed.heads})
 
     def _agreed(self, outcome: Outcome) -> tuple[bytes, dict[SiteId, bytes]]:
@@ -141,13 +88,48 @@ class EncryptedAttempt(Attempt):
             raise AbortError(f"{agree} sites attest one adapter, and {floor} are needed: the run ends here")
         return digest, {site: packets[site] for site in said if site not in other}
 
-    def _after(self, summed: Summed, digest: bytes, verdicts: Mapping[SiteId, bytes], frames: bytes) -> EncryptedState:
-        """With this round's sum as long as a site may need it."""
+    def catch_up(self, summed: Summed, frames: bytes) -> CatchUp:
+        """The sum for a site that was away."""
         parameters = self.driver.parameters(self.adapter.shapes, self.index).weighted(summed.weights)
         weight = parameters.public_weight(summed.weights, summed.heads) or 0
+        return CatchUp((1,) * len(summed.heads), parameters.weight_max, weight, frames)
+
+    def _after(self, missed: CatchUp, digest: bytes, verdicts: Mapping[SiteId, bytes]) -> EncryptedState:
+        """With this round's sum as long as a site may need it."""
         before = self.adapter if isinstance(self.adapter, EncryptedState) else EncryptedState(digest, {}, {}, {})
         behind = {s: before.behind.get(s, self.index) for s in self.driver.roster.ids if s not in verdicts}
-        sums = {**before.sums, self.index: CatchUp(len(summed.heads), parameters.weight_max, weight, frames)}
+        sums = {**before.sums, self.index: missed}
         needed = min(behind.values(), default=self.index + 1)
         shapes = shapes_before(self.driver.plan, self.index + 1, self.first)
         return EncryptedState(digest, shapes, {n: s for n, s in sums.items() if n >= needed}, behind)
+
+
+@dataclass(frozen=True)
+class SharedKeyAttempt(EncryptedAttempt):
+    """The same where there are no masks, and the coordinator multiplies each ciphertext by its site's weight."""
+
+    def uploaded(self) -> Generator[Exchange, Outcome, Uploaded]:
+        """`train`, `encrypt`; cohorts that are close to an earlier one are left for the next attempt."""
+        length = self.driver.parameters(self.adapter.shapes, self.index).masked_bytes
+        found = yield from sent(self, "encrypt", length)
+        cohort = self.driver.cohort()
+        kept = self.kept(sorted(found.heads), cohort.floor, "encrypt")
+        check_balance(found.weights, kept, cohort, "the uploads that are left")
+        return replace(found, heads={site: found.heads[site] for site in kept})
+
+    def summed(self, uploaded: Uploaded) -> Generator[Exchange, Outcome, Summed]:
+        """Without an exchange: the sum stays closed."""
+        yield from ()
+        heads, weights = uploaded.heads, uploaded.weights
+        with open_uploads(uploaded) as sources:
+            parameters = self.driver.parameters(self.adapter.shapes, self.index)
+            total = weighted_total(sources, {site: weights[site] for site in sorted(heads)}, parameters)
+        self.survivors(set_digest("U3", heads), heads)
+        return Summed(heads, weights, total, self.context, tuple(sorted(heads)))
+
+    def catch_up(self, summed: Summed, frames: bytes) -> CatchUp:
+        """The sum for a site that was away, with what it has to multiply the ciphertexts' other half by."""
+        parameters = self.driver.parameters(self.adapter.shapes, self.index)
+        weight = parameters.public_weight(summed.weights, summed.heads) or 0
+        factors = tuple(summed.weights[site] for site in sorted(summed.heads))
+        return CatchUp(factors, parameters.weight_max, weight, frames)

@@ -73,7 +73,7 @@ def group_round(
     def begin(attempt: int) -> Generator[Exchange, Outcome, tuple[int, list[Attempt], list[Uploaded]]]:
         yield from ask(driver, "draw", index, attempt, driver.roster.ids, draw.draw_request(), draw.accept_draw)
         each = [Attempt(d, index, attempt, adapter, verdicts, h) for d, h in zip(drivers, past, strict=True)]
-        return attempt, each, (yield from together([one.masked() for one in each]))
+        return attempt, each, (yield from together([one.uploaded() for one in each]))
 
     attempt, each, uploaded = yield from tried(driver, index, begin)
     summed = yield from together([one.summed(ready) for one, ready in zip(each, uploaded, strict=True)])

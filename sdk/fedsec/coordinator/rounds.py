@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, Attempt, Steps, Uploaded
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.encrypted import EncryptedAttempt
+from fedsec.coordinator.encrypted import EncryptedAttempt, SharedKeyAttempt
 from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec.coordinator.state import Shapes, State
+from fedsec.coordinator.unmasked import PlainAttempt
 from fedsec.wire import is_encrypted
 from fedsec_secure.errors import AbortError
 from fedsec_secure.identity.roster import SiteId
@@ -37,8 +38,13 @@ def one_round(
 
     def begin(attempt: int) -> Generator[Exchange, Outcome, tuple[Attempt, Uploaded]]:
         place = (driver, index, attempt, adapter, verdicts, history)
-        this = EncryptedAttempt(*place, first or adapter.shapes) if is_encrypted(driver.plan) else Attempt(*place)
-        return this, (yield from (this.plain() if driver.plan.secure.mode == "none" else this.masked()))
+        this: Attempt
+        if is_encrypted(driver.plan):
+            kind = EncryptedAttempt if driver.plan.secure.is_masked else SharedKeyAttempt
+            this = kind(*place, first or adapter.shapes)
+        else:
+            this = (Attempt if driver.plan.secure.is_masked else PlainAttempt)(*place)
+        return this, (yield from this.uploaded())
 
     this, ready = yield from tried(driver, index, begin)
     return (yield from this.finish(ready))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
 from fedsec.coordinator.ahead import batch
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, RoundResult
-from fedsec.coordinator.draw import ask, drawn_entry, empty_draw
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.encrypted import Ceremony
 from fedsec.coordinator.end import Attested, attestations, baselines, record_attestations, witness
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
 from fedsec.coordinator.groups import group_round
@@ -20,12 +18,13 @@ from fedsec.coordinator.journal import Final, Journal
 from fedsec.coordinator.rounds import one_round
 from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.state import EncryptedState, Shapes, State
+from fedsec.coordinator.together import Together
 from fedsec.plan.attestation import withheld
 from fedsec.plan.group_checks import is_grouped
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, shapes_before
 from fedsec.wire import FinalAdapter, is_encrypted, shares_ahead
-from fedsec_secure.errors import AbortError, LocalMisuseError, ReleaseBlockedError, VerificationError
+from fedsec_secure.errors import AbortError, LocalMisuseError, ReleaseBlockedError
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.coordinator_collect import require
 from fedsec_secure.masking.coordinator_draw import Draw
@@ -34,8 +33,6 @@ from fedsec_secure.record.entries import ModelEntry, RefusalEntry, RunFinishedEn
 
 Report = Callable[[dict[str, object]], None]
 R = TypeVar("R")
-_TOGETHER = {"commit": "groups are drawn by all sites together", "reveal": "groups are drawn by all sites together"}
-_TOGETHER |= dict.fromkeys(("key-offer", "key-deal", "key-take"), "an encryption key is shared by all sites")
 
 
 @dataclass(frozen=True)
@@ -79,15 +76,19 @@ class Runner:
             self.after_round(final.round, _shown(state))
             self._witness(final.round)
         if is_grouped(self.driver.plan):
-            self._draw = self._drawn(final is not None)
+            self._draw = self._together.drawn(final is not None)
         if is_encrypted(self.driver.plan):
             self._first = initial.shapes
             if final is None:
-                self._share_key()
+                self._together.share_key()
         go_on = self._batch if shares_ahead(self.driver.plan) else self._round
         while at.round < self.driver.plan.rounds:
             at = go_on(at)
         return at.adapter
+
+    @property
+    def _together(self) -> Together:
+        return Together(self.driver, self.journal, self._drive, lambda: self._asked)
 
     def _round(self, at: _Reached) -> _Reached:
         began, history = time.monotonic(), self.journal.survivors()
@@ -103,52 +104,6 @@ class Runner:
         if self.driver.loss is None:
             raise LocalMisuseError("expected a validation set at the coordinator: the plan weighs groups by it")
         return self.journal.loss(adapter, self.driver.loss)
-
-    def _drawn(self, resumed: bool) -> Draw:
-        """The groups of the run: from the sites, all of them, or after round 0 from the journal."""
-        draw, kept = empty_draw(self.driver), self.journal.draw()
-        if resumed:
-            if kept is None:
-                raise VerificationError("the journal has finished rounds, but not the groups that they were in")
-            return Draw.restore(kept, draw)
-        draw = replace(draw, commitments=self._of_all("commit", draw.commit_request(), draw.accept_commit))
-        draw = replace(draw, reveals=self._of_all("reveal", draw.reveal_request(), draw.accept_reveal))
-        self.journal.keep_draw(draw.record())
-        self.driver.record(drawn_entry(draw))
-        return draw
-
-    def _share_key(self) -> None:
-        """All sites of the roster come to one encryption key, which passes through here sealed."""
-        ceremony = Ceremony(self.driver)
-        offers = self._of_all("key-offer", ceremony.offer_request(), ceremony.accept_offer)
-        dealer = [ceremony.dealer]
-        (dealt,) = self._of_all("key-deal", ceremony.deal_request(offers), ceremony.accept_deal, dealer).values()
-        self._of_all("key-take", ceremony.take_request(offers, dealt), ceremony.accept_take)
-
-    def _of_all(
-        self,
-        name: str,
-        request: bytes,
-        accept: Callable[[SiteId, bytes], bytes],
-        sites: Sequence[SiteId] | None = None,
-    ) -> dict[SiteId, bytes]:
-        """Every site's answer, or of ``sites``: nothing begins without all. AbortError; a resumed run asks again."""
-        everybody = self.driver.roster.ids if sites is None else sites
-        found: dict[SiteId, bytes] = {}
-        tried = 0
-        for attempt in count():
-            asked, missing = self._asked, [s for s in everybody if s not in found]
-            found |= self._drive(ask(self.driver, name, 0, attempt, missing, request, accept))
-            if len(found) == len(everybody):
-                return found
-            tried += self._asked - asked  # what the journal knew was not asked now
-            if tried >= MAX_ATTEMPTS:
-                break
-        missing = [s for s in everybody if s not in found]
-        raise AbortError(
-            f"{_TOGETHER[name]}, and {', '.join(missing)} did not answer `{name}`. A resumed run "
-            "asks again; without them no round of this run id takes place"
-        )
 
     def _batch(self, at: _Reached) -> _Reached:
         """As many rounds as keys are shared for; another try where none of them could be had."""

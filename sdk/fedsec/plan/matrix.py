@@ -26,14 +26,12 @@ class Combination(NamedTuple):
     optimiser: str = "average"
 
 
-_NOT_BUILT = "is not built in this version"
-
 SINGLE: Final[Mapping[tuple[str, str], str | None]] = MappingProxyType(
     {
         ("secure.mode", "mask"): None,
         ("secure.mode", "none"): None,
         ("secure.mode", "he-mask"): None,
-        ("secure.mode", "he"): f"homomorphic encryption under a key that the sites share {_NOT_BUILT}; use mask",
+        ("secure.mode", "he"): None,
         ("weighting.rule", "uniform"): None,
         ("weighting.rule", "size"): None,
         ("weighting.rule", "influence"): None,
@@ -57,6 +55,12 @@ PAIRS: Final[Mapping[tuple[tuple[str, str], tuple[str, str]], str]] = MappingPro
     {
         (("secure.mode", "he-mask"), ("weighting.rule", "group-influence")): (
             "the coordinator scores group sums, and with he-mask it never holds one"
+        ),
+        (("secure.mode", "he"), ("weighting.rule", "group-influence")): (
+            "the coordinator scores group sums, and with he it never holds one"
+        ),
+        (("secure.mode", "he"), ("dp.mode", "distributed")): (
+            "the noise of one site is a share that protects only inside a masked sum"
         ),
         (("secure.mode", "he-mask"), ("dp.mode", "distributed")): (
             "an encrypted word has lanes of 23 bits, too narrow for noise on a fine grid, and every step would be a "

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import rfc8785
 from pydantic import Field, field_validator, model_validator
 
+from fedsec.plan.encryption import check_encryption
 from fedsec.plan.group_checks import check_group_sizes, check_groups, fewest_in_a_sum
 from fedsec.plan.specs import (
     CanarySpec,
@@ -206,7 +207,7 @@ class Draft(Strict):
             )
         if self.secure.mode != "none" and self.secure.minimum_cohort < MASKED_COHORT_FLOOR:
             raise ValueError(
-                f"secure.minimum_cohort is {self.secure.minimum_cohort}; a masked sum of fewer than "
+                f"secure.minimum_cohort is {self.secure.minimum_cohort}; a sum of fewer than "
                 f"{MASKED_COHORT_FLOOR} sites hands each site's update to the others"
             )
         check_weights(self.weighting, self.secure.quorum)
@@ -250,13 +251,14 @@ class Plan(Draft):
         n, secure = len(self.roster.sites), self.secure
         check_rank_sites(self, self.roster.sites)
         check_group_sizes(self, n)
+        check_encryption(self, n)
         if secure.quorum > n:
             raise ValueError(
                 f"secure.minimum_cohort {secure.minimum_cohort} and threshold {secure.threshold} need {secure.quorum} "
                 f"sites in every round; the roster has {n}"
             )
         floor = 2 * n // 3 + 1
-        if secure.mode != "none" and secure.threshold < floor:
+        if secure.is_masked and secure.threshold < floor:
             raise ValueError(
                 f"secure.threshold is {secure.threshold}; {n} sites need at least {floor} (more than two thirds), or a "
                 f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"

@@ -165,9 +165,14 @@ class SecureSpec(Strict):
         return self.mode in {"mask", "he-mask"}
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether words travel encrypted under a key of the sites, so that sums are opened there."""
+        return self.mode in {"he-mask", "he"}
+
+    @property
     def lanes(self) -> str:
         """The lanes of the words that travel."""
-        return "2x23" if self.mode in {"he-mask", "he"} else self.ring
+        return "2x23" if self.is_encrypted else self.ring
 
     @model_validator(mode="after")
     def _lanes_are_those_of_the_mode(self) -> SecureSpec:
@@ -178,7 +183,7 @@ class SecureSpec(Strict):
     @property
     def quorum(self) -> int:
         """The fewest sites that any accepted sum holds: max(threshold, minimum_cohort); without masks no threshold."""
-        return self.minimum_cohort if self.mode == "none" else max(self.threshold, self.minimum_cohort)
+        return max(self.threshold, self.minimum_cohort) if self.is_masked else self.minimum_cohort
 
 
 class ServerSpec(Strict):

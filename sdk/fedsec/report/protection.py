@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsec.plan.explain import colluders_needed
+from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import count_in_words
-from fedsec_secure.errors import ConfigError
 
 Level = Literal["no", "part", "yes", "known"]
 """Could they learn it? ``known``: they do, and are meant to."""
@@ -39,18 +38,11 @@ class Protection:
 
 
 def protection(plan: Plan) -> Protection:
-    """The table for a plan. ConfigError for a mode that this version does not run."""
-    if plan.secure.mode not in ("mask", "he-mask", "none"):
-        raise ConfigError(
-            f"secure.mode is {plan.secure.mode}: this version runs mask, he-mask and none, and knows no other's risks"
-        )
-    masked = plan.secure.is_masked
+    """The table for a plan."""
     most = colluders_needed(plan, len(plan.roster.sites)) - 1
-    few = (
-        f"the coordinator with up to {count_in_words(most)} site{'' if most == 1 else 's'}"
-        if masked
-        else "the coordinator with sites"
-    )
+    few = f"the coordinator with up to {count_in_words(most)} site{'' if most == 1 else 's'}"
+    if not plan.secure.is_masked:
+        few = "the coordinator with one site" if plan.secure.mode == "he" else "the coordinator with sites"
     columns = (
         "the coordinator alone",
         few,
@@ -77,7 +69,7 @@ _TRAFFIC = Row(
 
 def _adapter(plan: Plan) -> Row:
     alone = _KNOWN
-    if plan.secure.mode == "he-mask":
+    if plan.secure.is_encrypted:
         alone = Cell("no", "Its digest. Who runs all sites in one process has it in the run folder.")
     return Row("The finished adapter", (alone, _KNOWN, _KNOWN, _KNOWN, Cell("known", "It is in there.")))
 
@@ -93,7 +85,7 @@ def _notes(plan: Plan) -> Row:
         others = Cell("part", f"Not sent to them: {through}.")
         return Row("A site’s notes and labels", (pooled, pooled, others, holder, holder))
     alone = Cell("part", f"Never sent: {seen}.")
-    if plan.secure.mode == "he-mask":
+    if plan.secure.is_encrypted:
         alone = Cell("no", "Never sent, and it reads neither adapter nor sums.")
     cells = (
         alone,
@@ -118,6 +110,12 @@ def _update(plan: Plan) -> Row:
         seen = Cell("yes", "Seen in the clear; parts of notes can be reconstructed from it.")
         kept = Cell("part", "Deleted after each round; deleting overwrites nothing on most disks.")
         return Row(what, (seen, seen, others, Cell("no", gone), kept))
+    if plan.secure.mode == "he":
+        alone = Cell("no", "Encrypted under a key that it does not have.")
+        seen = Cell("yes", "One site’s key opens it; parts of notes can be reconstructed from it.")
+        held = Cell("part", f"Not sent to them; each has the key that opens it. {among}")
+        deleted = Cell("no", "Encrypted uploads are deleted after each round.")
+        return Row(what, (alone, seen, held, Cell("no", gone), deleted))
     kept = Cell("no", "Masked uploads are deleted after each round.")
     if plan.secure.min_cohort_change == 1 and plan.dp.mode == "none":
         near = Cell("part", "Masked; but two sums may differ by this site alone.")
@@ -133,7 +131,7 @@ def _update(plan: Plan) -> Row:
 def _sum(plan: Plan) -> Row:
     size = f"at least {count_in_words(plan.fewest_in_a_sum)} sites"
     alone, few = Cell("known", f"Of {size}, every round."), Cell("known", "As on the left.")
-    if plan.secure.mode == "he-mask":
+    if plan.secure.is_encrypted:
         alone = Cell("no", "Encrypted: it adds what it cannot read, and has no key.")
         few = Cell("known", f"One site’s key opens it: of {size}, every round.")
     cells = (
@@ -161,6 +159,9 @@ def _weight(plan: Plan) -> Row:
     if plan.secure.mode == "none":
         seen = Cell("yes", "Sent in the clear, as the site’s weight.")
         return Row(what, (seen, seen, others, gone, gone))
+    if plan.secure.mode == "he":
+        seen = Cell("yes", "One site’s key opens it, as part of the update.")
+        return Row(what, (Cell(level, f"Encrypted.{hint}"), seen, others, gone, Cell(level, f"Not in it.{hint}")))
     few = Cell(level, f"Masked; only the total is seen.{hint}")
     alone = Cell(level, f"Masked and encrypted; not even the total.{hint}") if plan.secure.mode == "he-mask" else few
     return Row(what, (alone, few, others, gone, Cell(level, f"Not in it.{hint}")))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fedsec.plan.cost import cost
-from fedsec.plan.explain import colluders_needed
+from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.report.data import ReportData
@@ -42,6 +42,11 @@ def _protected(data: ReportData) -> str:
         start = "All sites’ notes were pooled in one place for a comparison, which plan and policies named."
     if plan.secure.mode == "none":
         return f"{start} There were no masks: the coordinator saw every site’s update, and could rebuild notes from it."
+    if plan.secure.mode == "he":
+        return (
+            f"{start} The coordinator got every site’s update encrypted under a key of the sites, and added them "
+            "unseen. Together with any one site, or its key, it can open every one of them, and rebuild notes from it."
+        )
     if data.rounds:
         grouped = plan.weighting.groups is not None
         fewest = plan.fewest_in_a_sum if grouped else min(len(r.sites) for r in data.rounds)
@@ -180,8 +185,9 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
         "distributed": f"each one step over all sites, with {drawn}",
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}
+    modes["he"] = "encrypted updates, opened by any site’s key"
     modes["he-mask"] = "masked sums, encrypted until the sites open them"
-    sums = f"{modes.get(plan.secure.mode, plan.secure.mode)}; at least {plan.fewest_in_a_sum} sites in each"
+    sums = f"{modes[plan.secure.mode]}; at least {plan.fewest_in_a_sum} sites in each"
     weights = {"uniform": "all sites weigh the same", "size": "by number of examples", "influence": "by their scores"}
     weights["group-influence"] = f"by the losses of the sums of {count_in_words(plan.weighting.groups or 0)} groups"
     rule = weights.get(plan.weighting.rule, plan.weighting.rule)

@@ -40,11 +40,10 @@ from fedsec_secure.masking.keys import rounding_key
 from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
 from fedsec_secure.masking.site_confirmed import SiteConfirmed
 from fedsec_secure.masking.site_masked import Contribution, Encrypting, NoisyContribution, SiteMasked
-from fedsec_secure.masking.site_plain import SitePlain
 from fedsec_secure.masking.site_revealed import SiteRevealed
 from fedsec_secure.masking.site_shared import SiteShared
 from fedsec_secure.masking.site_stated import SiteStated
-from fedsec_secure.masking.transitions import MASKED, PLAIN
+from fedsec_secure.masking.transitions import MASKED
 from fedsec_secure.masking.vector import Decoded
 from fedsec_secure.numeric.lanes import Words
 
@@ -52,7 +51,10 @@ _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
 class SiteAgent:
-    """One site of one plan."""
+    """One site of one plan, whose updates leave under masks."""
+
+    _table = MASKED
+    """What is answered, and in which order."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
         approval = identity.authorise()
@@ -69,18 +71,20 @@ class SiteAgent:
         self.log = OwnLog(store.folder, store.log)
         self._note = Notes(self.log, identity, plan, store)
         self._note.allowed(approval)
-        floor = max(plan.secure.minimum_cohort, identity.policy.minimum_cohort)
-        self._table = PLAIN if plan.secure.mode == "none" else MASKED
-        masked = self._table is MASKED
-        rule = weight_rule(plan)
-        group = (self._roster, floor, plan.secure.threshold)
-        self._cohort = Group(*group, rule=rule) if masked else Cohort(self._roster, floor, rule=rule)
-        every = {"train": self._train, "share": self._share, "mask": self._mask, "confirm": self._confirm}
-        every |= {"unmask": self._unmask, "plain": self._plain, "verdict": self._verdict}
+        self._cohort = self._joined(max(plan.secure.minimum_cohort, identity.policy.minimum_cohort))
+        every = {"train": self._train, "verdict": self._verdict, **self._uploading()}
         answered = {name: every[name] for name in self._table.exchanges}
         work.plant(canaries_of(identity, plan))
         self._end = RunEnd(identity, plan, store, work, self._cohort)
         self._handlers: Mapping[str, Callable[[bytes], Reply]] = {**answered, **self._end.handlers}
+
+    def _joined(self, floor: int) -> Cohort:
+        """Who takes part, and how few may stay: ``floor`` or more."""
+        return Group(self._roster, floor, self._plan.secure.threshold, rule=weight_rule(self._plan))
+
+    def _uploading(self) -> dict[str, Callable[[bytes], Reply]]:
+        """The handlers between `train` and `verdict`."""
+        return {"share": self._share, "mask": self._mask, "confirm": self._confirm, "unmask": self._unmask}
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
@@ -273,21 +277,6 @@ class SiteAgent:
         self._store.save(place, "unmask", bound, body, state.record(), reply)
         return reply
 
-    # ---- without protection, where plan and policy both say so
-
-    def _plain(self, body: bytes) -> Reply:
-        place, record = self._continue("plain", body)
-        state = SitePlain.enter(SiteStated.restore(record), body, self._cohort)
-        context, weights = state.stated.context, state.weights(self._cohort)
-        self._store.claim(place, "plain", self._table)
-        parameters, contribution = self._contribution(place, weights)
-        path = self._store.upload_path(context)
-        source = contribution.source(parameters.weighted(weights))
-        with write_upload(path, "plain", self._id.me, parameters.words) as upload:
-            upload.copy_from(source, context, self._id.key.sign)
-        self._store.save(place, "plain", context, body, state.record(), path)
-        return path
-
     # ---- verdict
 
     def _verdict(self, body: bytes) -> Reply:
@@ -315,14 +304,9 @@ class SiteAgent:
         self, place: Place, record: bytes, request: VerdictRequest, parameters: SumParameters, exchange: str
     ) -> Decoded:
         """What a sum decodes to, once it is known to be that of the uploads that this site confirmed."""
-        total: Words = np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")
-        if isinstance(self._cohort, Group):
-            revealed, group = SiteRevealed.restore(record), self._group(place.run)
-            check_members(request.heads, self._id.me, group, f"the {exchange}")
-            return revealed.check_sum(request.heads, total, request.tag, parameters, group)
-        plain = SitePlain.restore(record)
-        check_members(request.heads, self._id.me, self._cohort, f"the {exchange}")
-        return plain.check_sum(request.heads, total, request.tag, parameters, self._cohort)
+        revealed, group = SiteRevealed.restore(record), self._group(place.run)
+        check_members(request.heads, self._id.me, group, f"the {exchange}")
+        return revealed.check_sum(request.heads, words_of(request), request.tag, parameters, group)
 
     # ---- helpers
 
@@ -363,3 +347,8 @@ class SiteAgent:
         number = place.round.to_bytes(4, "big") + weight.to_bytes(4, "big")
         coins = rounding_key(self._id.rounding_secret(), self._plan_digest, sha256(place.run.encode()), number, digest)
         return parameters, Contribution(stored.values, weight, coins)
+
+
+def words_of(request: VerdictRequest) -> Words:
+    """A sum in the open: a view of its words, none where they do not come out even."""
+    return np.frombuffer(request.words, dtype="<u8") if len(request.words) % 8 == 0 else np.empty(0, "<u8")

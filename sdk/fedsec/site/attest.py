@@ -18,11 +18,11 @@ def attest(
     """The signed attestation of one run as the site's record has it now. ``approval``: the file that holds now."""
     own = core_roster(plan).sites[identity.me].hex
     confirmed = store.log.confirmed(run)
-    masked = plan.secure.is_masked
+    verified = plan.secure.mode != "none"
     rounds = tuple(
         VerifiedRound(
             round=number,
-            took_part=own in confirmed.get(number, frozenset()) if masked else True,
+            took_part=own in confirmed.get(number, frozenset()) if verified else True,
             adapter_sha256=result.hex(),
         )
         for number, result in sorted(store.log.results(run).items())
@@ -36,7 +36,7 @@ def attest(
         policy_sha256=identity.policy.digest().hex(),
         approval_sha256=sha256(approval).hex(),
         site=identity.me,
-        sums="verified" if masked else "in the open",
+        sums="verified" if verified else "in the open",
         rounds=rounds,
         floors=floors_of(plan, identity.policy),
         privacy=identity.charges.privacy(run),

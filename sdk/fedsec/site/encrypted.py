@@ -8,7 +8,7 @@ says ends the run here and destroys the key: there is no second question to an o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -149,7 +149,7 @@ class EncryptedAgent(SiteAgent):
         revealed, group = SiteRevealed.restore(record), self._group(place.run)
         check_members(request.heads, self._id.me, group, f"the {exchange}")
         with self._last_chance(place.run):
-            total = self._opened(place.run, request.words, parameters, len(request.heads))
+            total = self._opened(place.run, request.words, parameters, (1,) * len(request.heads))
             return revealed.check_sum(request.heads, total, request.tag, parameters, group)
 
     @contextmanager
@@ -165,10 +165,13 @@ class EncryptedAgent(SiteAgent):
             self._store.keys.destroy(run)
             raise PeerViolationError(f"{UNOPENED}: the encryption key of run {run} is destroyed here") from None
 
-    def _opened(self, run: str, frames: Buffer, parameters: SumParameters, addends: int) -> Words:
-        total = SumFrames.decode(frames, _of(parameters), parameters.words, addends)
+    def _opened(self, run: str, frames: Buffer, parameters: SumParameters, factors: Sequence[int]) -> Words:
+        """``factors``: what each ciphertext was multiplied by."""
+        encryption = _of(parameters)
+        encryption.check_weights(sum(factors))
+        total = SumFrames.decode(frames, encryption, parameters.words, len(factors))
         with self._workers(run, parameters.words) as workers:
-            return workers.decrypt(total, parameters.words)
+            return workers.decrypt(total, parameters.words, factors)
 
     def _verdict(self, body: bytes) -> Reply:
         """The next round starts here, from what this site has opened."""
@@ -211,9 +214,9 @@ class EncryptedAgent(SiteAgent):
 
     def _mean(self, place: Place, number: int, state: AdapterState, missed: CatchUp) -> Floats:
         parameters = replace(self._parameters(state, replace(place, round=number)), weight_max=missed.weight_max)
-        words = self._opened(place.run, missed.frames, parameters, missed.survivors)
+        words = self._opened(place.run, missed.frames, parameters, missed.factors)
         public = None if parameters.hidden_weight else missed.total_weight
-        return decode_sum(parameters, words, missed.survivors, public).mean
+        return decode_sum(parameters, words, sum(missed.factors), public).mean
 
     def _start(self, place: Place, adapter: AdapterState, request: TrainRequest) -> None:
         if place.round == 0:

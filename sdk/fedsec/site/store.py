@@ -128,8 +128,11 @@ class SiteStore:
         """Record the signature on a survivor set, and who is in it, in one transaction."""
         with self.chain.transaction():
             self.save(place, "confirm", context, request, record, reply)
-            row = (place.run, place.round, " ".join(sorted(sites)))
-            self._db.execute("INSERT INTO survivors VALUES (?, ?, ?)", row)
+            self._keep_survivors(place, sites)
+
+    def _keep_survivors(self, place: Place, sites: frozenset[str]) -> None:
+        row = (place.run, place.round, " ".join(sorted(sites)))
+        self._db.execute("INSERT INTO survivors VALUES (?, ?, ?)", row)
 
     def run_of(self, plan: bytes, matches: Callable[[str], bool]) -> str:
         """The run of this plan that ``matches``."""
@@ -286,12 +289,24 @@ class SiteStore:
             self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
         self._sweep()
 
-    def pass_on(self, place: Place, verdict: tuple[bytes, bytes, bytes], digest: bytes, adapter: bytes) -> None:
-        """`finish_round` and `start_round` of the next one in one transaction. ``verdict``: context, request, reply."""
+    def pass_on(
+        self,
+        place: Place,
+        verdict: tuple[bytes, bytes, bytes],
+        digest: bytes,
+        adapter: bytes,
+        sites: frozenset[str] | None = None,
+    ) -> None:
+        """`finish_round` and `start_round` of the next one in one transaction. ``verdict``: context, request, reply.
+
+        ``sites``: who is in the sum that was opened, where no survivor set was signed before.
+        """
         context, request, reply = verdict
         write_durably(self._path(place.run, place.round + 1, "global"), [adapter])
         with self.chain.transaction():
             self.save(place, "verdict", context, request, None, reply)
+            if sites is not None:
+                self._keep_survivors(place, sites)
             row = (place.run, place.round)
             self._db.execute("UPDATE rounds SET result = ? WHERE run = ? AND round = ?", (digest, *row))
             self._db.execute("UPDATE stages SET record = NULL WHERE run = ? AND round <= ?", row)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedsec_secure.codec import open_packet
-from fedsec_secure.errors import AbortError, PeerViolationError
+from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
 from fedsec_secure.he.parameters import BfvParameters
 from fedsec_secure.he.ring import SumFrames, add_masks, sum_frames
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.coordinator_collect import Confirmed, Refused, Shared, require, sift
 from fedsec_secure.masking.messages import Revealed, ShareKind
+from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.masking.tag import PRIME
 from fedsec_secure.masking.vector import sum_words
 from fedsec_secure.numeric import shamir
@@ -88,11 +89,33 @@ class Unmasked:
 
     def _tag(self, sources: Sequence[WordSource]) -> int:
         """From the last word of each upload, which is read now."""
-        masked: Words = np.empty((len(sources), 1), dtype="<u8")
-        for source, word in zip(sources, masked, strict=True):
-            source.read_into(word)
-        tags: int = sum(masked[:, 0].tolist()) + sum(m.tag for m in self.plus) - sum(m.tag for m in self.minus)
+        tags: int = sum(last_words(sources)) + sum(m.tag for m in self.plus) - sum(m.tag for m in self.minus)
         return tags % PRIME
+
+
+def weighted_total(
+    uploads: Mapping[SiteId, WordSource], weights: Mapping[SiteId, int], parameters: SumParameters
+) -> ClosedTotal:
+    """The sum of encrypted uploads without masks, each as often as its site weighs, and of their tags: no key is
+    needed. ``weights``: of the sites in the sum, in the order of their names.
+
+    Raises CodecError for a coefficient outside Z_q, ConfigError for weights past what decrypts.
+    """
+    if parameters.encryption is None:
+        raise LocalMisuseError("expected uploads of a plan that encrypts them")
+    sources, factors = [uploads[site] for site in weights], list(weights.values())
+    frames = sum_frames(sources, parameters.encryption, parameters.words, factors)
+    tag = sum(factor * word for factor, word in zip(factors, last_words(sources), strict=True))
+    return ClosedTotal(frames, tag % PRIME)
+
+
+def last_words(sources: Sequence[WordSource]) -> list[int]:
+    """One more word of each."""
+    words: Words = np.empty((len(sources), 1), dtype="<u8")
+    for source, word in zip(sources, words, strict=True):
+        source.read_into(word)
+    found: list[int] = words[:, 0].tolist()
+    return found
 
 
 def _verify_reveal(confirmed: Confirmed, site: SiteId, data: bytes) -> Revealed:

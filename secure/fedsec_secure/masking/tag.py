@@ -12,7 +12,7 @@ keystream as long as the update is needed, and the work is one matrix product. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
 
 import numpy as np
@@ -46,7 +46,12 @@ def tag_key(seeds: Iterable[SecretBytes], bound: bytes) -> SecretBytes:
 
 def pads(key: SecretBytes, sites: Iterable[SiteId]) -> int:
     """Sum of a_i = PRF(K, i) modulo p. Without them, a scaled sum would fit the tag scaled by as much."""
-    return sum(field_element(key, "fedsec v1 tag pad", site.encode()) for site in sites) % PRIME
+    return weighted_pads(key, dict.fromkeys(sites, 1))
+
+
+def weighted_pads(key: SecretBytes, weights: Mapping[SiteId, int]) -> int:
+    """Sum of w_i a_i modulo p, where whoever sums multiplies by w_i."""
+    return sum(w * field_element(key, "fedsec v1 tag pad", site.encode()) for site, w in weights.items()) % PRIME
 
 
 class LinearTag:

@@ -104,3 +104,13 @@ PLAIN = Table(
     )
 )
 """``secure.mode = "none"``: the integers travel in the open."""
+SEALED = Table(
+    (
+        Transition("train", Stage.NEW, Stage.STATED),
+        Transition("encrypt", Stage.STATED, Stage.SENT),
+        Transition("verdict", Stage.SENT, Stage.OVER),
+        Transition("train", Stage.STATED, Stage.STATED, attempt=True),
+        Transition("train", Stage.SENT, Stage.STATED, attempt=True),
+    )
+)
+"""``secure.mode = "he"``: encrypted under a key of all sites, and no masks."""

@@ -42,11 +42,13 @@ class Influence:
         bins: relative size of each site as approved in the plan, 1 to 64; whoever is not named has 1.
         cap: no site may weigh more than this share of a round.
         least_effective_cohort: of a round's weights, (sum w)^2 / sum w^2 (Kish 1965).
+        units: set where weights multiply ciphertexts: they are then rounded to so many units in all, at least one each.
     """
 
     bins: Mapping[SiteId, int]
     cap: Fraction
     least_effective_cohort: Fraction
+    units: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.cap <= 1 or any(not 1 <= size <= MOST_BIN for size in self.bins.values()):
@@ -62,8 +64,12 @@ class Influence:
             raise AbortError(
                 f"{len(full)} sites cannot each weigh at most {float(self.cap):g} of a round: more sites are needed"
             )
-        most = ceiling(full.values(), self.cap)
-        return {site: min(weight, most) for site, weight in full.items()}
+        cut = self._cut(full)
+        return cut if self.units is None else self._cut(in_units(cut, self.units))
+
+    def _cut(self, weights: Mapping[SiteId, int]) -> dict[SiteId, int]:
+        most = ceiling(weights.values(), self.cap)
+        return {site: min(weight, most) for site, weight in weights.items()}
 
     def why_not(self, weights: Collection[int]) -> str | None:
         """Why a sum with these weights is refused, or None. Sites that drop out leave the others a larger share."""
@@ -80,6 +86,19 @@ class Influence:
 
 def _of_level(score: int) -> int:
     return TABLE[WORST_LEVEL if score == NO_SCORE else score]
+
+
+def in_units(weights: Mapping[SiteId, int], units: int) -> dict[SiteId, int]:
+    """Proportional to ``weights``, whole, at least 1 each, and at most ``units`` together.
+
+    Of n sites, ``units - n`` are dealt out by rounding to nearest: whoever is rounded up gains half a unit at most, and
+    whoever would get none gains one. ConfigError for fewer than two units a site.
+    """
+    # Check 127 (wrong decryption): weights on ciphertexts are small enough for every sum to decrypt.
+    if units < 2 * len(weights):
+        raise ConfigError(f"{units} units of weight are too few for {len(weights)} sites: two for each are needed")
+    total, dealt = sum(weights.values()), units - len(weights)
+    return {site: max(1, (2 * weight * dealt + total) // (2 * total)) for site, weight in weights.items()}
 
 
 def ceiling(weights: Collection[int], cap: Fraction) -> int:

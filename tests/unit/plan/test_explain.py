@@ -22,6 +22,7 @@ from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
+from tests.e2e.federation import VALIDATION
 
 
 def texts(draft, sites=None, coordinates=None, topic=None, level=None):
@@ -71,19 +72,46 @@ def test_a_draft_that_cannot_protect_so_many_sites_is_refused(world):
     assert texts(world.draft, topic="collusion") == []
 
 
+def sized(draft):
+    return draft.model_copy(update={"weighting": WeightingSpec(rule="size", count_min=1, count_max=1)})
+
+
 def test_mode_none_is_said_in_clear_words(world):
     draft = world.draft.model_copy(update={"secure": SecureSpec(mode="none")})
     (text,) = texts(draft, 5, topic="protection", level="risk")
     assert "sees every site's update in the clear" in text
     assert texts(draft, 5, topic="collusion") == []
-    sized = draft.model_copy(update={"weighting": WeightingSpec(rule="size", count_min=1, count_max=1)})
-    assert "which the coordinator learns" in texts(sized, topic="weights")[0]
+    assert "which the coordinator learns;" in texts(sized(draft), topic="weights")[0]
 
 
-def test_a_mode_that_is_not_built_claims_no_protection(world):
-    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="he", threshold=4)})
-    assert texts(draft, 5, topic="protection") == []
-    assert "not built" in texts(draft, 5, level="refused")[0]
+def test_a_shared_key_is_said_in_clear_words(world):
+    plan = world.plan(secure=SecureSpec(mode="he"))
+    fact, *risks = texts(plan, topic="protection")
+    assert "alone reads no update, no sum and not the adapter" in fact
+    assert "together with any one site" in risks[0]
+    assert "reads the update of every site" in risks[0]
+    assert texts(plan, topic="collusion") == [], "one is enough, which the risk says"
+    assert "with one site's key" in texts(sized(plan), topic="weights")[0]
+    up = STANDARD.upload_bytes(1_843_200 // 2) + 8
+    assert f"sends {(up + 64) / 1e6:.2f} MB" in texts(plan, coordinates=1_843_200, topic="bytes")[0]
+
+
+def test_weights_on_ciphertexts_are_units_and_cost_bits(world):
+    weighting = WeightingSpec(rule="influence", validation=VALIDATION)
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode="he"), "weighting": weighting})
+    (text,) = texts(draft, 5, topic="encoding")
+    assert f"steps of {FixedPoint.choose(Lanes.named('2x23'), 256, 0.5).step:.3g}" in text
+    assert "weights are rounded to one of 256 units" in text
+    assert texts(draft, 128, level="refused") == []
+    assert "256 units of weight are too few for 129 sites" in texts(draft, 129, topic="encoding", level="refused")[0]
+
+
+@pytest.mark.parametrize("mode", ["he", "he-mask"])
+def test_more_sites_than_decrypt_are_refused_when_the_plan_is_checked(world, mode):
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode=mode, threshold=300)})
+    assert texts(draft, 362, topic="encoding", level="refused") == []
+    (text,) = texts(draft, 363, topic="encoding", level="refused")
+    assert "exact up to weights of 362 in all, found 363" in text
 
 
 def test_encrypted_sums_are_opened_at_the_sites(world):

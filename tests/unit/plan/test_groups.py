@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedsec.plan.attestation import floors_of
-from fedsec.plan.explain import colluders_needed, explain
+from fedsec.plan.explain import explain
+from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.group_checks import group_floors
 from fedsec.plan.policy import draft_policy
 from fedsec.plan.policy_checks import check_plan

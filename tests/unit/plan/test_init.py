@@ -11,6 +11,7 @@ from fedsec.plan.init import complete_working_set, load_or_make_key
 from fedsec.plan.policy import Policy
 from fedsec.plan.revocation import revoke
 from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites
+from fedsec.plan.specs import DpSpec
 from fedsec.plan.toml import read_toml, write_toml
 from fedsec.plan.withdrawal import Notices, withdraw
 from fedsec_secure.errors import ConfigError, VerificationError
@@ -151,8 +152,9 @@ def test_a_policy_that_asks_for_two_officers_is_not_met_by_the_one_that_is_made_
 
 
 def test_wrong_names_and_unsupported_plans_stop_before_any_key(world, tmp_path, folders):
-    with pytest.raises(ConfigError, match="not built"):
-        complete(world, tmp_path, folders, secure=world.draft.secure.model_copy(update={"mode": "he"}))
+    lonely = world.draft.secure.model_copy(update={"mode": "he-mask"})
+    with pytest.raises(ConfigError, match="every step would be a round of encryption"):
+        complete(world, tmp_path, folders, secure=lonely, dp=DpSpec(mode="distributed", target_epsilon=8.0))
     assert not list(tmp_path.rglob("*.key"))
     with pytest.raises(ConfigError, match="expected the name oak"):
         complete(world, tmp_path, {**folders, "oak": folders["ash"]})

@@ -46,7 +46,7 @@ def test_the_tightest_policy_allows_its_plan(world):
     ("changes", "expected"),
     [
         ({"secure": SecureSpec(mode="none", threshold=4, minimum_cohort=4)}, [3]),
-        ({"secure": SecureSpec(mode="he", threshold=4)}, [1, 3]),
+        ({"secure": SecureSpec(mode="he", minimum_cohort=4)}, [3]),
         ({"weighting": SIZE}, [5, 7]),
         ({"weighting": WeightingSpec(cap=0.6)}, [6]),
         ({"model": ModelSpec(base="tiny-random", weights_sha256="cd" * 32)}, [8]),

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from fedsec.plan.explain import colluders_needed, explain
+from fedsec.plan.explain import explain
+from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.specs import EvaluationSpec, TrainingSpec
 from fedsec.plan.statement import count_in_words
 from fedsec.report.protection import protection
@@ -77,10 +78,14 @@ def test_encrypted_sums_are_not_the_coordinators_to_read_until_a_site_helps():
     assert "not even the total" in row.cells[0].text
 
 
-def test_a_mode_that_does_not_run_gets_no_table():
-    other = PLAN.model_copy(update={"secure": PLAN.secure.model_copy(update={"mode": "he"})})
-    with pytest.raises(ConfigError, match=r"secure\.mode is he"):
-        protection(other)
+def test_under_a_shared_key_one_site_is_enough():
+    plan = make_plan(Keys.generate(5), rule="size", mode="he", change=2)
+    assert protection(plan).columns[1] == "the coordinator with one site"
+    assert column(plan, "update of a round")[:3] == ["no", "yes", "part"]
+    assert column(plan, "sum of all")[:3] == ["no", "known", "known"]
+    assert column(plan, "finished adapter")[:2] == ["no", "known"]
+    assert column(plan, "How many examples")[:2] == ["no", "yes"]
+    assert column(plan, "notes and labels")[:2] == ["no", "part"]
 
 
 # ---- rounds
