@@ -12,46 +12,18 @@ from fedsec.encryption.workers import UNOPENED, EncryptionWorkers
 from fedsec.plan.specs import CanarySpec, ServerSpec
 from fedsec.site import encrypted
 from fedsec.site.end import claimed_context
-from fedsec.training.adapter import AdapterState
-from fedsec.training.strategies import shared_names
 from fedsec.wire import sum_parameters
 from fedsec_secure.codec import head_length, seal_parts
-from fedsec_secure.errors import AbortError, PeerViolationError, TransportError
-from fedsec_secure.he.cipher import BfvCipher
+from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.roster import COORDINATOR
-from fedsec_secure.secrets import SecretBytes
-from tests.e2e.federation import RUN, Federation, Keys, Steady, make_plan
-from tests.sim.network import InProcess as Direct
-
-SITES, ROUNDS = 5, 3
+from tests.e2e.encrypting import ROUNDS, SITES, Away, InProcess, Stopped, bound, encrypted_plan, finals, opened
+from tests.e2e.federation import RUN, Keys, Steady, make_plan
 
 
 @pytest.fixture(scope="module")
 def keys() -> Keys:
     return Keys.generate(SITES)
-
-
-class InProcess:
-    """Stands for the workers where a test is not about them: the same cipher, without a process of its own."""
-
-    def __init__(self, key: SecretBytes, count: int | None = None) -> None:
-        self._cipher = BfvCipher(key)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cipher.close()
-
-    def encrypting(self, write):
-        return Direct(self._cipher, write)
-
-    def decrypt(self, total, words, weights=None):
-        found = self._cipher.decrypt(total, weights)
-        if found[words:].any():
-            raise PeerViolationError(UNOPENED)
-        return found[:words]
 
 
 @pytest.fixture
@@ -63,29 +35,6 @@ def real_workers() -> None:
 def no_processes(request, monkeypatch):
     if "real_workers" not in request.fixturenames:
         monkeypatch.setattr(encrypted, "EncryptionWorkers", InProcess)
-
-
-def encrypted_plan(keys, **options):
-    return make_plan(keys, **({"mode": "he-mask", "rounds": ROUNDS} | options))
-
-
-def opened(folder, keys, plan, **options) -> Federation:
-    return Federation(folder, keys, plan, **({"work": Steady} | options))
-
-
-def finals(federation: Federation) -> dict[str, AdapterState]:
-    found = {}
-    for name, agent in federation.agents.items():
-        if federation.stores[name].newest_round(RUN) == federation.plan.rounds:
-            found[name] = agent.final_adapter(RUN)
-    return found
-
-
-def bound(plan, adapter: AdapterState) -> float:
-    """How far decoded means of all rounds may be from exact ones, together."""
-    length = sum(adapter[n].size for n in shared_names(plan.lora.strategy, adapter, 0))
-    heaviest = 1 if plan.weighting.rule == "uniform" else 40
-    return plan.rounds * sum_parameters(plan, length).error_bound(SITES, SITES if heaviest == 1 else SITES * 10)
 
 
 @pytest.mark.parametrize("rule", ["uniform", "size"])
@@ -127,22 +76,6 @@ def test_with_other_rules_strategies_and_optimisers(tmp_path, keys, options):
     np.testing.assert_allclose(held["site-a"].flatten(), masked.flatten(), atol=5e-5)
 
 
-class Away:
-    """One site that answers an exchange of some rounds no more, or whose answer is lost on its way."""
-
-    def __init__(self, agent, exchange: str, rounds: set[int], lost_reply: bool = False) -> None:
-        self.agent, self.exchange, self.rounds, self.lost_reply = agent, exchange, rounds, lost_reply
-        self.seen = -1
-
-    def handle(self, name: str, body: bytes):
-        self.seen += name == "train"
-        if name == self.exchange and self.seen in self.rounds:
-            if self.lost_reply:
-                self.agent.handle(name, body)
-            raise TransportError("connection refused")
-        return self.agent.handle(name, body)
-
-
 @pytest.mark.parametrize("exchange", ["train", "share", "mask", "confirm", "unmask", "verdict"])
 @pytest.mark.parametrize("lost_reply", [False, True])
 def test_a_site_that_missed_a_sum_catches_up(tmp_path, keys, exchange, lost_reply):
@@ -173,10 +106,6 @@ def test_a_site_that_missed_two_sums_catches_up(tmp_path, keys, rule):
         rounds = [e["survivors"] for e in federation.events if e["event"] == "round"]
     assert [("site-c" in names) for names in rounds] == [False, False, True]
     assert held["site-c"].digest() == state.digest()
-
-
-class Stopped(BaseException):
-    """Ctrl-C."""
 
 
 @pytest.mark.parametrize(
