@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, Table
+from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, SEALED, Table
 
 PAGE = Path(__file__).with_name("protocol.md")
-_TITLES = {"mask": MASKED, "none": PLAIN, "groups": GROUPED}
+_TITLES = {"mask": MASKED, "none": PLAIN, "groups": GROUPED, "he": SEALED}
 
 
 def diagram(table: Table) -> str:

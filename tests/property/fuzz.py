@@ -23,7 +23,7 @@ from fedsec.plan.policy import Policy, draft_policy
 from fedsec.plan.revocation import open_revocation, revoke
 from fedsec.plan.withdrawal import open_withdrawal, withdraw
 from fedsec.training.adapter import AdapterState
-from fedsec.wire import TrainRequest, VerdictRequest
+from fedsec.wire import CatchUp, EncryptedStart, TrainRequest, VerdictRequest
 from fedsec_secure.codec import Header, head_length, open_head, open_packet
 from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, VerificationError
 from fedsec_secure.he.parameters import STANDARD
@@ -69,6 +69,8 @@ def targets() -> dict[str, Target]:
     train = TrainRequest("run-1", 1, 0, adapter.to_bytes(), {"site-a": b["packet"][0]}).encode()
     packet = b["packet"][0]
     combine = b"".join(CombineRequest(packet, [{SiteId("site-a"): packet}] * 2, [bytes(16)] * 2).parts())
+    sums = {0: CatchUp((1, 7, 2), 1, 10, bytes(80)), 3: CatchUp((1,) * 5, 9, 30, bytes(8))}
+    missed = [EncryptedStart(bytes(32), {}).encode(), EncryptedStart(bytes(range(32)), sums).encode()]
     verdict = b"".join(VerdictRequest({"site-a": b["packet"][0]}, 5, bytes(64)).parts())
     anyone = officer.public.verify
     moment, other = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC), SigningKey.generate()
@@ -92,6 +94,7 @@ def targets() -> dict[str, Target]:
         ),
         "scores": Target(Scores.decode, [Scores((bytes(32),) * 2, (3, 255), 4).encode()], encode=method("encode")),
         "combine request": Target(CombineRequest.decode, [combine], encode=lambda value: b"".join(value.parts())),
+        "encrypted start": Target(EncryptedStart.decode, missed, encode=method("encode")),
         "verdict request": Target(VerdictRequest.decode, [verdict], encode=lambda value: b"".join(value.parts())),
         "packet": Target(
             lambda data: open_packet(data, kind="confirm", sender="site-a", context=None, verify=anyone),

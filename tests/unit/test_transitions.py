@@ -10,10 +10,10 @@ import pytest
 
 from fedsec.site.store import Place, SiteStore
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
-from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, Stage, Table, Transition
+from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, SEALED, Stage, Table, Transition
 
 DOCS = Path(__file__).parents[2] / "docs"
-TABLES = {"mask": MASKED, "none": PLAIN, "groups": GROUPED}
+TABLES = {"mask": MASKED, "none": PLAIN, "groups": GROUPED, "he": SEALED}
 PAIRS = [
     (mode, stage, exchange, attempt)
     for mode, table in TABLES.items()

@@ -12,7 +12,7 @@ from fedsec.report.page import page
 from fedsec.report.protection import protection
 from fedsec.report.rounds import asked
 from fedsec_secure.errors import ConfigError, VerificationError
-from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN
+from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, SEALED
 from fedsec_secure.record.entries import DrawEntry, SurvivorsEntry
 from tests.e2e.federation import RUN, Keys, make_plan
 from tests.unit.report.report_pages import Page, real
@@ -104,6 +104,10 @@ def test_every_exchange_of_a_round_has_its_words():
         *GROUPED.exchanges,
         *MASKED.exchanges,
         *PLAIN.exchanges,
+        *SEALED.exchanges,
+        "key-offer",
+        "key-deal",
+        "key-take",
         "commit",
         "reveal",
         "draw",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedsec_secure.errors import AbortError, ConfigError
 from fedsec_secure.numeric.score_levels import NO_SCORE, WORST_LEVEL, is_score, level_of
-from fedsec_secure.weighting.influence import TABLE, Influence, ceiling
+from fedsec_secure.weighting.influence import TABLE, Influence, ceiling, in_units
 from fedsec_secure.weighting.rules import effective_cohort
 
 LEVEL = st.one_of(st.integers(0, WORST_LEVEL), st.just(NO_SCORE))
@@ -123,3 +123,30 @@ def test_too_few_sites_for_the_cap():
 def test_rules_that_are_none(cap, size):
     with pytest.raises(ConfigError):
         rule(cap, {"a": size})
+
+
+# ---- units, where whoever sums multiplies ciphertexts by them
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), LEVEL, min_size=5), CAP, st.integers(16, 362))
+def test_units_keep_the_cap_and_never_pass_their_number(scores, cap, units):
+    whole = Influence({"a": 64}, cap, Fraction(1), units).weigh(scores)
+    assert whole.keys() == scores.keys()
+    assert all(w >= 1 for w in whole.values())
+    assert sum(whole.values()) <= units
+    assert max(whole.values()) <= cap * sum(whole.values())
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(1, 1 << 22), min_size=2, max_size=60))
+def test_units_are_the_nearest_that_a_site_can_have(weights):
+    units = 256
+    found, total, dealt = in_units(weights, units), sum(weights.values()), units - len(weights)
+    for site, weight in weights.items():
+        exact = Fraction(weight * dealt, total)
+        assert abs(found[site] - exact) <= Fraction(1, 2) or (found[site] == 1 and exact < 1)
+
+
+def test_too_few_units_are_refused():
+    assert in_units(dict.fromkeys(range(128), 5), 256) == dict.fromkeys(range(128), 1)
+    with pytest.raises(ConfigError, match="256 units of weight are too few for 129 sites"):
+        in_units(dict.fromkeys(range(129), 5), 256)
