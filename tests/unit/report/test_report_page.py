@@ -86,13 +86,30 @@ def test_a_run_that_is_not_finished_says_so_first():
     assert "unfinished" not in Page(page(real())).ids()
 
 
-def test_open_sums_are_said_plainly():
+def in_mode(mode: str) -> Page:
     from fedsec.plan.explain import explain
     from fedsec.report.protection import protection
 
-    plan = real().plan.model_copy(update={"secure": real().plan.secure.model_copy(update={"mode": "none"})})
+    plan = real().plan.model_copy(update={"secure": real().plan.secure.model_copy(update={"mode": mode})})
     data = dataclasses.replace(real(), plan=plan, statements=tuple(explain(plan)), protection=protection(plan))
-    assert "no masks: the coordinator saw every site’s update" in Page(page(data)).text("summary")
+    return Page(page(data))
+
+
+def test_open_sums_are_said_plainly():
+    found = in_mode("none")
+    assert "no masks: the coordinator saw every site’s update" in found.text("summary")
+    assert "The coordinator saw every site’s update as it is" in found.text("exposed")
+
+
+def test_a_shared_key_is_said_plainly():
+    found = in_mode("he")
+    assert "Together with any one site, or its key, it can open every one of them" in found.text("summary")
+    assert "With the key of any one site the coordinator opens every site’s update" in found.text("exposed")
+
+
+@pytest.mark.parametrize("mode", ["mask", "he-mask"])
+def test_masks_need_no_such_warning(mode):
+    assert "exposed" not in in_mode(mode).ids()
 
 
 def test_a_finite_budget_is_shown_against_the_plan():
