@@ -141,6 +141,16 @@ def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
     assert set(done.json["macro_f1"]) == {"federated", "central"}
 
 
+@pytest.mark.parametrize(("mode", "warned"), [("he", True), ("he-mask", False)])
+def test_encrypted_studies_run_and_say_who_opens_what(fedsec, smoke, tmp_path, mode, warned):
+    """Workers, ceremony, an adapter that the coordinator has not, and a folder that verifies offline."""
+    done = smoke("--set", f"secure.mode={mode}", "--set", "evaluation.baselines=[]", "--set", "rounds=1")
+    assert done.code == 0, done.err
+    assert ("together with any one site" in " ".join(done.err.split())) == warned
+    assert fedsec("verify", tmp_path / "run").code == 0
+    assert load_peft(tmp_path / "run" / "adapter")
+
+
 def test_site_check_counts_and_refuses_malformed_rows_with_their_line(fedsec, tmp_path):
     ask = ("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml", "--json")
     done = fedsec(*ask, "--no-measure")
