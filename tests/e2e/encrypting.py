@@ -19,7 +19,7 @@ SITES, ROUNDS = 5, 3
 class InProcess:
     """Stands for the workers where a test is not about them: the same cipher, without a process of its own."""
 
-    def __init__(self, key: SecretBytes, count: int | None = None) -> None:
+    def __init__(self, key: SecretBytes, count: int | None = None, progress: object = None) -> None:
         self._cipher = BfvCipher(key)
 
     def __enter__(self):

@@ -19,10 +19,10 @@ from cells.table import locked
 from fedsec.data.schema import Example
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import TrainingSpec
-from fedsec.site.identity import SiteWork
+from fedsec.site.identity import Progress, SiteWork
 from fedsec.site.work import LocalWork
 from fedsec.spool import write_durably
-from fedsec.study.federation import Progress, open_study
+from fedsec.study.federation import open_study
 from fedsec.study.folder import RunFolder
 from fedsec.study.prepare import prepare_run
 from fedsec.training.adapter import AdapterState, Float32Array, load_peft

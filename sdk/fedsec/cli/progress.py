@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 _WORK = {
     "train": "round {round}: {site} trains",
+    "encrypt": "round {round}: {site} encrypts",
+    "decrypt": "round {round}: {site} opens the sum",
     "single": "baseline: {site} alone, round {round}",
     "central": "baseline: pooled notes, round {round}",
     "score": "scoring {site}",

@@ -11,7 +11,7 @@ from fedsec.cli.output import Jobs, Json, Quiet, err, out, print_json
 from fedsec_secure.errors import ReleaseBlockedError
 
 if TYPE_CHECKING:
-    from fedsec.study.federation import Progress
+    from fedsec.site.identity import Progress
     from fedsec.study.folder import RunFolder
 
 

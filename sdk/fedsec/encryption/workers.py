@@ -74,11 +74,19 @@ class _Worker:
 class EncryptionWorkers:
     """Workers with one key. Closed, they are gone, and the key with them.
 
+    Args:
+        key: 32 bytes.
+        count: how many; left out, as there are processors.
+        progress: called with the number of words that are done, of an update or a sum, after each chunk.
+
     Raises:
         LocalMisuseError: they do not start: the encryption library is missing, or fails its own test.
     """
 
-    def __init__(self, key: SecretBytes, count: int | None = None) -> None:
+    def __init__(
+        self, key: SecretBytes, count: int | None = None, progress: Callable[[int], None] = lambda words: None
+    ) -> None:
+        self._progress = progress
         self._stack = ExitStack()
         self._workers: list[_Worker] = []
         try:
@@ -106,7 +114,7 @@ class EncryptionWorkers:
 
     def encrypting(self, write: Callable[[Buffer], None]) -> Encrypting:
         """Words in, frames out to ``write``, in order."""
-        return Encrypting(self._workers, write)
+        return Encrypting(self._workers, write, self._progress)
 
     def decrypt(self, total: SumFrames, words: int, weights: Sequence[int] | None = None) -> Words:
         """The sum's words, uint64[words], sign-extended. PeerViolationError, always the same, where it does not open:
@@ -123,6 +131,7 @@ class EncryptionWorkers:
             part = np.frombuffer(reply, dtype="<u8")
             found[at : at + len(part)] = part
             at += len(part)
+            self._progress(min(at, words))
 
         steps = _InOrder(self._workers, take)
         try:
@@ -168,8 +177,12 @@ class _InOrder:
 class Encrypting:
     """Encrypts what is written, chunk by chunk. All chunks but the last are whole blocks."""
 
-    def __init__(self, workers: Sequence[_Worker], write: Callable[[Buffer], None]) -> None:
+    def __init__(
+        self, workers: Sequence[_Worker], write: Callable[[Buffer], None], progress: Callable[[int], None]
+    ) -> None:
         self._steps = _InOrder(workers, write)
+        self._progress = progress
+        self._words = 0
 
     def write(self, chunk: Words) -> None:
         """The next words modulo t, uint64, which may be overwritten afterwards. LocalMisuseError if a worker ended."""
@@ -177,6 +190,8 @@ class Encrypting:
             self._steps.ask(ENCRYPT, chunk.view(np.uint8).data)
         except (OSError, EOFError) as e:
             raise LocalMisuseError(_ENDED) from e
+        self._words += len(chunk)
+        self._progress(self._words)
 
     def finish(self) -> None:
         """Wait for the last frames. LocalMisuseError if a worker ended."""

@@ -15,7 +15,7 @@ import numpy as np
 from fedsec.plan.cost import SCORE, UPDATE, distributed_step
 from fedsec.plan.model import Plan
 from fedsec.site.end import Reply, RunEnd, canaries_of, claimed_context
-from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.identity import Progress, SiteIdentity, SiteWork
 from fedsec.site.notes import Notes
 from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
@@ -55,6 +55,8 @@ class SiteAgent:
 
     _table = MASKED
     """What is answered, and in which order."""
+    progress: Progress = staticmethod(lambda event: None)
+    """Of encrypting and decrypting; the work tells its own. What it raises would look like a failure of that."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
         approval = identity.authorise()
@@ -231,7 +233,7 @@ class SiteAgent:
         path = self._store.upload_path(shared.stated.context)
         sign = self._id.key.sign
         with (
-            self._encrypting(place.run, parameters) as encrypting,
+            self._encrypting(place, parameters) as encrypting,
             write_upload(path, "masked", self._id.me, parameters.words) as upload,
         ):
             state, upload.head = SiteMasked.enter(
@@ -241,7 +243,7 @@ class SiteAgent:
         return path
 
     @contextmanager
-    def _encrypting(self, run: str, parameters: SumParameters) -> Iterator[Encrypting | None]:
+    def _encrypting(self, place: Place, parameters: SumParameters) -> Iterator[Encrypting | None]:
         """What masked words go through on their way out; None where they leave as they are."""
         yield None
 

@@ -133,14 +133,17 @@ class EncryptedAgent(SiteAgent):
         self._store.keys.save_key(run, key, reply)
         return reply
 
-    def _workers(self, run: str, words: int) -> EncryptionWorkers:
-        return EncryptionWorkers(self._store.keys.key(run), 1 if words < _WORTH_A_SECOND else None)
+    def _workers(self, place: Place, words: int, what: str) -> EncryptionWorkers:
+        """``what``: "encrypt" or "decrypt", for whoever watches."""
+        event: dict[str, object] = {"event": what, "site": self._id.me, "round": place.round, "steps": words}
+        count = 1 if words < _WORTH_A_SECOND else None
+        return EncryptionWorkers(self._store.keys.key(place.run), count, lambda n: self.progress(event | {"step": n}))
 
     # ---- a round
 
     @contextmanager
-    def _encrypting(self, run: str, parameters: SumParameters) -> Iterator[Encrypting | None]:
-        with self._workers(run, parameters.words) as workers:
+    def _encrypting(self, place: Place, parameters: SumParameters) -> Iterator[Encrypting | None]:
+        with self._workers(place, parameters.words, "encrypt") as workers:
             yield workers.encrypting
 
     def _decoded(
@@ -149,7 +152,7 @@ class EncryptedAgent(SiteAgent):
         revealed, group = SiteRevealed.restore(record), self._group(place.run)
         check_members(request.heads, self._id.me, group, f"the {exchange}")
         with self._last_chance(place.run):
-            total = self._opened(place.run, request.words, parameters, (1,) * len(request.heads))
+            total = self._opened(place, request.words, parameters, (1,) * len(request.heads))
             return revealed.check_sum(request.heads, total, request.tag, parameters, group)
 
     @contextmanager
@@ -165,12 +168,12 @@ class EncryptedAgent(SiteAgent):
             self._store.keys.destroy(run)
             raise PeerViolationError(f"{UNOPENED}: the encryption key of run {run} is destroyed here") from None
 
-    def _opened(self, run: str, frames: Buffer, parameters: SumParameters, factors: Sequence[int]) -> Words:
+    def _opened(self, place: Place, frames: Buffer, parameters: SumParameters, factors: Sequence[int]) -> Words:
         """``factors``: what each ciphertext was multiplied by."""
         encryption = _of(parameters)
         encryption.check_weights(sum(factors))
         total = SumFrames.decode(frames, encryption, parameters.words, len(factors))
-        with self._workers(run, parameters.words) as workers:
+        with self._workers(place, parameters.words, "decrypt") as workers:
             return workers.decrypt(total, parameters.words, factors)
 
     def _verdict(self, body: bytes) -> Reply:
@@ -214,7 +217,7 @@ class EncryptedAgent(SiteAgent):
 
     def _mean(self, place: Place, number: int, state: AdapterState, missed: CatchUp) -> Floats:
         parameters = replace(self._parameters(state, replace(place, round=number)), weight_max=missed.weight_max)
-        words = self._opened(place.run, missed.frames, parameters, missed.factors)
+        words = self._opened(place, missed.frames, parameters, missed.factors)
         public = None if parameters.hidden_weight else missed.total_weight
         return decode_sum(parameters, words, sum(missed.factors), public).mean
 

@@ -17,6 +17,9 @@ from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.numeric.lanes import Ints
 from fedsec_secure.secrets import SecretBytes
 
+Progress = Callable[[dict[str, object]], None]
+"""Told by small dictionaries how far long work is: counts, losses. They stay at the site."""
+
 
 class SiteWork(Protocol):
     """What happens to the notes. Only updates' encodings and, where allowed, public scores ever leave."""

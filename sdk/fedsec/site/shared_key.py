@@ -46,7 +46,7 @@ class SharedKeyAgent(EncryptedAgent):
             raise LocalMisuseError("integers with a share of noise leave under masks only")
         shared, path = self._store.keys.key(place.run), self._store.upload_path(context)
         with (
-            self._workers(place.run, parameters.words) as workers,
+            self._workers(place, parameters.words, "encrypt") as workers,
             write_upload(path, "encrypt", self._id.me, parameters.words) as upload,
         ):
             key, out = self._id.key.sign, upload.write
@@ -61,7 +61,7 @@ class SharedKeyAgent(EncryptedAgent):
         weights = state.weights_of(request.heads, self._cohort)
         self._check_change(self._keys_of(request))
         with self._last_chance(place.run):
-            total = self._opened(place.run, request.words, parameters, tuple(weights.values()))
+            total = self._opened(place, request.words, parameters, tuple(weights.values()))
             shared = self._store.keys.key(place.run)
             return state.check_sum(request.heads, total, request.tag, parameters, self._cohort, shared)
 

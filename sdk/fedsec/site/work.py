@@ -21,6 +21,7 @@ from fedsec.evaluation.titles import score_titles
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.specs import PublicTest
 from fedsec.privacy.distributed import DistributedStep
+from fedsec.site.identity import Progress
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel
 from fedsec.training.loop import train_round
@@ -35,8 +36,6 @@ from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.lanes import Ints
 from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.weighting.rules import clip_count
-
-Progress = Callable[[dict[str, object]], None]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
 from fedsec.site.encrypted import EncryptedAgent
-from fedsec.site.identity import SiteWork
+from fedsec.site.identity import Progress, SiteWork
 from fedsec.site.work import LocalWork, TestSet, score_tests, validation_loss
 from fedsec.study.certify import write_certificate
 from fedsec.study.corpora import load_held_out, load_public_tests, load_training, load_validation
@@ -42,7 +42,6 @@ from fedsec_secure.errors import AbortError, ConfigError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 
-Progress = Callable[[dict[str, object]], None]
 COORDINATOR_KEY = Path("coordinator") / "coordinator.key"
 
 
@@ -111,7 +110,9 @@ class Study:
         held_out = load_held_out(self.sites[name], self.plan)
         data = (self.training[name], self.tests, self.validation, held_out)
         work = LocalWork(name, self.plan, self.models, *data, self.step)
-        return open_agent(self.sites[name], self.plan, self.work(work), stack)
+        agent = open_agent(self.sites[name], self.plan, self.work(work), stack)
+        agent.progress = self.progress
+        return agent
 
     def _known(self, number: int, state: State) -> AdapterState:
         """What round ``number`` starts from: where sums are encrypted, from a site of this process that has it."""

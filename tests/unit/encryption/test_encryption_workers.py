@@ -57,6 +57,19 @@ def test_there_and_back(pool, count):
     assert np.array_equal(pool.decrypt(weighted, count, [2, -1, 5]), signed(expected))
 
 
+def test_progress_is_told_in_words_up_to_the_last():
+    told: list[int] = []
+    count = 2 * CHUNK_WORDS + 7
+    inputs = RNG.integers(0, 2**40, count, dtype=np.uint64)
+    with EncryptionWorkers(SecretBytes.random(), 1, told.append) as workers:
+        upload = encrypted(workers, inputs)
+        assert told == [CHUNK_WORDS, 2 * CHUNK_WORDS, count]
+        told.clear()
+        workers.decrypt(sum_frames([ArraySource(upload)], STANDARD, count), count)
+    assert told == sorted(told)
+    assert told[-1] == count
+
+
 def summed(pool):
     return sum_frames([ArraySource(encrypted(pool, np.ones(2 * N, dtype="<u8")))], STANDARD, 2 * N)
 
