@@ -178,6 +178,6 @@ def direction(rows: Sequence[Row], positive: bool = True) -> bool | None:
     return False if all(row.high < 0 if positive else row.low > 0 for row in rows) else None
 
 
-def told(rows: Sequence[Row]) -> str:
-    """Differences in one line: mean, lowest, highest."""
-    return "not run yet" if not rows else f"{spread([r.value for r in rows])}, {len(rows)} seed(s)"
+def told(rows: Sequence[Row], each: str = "seed(s)") -> str:
+    """Differences in one line: mean, lowest, highest. ``each``: what there is one of for each row."""
+    return "not run yet" if not rows else f"{spread([r.value for r in rows])}, {len(rows)} {each}"
