@@ -7,8 +7,13 @@ from __future__ import annotations
 import pytest
 
 from fedsec.attacks.he import ATTACKS
+from fedsec.attacks.isolate import OTHERS, without_seed
+from fedsec.attacks.lab import SITES, VICTIM
+from fedsec.attacks.one_key import key_of
+from fedsec.attacks.play import is_near
 from fedsec.attacks.sealed_build import SealedBuild
 from fedsec.attacks.sealed_naive import SealedNaive
+from fedsec_secure.masking.messages import ShareKind
 
 NAMES = [a.name for a in ATTACKS]
 ONE_MESSAGE = "sites refuse, all in the same words, and destroy the key"
@@ -36,7 +41,8 @@ WHY = {
 
 @pytest.fixture(scope="module")
 def build():
-    return SealedBuild()
+    with SealedBuild() as made:
+        yield made
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
@@ -52,6 +58,20 @@ def test_the_same_attack_succeeds_where_nothing_is_checked(attack, tmp_path):
     assert not got.held, got.what
 
 
+def test_a_key_with_both_secrets_of_a_site_opens_its_upload(build, tmp_path):
+    """What the row of one site's key lacks is one secret, and nothing else: in two copies of one round, of which sites
+    see one only, the victim's mask key is recovered here and its self-mask there.
+    """
+    with build.uploaded("he-mask", tmp_path / "first") as play:
+        play.close(OTHERS)
+        mask_key = play.secret(VICTIM, ShareKind.MASK_KEY)
+    with build.uploaded("he-mask", tmp_path / "second") as play:
+        play.close(SITES)
+        play.open(key_of(play.lab), [VICTIM])
+        found = without_seed(play, play.without_pairs(VICTIM, mask_key), play.secret(VICTIM, ShareKind.SELF_SEED))
+        assert is_near(found, play.lab.world.updates[VICTIM], 2 * play.lab.world.step)
+
+
 class Silent(SealedBuild):
     """Says nothing of what one site's key opens."""
 
@@ -61,7 +81,8 @@ class Silent(SealedBuild):
 
 def test_what_is_stated_fails_where_no_officer_is_told(tmp_path):
     (attack,) = (a for a in ATTACKS if a.kind == "stated")
-    got = attack.run(Silent(), tmp_path)
+    with Silent() as silent:
+        got = attack.run(silent, tmp_path)
     assert not got.held
     assert "no officer was told" in got.what
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from fedsec.attacks.build import ThisBuild
 from fedsec.attacks.lab import Lab
@@ -22,13 +22,19 @@ from fedsec_secure.secrets import SecretBytes
 
 
 class SealedBuild(ThisBuild):
-    """What is installed."""
+    """What is installed. Closed, the records that attacks start from are gone."""
 
     scheme: Final = "BFV"
 
     def __init__(self) -> None:
         self._kept = tempfile.TemporaryDirectory(prefix="fedsec-attack-")
         self._plays: dict[Mode, SealedPlay] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.cleanup()
 
     def mode(self, asked: Mode) -> Mode:
         """As the plan says."""

@@ -112,8 +112,8 @@ def he(
     from fedsec.attacks.sealed_naive import SealedNaive
 
     if against is Against.BUILD:
-        build = SealedBuild()
-        _show(ATTACKS, build, build.name, json=json)
+        with SealedBuild() as build:
+            _show(ATTACKS, build, build.name, json=json)
     naive = SealedNaive()
     _show([a for a in ATTACKS if a.kind != "control"], naive, naive.name, json=json)
 
