@@ -73,6 +73,10 @@ class AgentSite:
         self.close()
         self._start()
 
+    def hand_over(self, run: str) -> SecretBytes:
+        """The encryption key of a run, from the record: what a site has that works for the coordinator."""
+        return self._store.keys.key(run)
+
     def close(self) -> None:
         """Let go of the folder."""
         self._ledger.close()

@@ -94,6 +94,7 @@ def make_world(
     rule: Literal["uniform", "size", "influence", "group-influence"] = "uniform",
     sites: tuple[SiteId, ...] = SITES,
     hidden: int = 60,
+    mode: Literal["mask", "he-mask", "he"] = "mask",
     levels: Mapping[SiteId, int] = MappingProxyType({}),
 ) -> World:
     """Fresh keys; an adapter of one layer with 4 * ``hidden`` coordinates; updates that differ from site to site.
@@ -112,13 +113,14 @@ def make_world(
         "influence": WeightingSpec(rule="influence", validation=_VALIDATION, cap=CAP, effective_cohort=LEAST_EFFECTIVE),
         "group-influence": WeightingSpec(rule="group-influence", validation=_VALIDATION, cap=GROUP_CAP, groups=2),
     }
+    least = THRESHOLD if mode == "he" else 3  # where masks have a threshold of their own
     plan = Plan(
         name="attack",
         rounds=rounds,
         model=ModelSpec(base="tiny-random", dtype="float32", weights_sha256="0" * 64),
         task=TaskSpec(kind="entities", entity_types=("Drug",)),
         lora=LoraSpec(strategy="fedit", rank=2, dropout=0.0, targets=("q_proj",)),
-        secure=SecureSpec(mode="mask", minimum_cohort=3, threshold=2 * len(sites) // 3 + 1),
+        secure=SecureSpec(mode=mode, minimum_cohort=least, threshold=2 * len(sites) // 3 + 1),
         weighting=weighting[rule],
         roster=Roster(coordinator=coordinator.public.hex, sites=members),
     )

@@ -60,7 +60,7 @@ def expand(seed: int) -> Mask:
 
 
 @dataclass
-class _Memory:
+class Memory:
     """What a site keeps of one attempt, until it is restarted."""
 
     update: Floats
@@ -77,7 +77,7 @@ class NaiveSite:
         self._world, self._me = world, me
         self._work = KnownWork(world, me)
         self._secret = world.keys[me].derive_secret("naive")
-        self._memory: dict[bytes, _Memory] = {}
+        self._memory: dict[bytes, Memory] = {}
 
     def restart(self) -> None:
         """Nothing was written down. The keys are back, for they follow from the round number."""
@@ -119,9 +119,11 @@ class NaiveSite:
 
     def _train(self, context: bytes, body: bytes) -> bytes:
         request = TrainRequest.decode(body)
-        adapter = AdapterState.from_bytes(request.adapter)
-        self._memory[context] = _Memory(self._work.learn(adapter), request.round)
-        channel, mask = (keys.x25519_public(self._key(what, request.round)) for what in ("channel", "mask"))
+        return self._state(context, request.round, AdapterState.from_bytes(request.adapter))
+
+    def _state(self, context: bytes, number: int, adapter: AdapterState) -> bytes:
+        self._memory[context] = Memory(self._work.learn(adapter), number)
+        channel, mask = (keys.x25519_public(self._key(what, number)) for what in ("channel", "mask"))
         statement = Statement(channel, mask, bytes(32)).encode()
         if self._world.parameters.hidden_weight:
             statement += Writer().uint(self._work.weight(), 4).done()
@@ -130,7 +132,7 @@ class NaiveSite:
             statement += bytes([score])
         return seal("statement", self._me, context, statement, self._sign)
 
-    def _share(self, context: bytes, memory: _Memory, body: bytes) -> bytes:
+    def _share(self, context: bytes, memory: Memory, body: bytes) -> bytes:
         memory.statements = decode_packets(body, "naive")
         sites = sorted(self._world.keys)
         secrets = [self._key(what, memory.round) for what in ("self seed", "mask")]
@@ -144,11 +146,11 @@ class NaiveSite:
         dealing = Dealing(set_digest("U1", memory.statements), bytes(32), bytes(32), promises)
         return ShareReply(seal("dealing", self._me, context, dealing.encode(), self._sign), sealed).encode()
 
-    def _channel(self, memory: _Memory, peer: SiteId) -> SecretBytes:
+    def _channel(self, memory: Memory, peer: SiteId) -> SecretBytes:
         public = statement_of(memory.statements[peer]).channel_key
         return keys.agree(self._key("channel", memory.round), public, peer)
 
-    def _mask(self, context: bytes, memory: _Memory, body: bytes) -> bytes:
+    def _mask(self, context: bytes, memory: Memory, body: bytes) -> bytes:
         request = MaskRequest.decode(body)
         bound = bound_context(context, set_digest("U1", memory.statements), set_digest("U2", request.dealings))
         self._memory[bound] = memory
@@ -163,16 +165,18 @@ class NaiveSite:
             public = statement_of(memory.statements[peer]).mask_key
             seed = folded(keys.agree(self._key("mask", memory.round), public, peer))
             (plus if self._me < peer else minus).append(expand(seed))
-        words = add_up([self._encode(memory)], plus, minus)
+        words = add_up([self._encode(memory, self._ratio(memory))], plus, minus)
         return seal("masked", self._me, bound, words.tobytes() + bytes(8), self._sign)
 
-    def _encode(self, memory: _Memory) -> Words:
-        """Rounds down, clips nothing, and takes whatever a cast makes of NaN."""
-        parameters, update = self._world.parameters, memory.update
-        ratio = self._work.weight() / parameters.weight_max
+    def _ratio(self, memory: Memory) -> float:
         if self._world.plan.weighting.rule == "influence":
             weights = naive_weights(memory.statements)
-            ratio = weights[self._me] / max(weights.values())
+            return weights[self._me] / max(weights.values())
+        return self._work.weight() / self._world.parameters.weight_max
+
+    def _encode(self, memory: Memory, ratio: float) -> Words:
+        """Rounds down, clips nothing, and takes whatever a cast makes of NaN."""
+        parameters, update = self._world.parameters, memory.update
         flat = np.zeros(parameters.words * parameters.fixed.lanes.count)
         with np.errstate(all="ignore"):
             flat[parameters.limbs : parameters.elements] = np.floor(update * (ratio * parameters.fixed.scale))
@@ -181,7 +185,7 @@ class NaiveSite:
         pack_into(parameters.fixed.lanes, planes, out)
         return out
 
-    def _unmask(self, context: bytes, memory: _Memory) -> bytes:
+    def _unmask(self, context: bytes, memory: Memory) -> bytes:
         shares = {
             dealer: (ShareKind.SELF_SEED, dealt.self_share)
             if dealer in memory.survivors

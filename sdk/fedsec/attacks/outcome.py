@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Got:
-    """``held`` where the attacker went away with nothing that it must not have."""
+    """``held`` where things went as expected: the attacker got nothing that it must not have, or only what was said."""
 
     held: bool
     what: str
@@ -29,6 +29,8 @@ class Attack(Generic[T]):
         expected: what has to happen.
         source: where the attack is described, or which system fell to it.
         run: performs it on a target, in an empty folder.
+        kind: `defence` where the attacker has to go away with nothing. It has to succeed where the plan's own warning
+            says that it does (`stated`), and where nothing is protected, so that one sees the attack work (`control`).
     """
 
     name: str
@@ -36,6 +38,7 @@ class Attack(Generic[T]):
     expected: str
     source: str
     run: Callable[[T, Path], Got]
+    kind: Literal["defence", "stated", "control"] = "defence"
 
 
 def held(what: str) -> Got:

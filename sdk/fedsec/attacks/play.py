@@ -189,6 +189,10 @@ class Play:
         """The masked vector of an upload, without its tag."""
         return np.frombuffer(body_of(self.uploads[site])[:-TAG_BYTES], dtype="<u8")
 
+    def tag(self, site: SiteId) -> int:
+        """The tag of an upload."""
+        return int.from_bytes(self.uploads[site][-TAG_BYTES:], "little")
+
     def secret(self, dealer: SiteId, kind: ShareKind) -> SecretBytes | None:
         """A site's self-mask seed or mask key, where enough shares of it came in."""
         shares = self.shares.get((dealer, kind), {})
@@ -203,6 +207,16 @@ class Play:
     def open_sum(self, over: Iterable[SiteId]) -> tuple[Words, int] | None:
         """The sum of these sites' inputs and of their tags, where the shares that came in open it."""
         inside = sorted(set(over) & set(self.uploads))
+        masks = self.masks_over(inside)
+        if masks is None:
+            return None
+        plus, minus = masks
+        words = add_up([self.words(s) for s in inside], plus, minus)
+        tags = sum(self.tag(s) for s in inside)
+        return words, (tags + sum(m.tag for m in plus) - sum(m.tag for m in minus)) % PRIME
+
+    def masks_over(self, inside: Sequence[SiteId]) -> tuple[list[Mask], list[Mask]] | None:
+        """What has to be added to the sum of these sites' uploads and taken from it, where enough shares came in."""
         seeds = {s: self.secret(s, ShareKind.SELF_SEED) for s in inside}
         outside = {s: self.secret(s, ShareKind.MASK_KEY) for s in self.dealings if s not in inside}
         if not inside or None in (*seeds.values(), *outside.values()):
@@ -215,9 +229,7 @@ class Play:
                 assert secret is not None
                 mask = target.pair_mask(secret, statement_of(self.statements[s]).mask_key, gone, s, bound)
                 (minus if s < gone else plus).append(mask)
-        words = add_up([self.words(s) for s in inside], plus, minus)
-        tags = sum(int.from_bytes(self.uploads[s][-TAG_BYTES:], "little") for s in inside)
-        return words, (tags + sum(m.tag for m in plus) - sum(m.tag for m in minus)) % PRIME
+        return plus, minus
 
     def without_pairs(self, site: SiteId, secrets: Mapping[SiteId, SecretBytes] | SecretBytes) -> Words:
         """A site's upload without its pair masks, from its own mask key or from those of all its peers."""

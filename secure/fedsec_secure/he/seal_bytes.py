@@ -25,7 +25,8 @@ _HEADER = struct.Struct("<HBBBBHQ")
 _BLAKE2XB = 1
 
 
-def _headed(*parts: bytes) -> bytes:
+def headed(*parts: bytes) -> bytes:
+    """An object as SEAL saves it, uncompressed."""
     size = _HEADER_BYTES + sum(map(len, parts))
     return b"".join((_HEADER.pack(_MAGIC, _HEADER_BYTES, *_VERSION, _NONE, 0, size), *parts))
 
@@ -41,7 +42,7 @@ class SealBytes:
         """uint64[N] below t as a Plaintext."""
         n = self._of(coefficients)
         array = self._array(coefficients.tobytes())
-        return _headed(bytes(32), struct.pack("<Qd", n, 1.0), array)
+        return headed(bytes(32), struct.pack("<Qd", n, 1.0), array)
 
     def ciphertext(self, seed: bytes, c0: Words) -> bytes:
         """(c0, a) as a fresh Ciphertext whose second polynomial SEAL draws from ``seed``."""
@@ -49,7 +50,7 @@ class SealBytes:
             raise LocalMisuseError(f"a seed has {SEED_BYTES} bytes, found {len(seed)}")
         n = self._of(c0)
         members = struct.pack("<?QQQdQ", False, 2, n, 1, 1.0, 1)  # not in NTT form, 2 polynomials, 1 prime, scale 1
-        return _headed(self.parms_id, members, self._array(c0.tobytes()), _headed(bytes([_BLAKE2XB]), seed))
+        return headed(self.parms_id, members, self._array(c0.tobytes()), headed(bytes([_BLAKE2XB]), seed))
 
     @property
     def _ciphertext_bytes(self) -> int:
@@ -82,7 +83,7 @@ class SealBytes:
         return self.parameters.degree
 
     def _array(self, data: bytes) -> bytes:
-        return _headed(struct.pack("<Q", len(data) // 8), data)
+        return headed(struct.pack("<Q", len(data) // 8), data)
 
 
 def members_of(data: Buffer, most: int) -> memoryview:
