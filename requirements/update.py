@@ -81,7 +81,9 @@ def main() -> None:
     place = next(i for i, block in enumerate(runtime) if block.startswith("torch=="))
     version = runtime[place].split()[0].removeprefix("torch==")
     head, rest = runtime[place].split("\n", 1)
-    runtime[place] = f"{head}\n    --hash={cpu_hash(version, rest)} \\\n{rest}"
+    cpu = cpu_hash(version, rest)
+    runtime[place] = f"{head}\n    --hash={cpu} \\\n{rest}"
+    write("torch-cpu.txt", [f"torch=={version}+cpu \\\n    --hash={cpu}"], "Tried first: the CPU build of torch.")
     write("runtime.txt", runtime, "What fedsec needs. torch: the index's builds and the CPU build.")
     write("cuda.txt", [block for block in blocks if CUDA.match(block)], "Added where pip found torch's CUDA build.")
     pinned = ["-c", "requirements/runtime.txt"]
