@@ -92,6 +92,7 @@ class SiteStore:
         self.personal = PersonalRecord(self._db, folder)
         self.draws = DrawRecord(self._db, self.chain)
         self.keys = KeyRecord(self._db, self.chain)
+        self.keys.sweep()
         self._sweep()
 
     def close(self) -> None:

@@ -124,6 +124,12 @@ class KeyRecord:
                 self._chain.advance(b"key-destroyed", run.encode())
         self._forget()
 
+    def sweep(self) -> None:
+        """Destroy keys that nothing is opened with any more: a process was killed after it attested the run."""
+        sql = "SELECT run FROM encryption JOIN attested USING (run) WHERE destroyed = 0"
+        for (run,) in self._db.execute(sql).fetchall():
+            self.destroy(str(run))
+
     def _value(self, run: str, column: str) -> bytes | None:
         row = self._db.execute(f"SELECT {column} FROM encryption WHERE run = ?", (run,)).fetchone()  # noqa: S608
         return None if row is None or row[0] is None else bytes(row[0])
