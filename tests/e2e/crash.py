@@ -18,23 +18,33 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Transport
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import DpSpec
+from fedsec.site import encrypted
+from fedsec.site.agent import SiteAgent
+from fedsec.site.end import claimed_context
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
-from fedsec_secure.codec import seal
+from fedsec_secure.codec import head_length, seal
+from fedsec_secure.errors import FedsecError
+from fedsec_secure.identity.roster import COORDINATOR
 from fedsec_secure.masking.draw import commitment
+from fedsec_secure.masking.messages import MaskRequest, decode_packets, encode_packets
 from fedsec_secure.masking.site_draw import SiteCommitted
 from fedsec_secure.secrets import SecretBytes
+from tests.e2e.encrypting import InProcess
 from tests.e2e.federation import RUN, Federation, Keys, loss_of, make_plan
 
 RESULT, SENT, ANSWERS = "result.json", "sent.txt", "answers.txt"
-_ONCE = ("commit", "reveal", "draw", "sum", "verdict")
-"""What a site of a run in groups answers once, whatever happens."""
+_ONCE = ("commit", "reveal", "draw", "key-offer", "key-deal", "key-take", "sum", "verdict")
+"""What a site answers once in a run or round, whatever happens."""
+_UPLOADS = ("step", "mask", "encrypt")
+Lie = Callable[[str, bytes], bytes]
+"""(exchange, honest request) -> another one."""
 
 
 class Moments:
@@ -79,23 +89,37 @@ class WatchedDatabase:
 def watch_site(store: SiteStore, ledger: Ledger, who: str, moments: Moments) -> None:
     """A site's record and its ledger, two files that have to agree."""
     watched = WatchedDatabase(store._db, who, moments)
-    store._db = store.chain._db = store.log._db = store.personal._db = store.draws._db = watched
+    store._db = store.chain._db = store.log._db = store.personal._db = store.draws._db = store.keys._db = watched
     ledger._file._db = WatchedDatabase(ledger._file._db, f"{who} ledger", moments)
 
 
 class WatchedAgent:
     """A site whose answers begin and end at moments.
 
-    What a step sends stands in `SENT`, and digests of what is answered once in `ANSWERS`, over all lives.
+    What is uploaded stands in `SENT`, and digests of what is answered once in `ANSWERS`, over all lives. ``lie``, if
+    any: what the site is asked first, once, where it is asked for an upload; ``lies`` has what came of that.
     """
 
-    def __init__(self, site: str, agent, moments: Moments, folder: Path) -> None:
+    def __init__(self, site: str, agent, moments: Moments, folder: Path, lie: Lie | None = None) -> None:
         self._site, self._agent, self._moments, self._folder = site, agent, moments, folder
+        self._lie, self.lies = lie, []
 
     def handle(self, name: str, body: bytes):
         self._moments.pass_by(f"{self._site} before {name}")
+        if self._lie is not None and name in _UPLOADS:
+            lie, self._lie = self._lie, None
+            try:
+                self._keep(name, other := lie(name, body), self._agent.handle(name, other))
+                self.lies.append("answered")
+            except FedsecError as e:
+                self.lies.append(f"refused: {e}")
         reply = self._agent.handle(name, body)
-        if name == "step":
+        self._keep(name, body, reply)
+        self._moments.pass_by(f"{self._site} after {name}")
+        return reply
+
+    def _keep(self, name: str, body: bytes, reply) -> None:
+        if name in _UPLOADS:
             place = self._agent._place(name, body)
             update, upload = self._agent._store.update(place.run, place.round), hashlib.sha256(reply.read_bytes())
             with (self._folder / SENT).open("a") as lines:
@@ -104,8 +128,24 @@ class WatchedAgent:
             place = self._agent._place(name, body)
             with (self._folder / ANSWERS).open("a") as lines:
                 print(self._site, name, place.round, hashlib.sha256(reply).hexdigest(), file=lines)
-        self._moments.pass_by(f"{self._site} after {name}")
-        return reply
+
+
+def without_one(keys: Keys) -> Lie:
+    """A request for an upload to a smaller set: the same without the last site."""
+
+    def lie(name: str, body: bytes) -> bytes:
+        end = head_length(body)
+        if name == "mask":
+            asked = MaskRequest.decode(body[end:])
+            last = max(asked.dealings)
+            dealings, sealed = ({s: v for s, v in part.items() if s != last} for part in (asked.dealings, asked.sealed))
+            other = MaskRequest(dealings, sealed).encode()
+        else:
+            packets = decode_packets(body[end:], "test")
+            other = encode_packets({s: p for s, p in packets.items() if s != max(packets)})
+        return seal(f"{name}-request", COORDINATOR, claimed_context(body), other, keys.coordinator.sign)
+
+    return lie
 
 
 class WatchedTransport:
@@ -156,11 +196,17 @@ def plan_of(job: Mapping, keys: Keys) -> Plan:
 def run(job: Mapping, keys: Keys) -> None:
     """One federation in this process; the result goes to the job's folder."""
     moments, folder = Moments(job["kill_at"]), Path(job["folder"])
+    watched: dict[str, WatchedAgent] = {}
+
+    def watch(site: str, agent: SiteAgent) -> WatchedAgent:
+        lie = without_one(keys) if site == job["lie_to"] else None
+        return watched.setdefault(site, WatchedAgent(site, agent, moments, folder, lie))
+
     federation = Federation(
         folder,
         keys,
         plan_of(job, keys),
-        wrap=lambda site, agent: WatchedAgent(site, agent, moments, folder),
+        wrap=watch,
         carry=lambda transport: WatchedTransport(transport, moments),
         loss=loss_of,
     )
@@ -177,6 +223,7 @@ def run(job: Mapping, keys: Keys) -> None:
     result = {"adapter": adapter.digest().hex(), "moments": moments.labels, "left": what_is_left(folder)}
     result["nonces"] = {name: state.nonce.reveal().hex() for name, state in drawn.items() if state is not None}
     result["groups"] = sorted(groups, key=str)
+    result["lies"] = [said for agent in watched.values() for said in agent.lies]
     (folder / RESULT).write_text(json.dumps(result))
 
 
@@ -199,7 +246,9 @@ def what_is_left(folder: Path) -> list[str]:
     for record in sorted(folder.glob("state/*/record.sqlite")):
         with sqlite3.connect(record) as db:
             rows = db.execute("SELECT round, stage FROM stages WHERE record IS NOT NULL").fetchall()
+            keys = db.execute("SELECT run FROM encryption WHERE key IS NOT NULL OR offered IS NOT NULL").fetchall()
         secrets += [f"secrets of {record.parent.name} round {r} {s}" for r, s in rows]
+        secrets += [f"encryption key of {record.parent.name} in {run}" for (run,) in keys]
     return sorted(f for f in files if not f.endswith(("-wal", "-shm"))) + secrets
 
 
@@ -234,10 +283,20 @@ class CrashLab:
             command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, folder: Path, kill_at: int | str | None = None, nonces: Mapping | None = None, **plan) -> dict:
-        """Run (or resume) the federation of ``folder`` in a fresh child. ``nonces``: of sites that draw groups."""
+    def run(
+        self,
+        folder: Path,
+        kill_at: int | str | None = None,
+        nonces: Mapping | None = None,
+        lie_to: str | None = None,
+        **plan,
+    ) -> dict:
+        """Run (or resume) the federation of ``folder`` in a fresh child.
+
+        ``nonces``: of sites that draw groups. ``lie_to``: the site that is asked for an upload to a smaller set first.
+        """
         drawn = {} if nonces is None else {"nonces": nonces}
-        job = json.dumps({"folder": str(folder), "kill_at": kill_at, "plan": plan} | drawn)
+        job = json.dumps({"folder": str(folder), "kill_at": kill_at, "lie_to": lie_to, "plan": plan} | drawn)
         self._process.stdin.write(job + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
@@ -248,6 +307,7 @@ class CrashLab:
 
 
 def main() -> None:
+    encrypted.EncryptionWorkers = InProcess  # a site and its workers die together: what is durable is the site's
     keys = Keys.load(Path(sys.argv[1]))
     for line in sys.stdin:
         sys.stdout.write(json.dumps(in_child(json.loads(line), keys)) + "\n")

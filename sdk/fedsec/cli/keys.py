@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fedsec.cli import keys_he
 from fedsec.cli.output import Json, Quiet, err, out, print_json
 from fedsec.plan.document import write_private
 from fedsec.plan.revocation import Revoked, read_revocation
@@ -19,6 +20,7 @@ from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey, SigningKey
 
 app = typer.Typer(help="Ed25519 keys of sites, officers and coordinators.", no_args_is_help=True)
+app.add_typer(keys_he.app, name="he")
 
 PASSPHRASE_VARIABLE = "FEDSEC_PASSPHRASE"  # noqa: S105  # the name of a variable
 """Read instead of asking, for scripts; whoever reads the process's environment reads it too."""

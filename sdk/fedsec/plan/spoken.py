@@ -8,7 +8,7 @@ from mnemonic import Mnemonic
 
 from fedsec_secure.identity.keys import PublicKey
 
-_HEX_DIGITS = 32
+_BYTES = 16
 
 
 @cache
@@ -22,5 +22,9 @@ def spoken(key: PublicKey) -> str:
     No secret, although wallets write theirs in the same words. To make a key with the same words as another's takes
     2^128 tries; no two words of the list share their first four letters.
     """
-    digits = key.fingerprint().replace(" ", "")[:_HEX_DIGITS]
-    return str(_words().to_mnemonic(bytes.fromhex(digits)))
+    return spoken_bytes(bytes.fromhex(key.fingerprint()))
+
+
+def spoken_bytes(fingerprint: bytes) -> str:
+    """The same of a fingerprint (16 bytes or more) of something else."""
+    return str(_words().to_mnemonic(fingerprint[:_BYTES]))

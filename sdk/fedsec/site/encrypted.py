@@ -27,7 +27,7 @@ from fedsec_secure.errors import CodecError, FedsecError, LocalMisuseError, Peer
 from fedsec_secure.he.parameters import BfvParameters
 from fedsec_secure.he.ring import SumFrames
 from fedsec_secure.identity.roster import COORDINATOR
-from fedsec_secure.masking.ceremony import SiteOffered, ceremony_context, deal, fingerprint, take
+from fedsec_secure.masking.ceremony import SiteOffered, ceremony_context, deal, dealer_of, fingerprint, take
 from fedsec_secure.masking.checks import check_members, open_request
 from fedsec_secure.masking.messages import decode_packets, read_packets, set_digest
 from fedsec_secure.masking.parameters import SumParameters
@@ -101,7 +101,7 @@ class EncryptedAgent(SiteAgent):
         if known is not None:
             return known
         state = SiteOffered.begin(self._id.me, self._context_of(run), self._id.key.sign)
-        self._store.keys.save_offered(run, state)
+        self._store.keys.save_offered(run, state, dealer_of(self._roster))
         return state.packet
 
     def _deal(self, body: bytes) -> Reply:

@@ -78,7 +78,7 @@ class SiteStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise ConfigError(f"another process holds {folder}: one site runs once") from None
+            raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it") from None
         path = folder / "record.sqlite"
         path.touch(mode=0o600)
         # Whoever calls the site may do so from another thread each time, though never from two at once.
@@ -92,6 +92,7 @@ class SiteStore:
         self.personal = PersonalRecord(self._db, folder)
         self.draws = DrawRecord(self._db, self.chain)
         self.keys = KeyRecord(self._db, self.chain)
+        self.keys.sweep()
         self._sweep()
 
     def close(self) -> None:

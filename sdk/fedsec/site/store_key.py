@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from dataclasses import dataclass
+from typing import Literal
 
 from fedsec.site.record_chain import RecordChain
+from fedsec_secure.codec import head_length
 from fedsec_secure.errors import PeerViolationError
 from fedsec_secure.masking.ceremony import SiteOffered
 from fedsec_secure.secrets import SecretBytes
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS encryption (
-  run TEXT PRIMARY KEY, offered BLOB, packet BLOB NOT NULL, offers BLOB, dealt BLOB, key BLOB, reply BLOB,
-  destroyed INTEGER NOT NULL DEFAULT 0);
+  run TEXT PRIMARY KEY, dealer TEXT NOT NULL, offered BLOB, packet BLOB NOT NULL, offers BLOB, dealt BLOB, key BLOB,
+  reply BLOB, destroyed INTEGER NOT NULL DEFAULT 0, since INTEGER NOT NULL);
 """
+
+
+@dataclass(frozen=True)
+class KeyState:
+    """What a site may say of a run's encryption key: all but the key.
+
+    ``plan``: the plan's digest. ``dealer``: the site that makes the key. ``fingerprint``: 32 bytes, equal at all sites
+    of the run; None before there was a key. ``since``: seconds since 1970, by this machine's clock.
+    """
+
+    run: str
+    plan: bytes
+    dealer: str
+    fingerprint: bytes | None
+    state: Literal["offered", "held", "destroyed"]
+    since: int
+
+
+def read_key_states(db: sqlite3.Connection) -> list[KeyState]:
+    """Of every ceremony in a record that may be open for reading alone, by run."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'encryption'").fetchone() is None:
+        return []  # a record from before there were such keys
+    sql = "SELECT run, plan, dealer, reply, key IS NOT NULL, destroyed, since FROM encryption JOIN runs USING (run)"
+    found = []
+    for run, plan, dealer, reply, held, destroyed, since in db.execute(f"{sql} ORDER BY run").fetchall():
+        fingerprint = None if reply is None else bytes(reply[head_length(reply) :])
+        state: Literal["offered", "held", "destroyed"] = "destroyed" if destroyed else "held" if held else "offered"
+        found.append(KeyState(str(run), bytes(plan), str(dealer), fingerprint, state, int(since)))
+    return found
 
 
 class KeyRecord:
@@ -35,11 +68,12 @@ class KeyRecord:
             raise PeerViolationError(f"this site waits for no encryption key of run {run}")
         return SiteOffered.restore(record)
 
-    def save_offered(self, run: str, state: SiteOffered) -> None:
-        """Before the offer leaves."""
+    def save_offered(self, run: str, state: SiteOffered, dealer: str) -> None:
+        """Before the offer leaves. ``dealer``: who is to make the key."""
         with self._chain.transaction():
-            row = (run, state.record(), state.packet)
-            self._db.execute("INSERT INTO encryption (run, offered, packet) VALUES (?, ?, ?)", row)
+            row = (run, dealer, state.record(), state.packet, _now())
+            sql = "INSERT INTO encryption (run, dealer, offered, packet, since) VALUES (?, ?, ?, ?, ?)"
+            self._db.execute(sql, row)
             self._chain.advance(b"key-offer", state.packet)
 
     def dealt(self, run: str) -> tuple[bytes, bytes] | None:
@@ -62,9 +96,9 @@ class KeyRecord:
     def save_key(self, run: str, key: SecretBytes, reply: bytes) -> None:
         """Before the site answers `key-take`; the secret half of the offer goes."""
         with self._chain.transaction():
-            sql = "UPDATE encryption SET key = ?, reply = ?, offered = NULL"
+            sql = "UPDATE encryption SET key = ?, reply = ?, offered = NULL, since = ?"
             sql += " WHERE run = ? AND key IS NULL AND destroyed = 0"
-            if self._db.execute(sql, (key.reveal(), reply, run)).rowcount != 1:
+            if self._db.execute(sql, (key.reveal(), reply, _now(), run)).rowcount != 1:
                 raise PeerViolationError(f"this site has, or had, an encryption key of run {run}")
             self._chain.advance(b"key-take", reply)
         self._forget()
@@ -85,15 +119,16 @@ class KeyRecord:
     def destroy(self, run: str) -> None:
         """Delete the key and what it could be had from, for ever."""
         with self._chain.transaction():
-            sql = "UPDATE encryption SET key = NULL, offered = NULL, destroyed = 1 WHERE run = ? AND destroyed = 0"
-            if self._db.execute(sql, (run,)).rowcount:
+            sql = "UPDATE encryption SET key = NULL, offered = NULL, destroyed = 1, since = ?"
+            if self._db.execute(f"{sql} WHERE run = ? AND destroyed = 0", (_now(), run)).rowcount:
                 self._chain.advance(b"key-destroyed", run.encode())
         self._forget()
 
-    def runs(self) -> list[tuple[str, bool, bytes | None]]:
-        """(run, whether its key is destroyed, the signed answer with its fingerprint) of every ceremony, by run."""
-        rows = self._db.execute("SELECT run, destroyed, reply FROM encryption ORDER BY run").fetchall()
-        return [(str(run), bool(gone), reply) for run, gone, reply in rows]
+    def sweep(self) -> None:
+        """Destroy keys that nothing is opened with any more: a process was killed after it attested the run."""
+        sql = "SELECT run FROM encryption JOIN attested USING (run) WHERE destroyed = 0"
+        for (run,) in self._db.execute(sql).fetchall():
+            self.destroy(str(run))
 
     def _value(self, run: str, column: str) -> bytes | None:
         row = self._db.execute(f"SELECT {column} FROM encryption WHERE run = ?", (run,)).fetchone()  # noqa: S608
@@ -101,3 +136,7 @@ class KeyRecord:
 
     def _forget(self) -> None:
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a deleted secret would stay readable in the log
+
+
+def _now() -> int:
+    return int(time.time())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors
-import safetensors.torch
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +32,8 @@ class Checkpoint:
 
 def save_checkpoint(file: Path, fingerprint: str, state: Checkpoint) -> None:
     """Write durably: after a crash at any moment the file is the old one or the new one, whole."""
+    import safetensors.torch  # and torch with it, which a coordinator has no use for
+
     metadata = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
