@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from fedsec.plan.specs import CanarySpec
 from fedsec.site import encrypted
 from fedsec.spool import Upload
 from fedsec.wire import sum_parameters
-from fedsec_secure.errors import AbortError, PeerViolationError
+from fedsec_secure.errors import AbortError, PeerViolationError, VerificationError
 from fedsec_secure.he.cipher import BfvCipher
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.he.ring import sum_frames
@@ -229,6 +231,39 @@ def test_no_site_takes_what_is_not_the_weighted_sum(tmp_path, keys, monkeypatch,
         reasons = {why.split(": ", 1)[1] for sites in lost for why in sites.values()}
         assert reasons == {f"{UNOPENED}: the encryption key of run {RUN} is destroyed here"}
         assert all(store.keys.is_destroyed(RUN) for store in federation.stores.values())
+
+
+def test_a_copy_of_the_record_that_still_has_the_key_does_not_bring_it_back(tmp_path, keys, monkeypatch):
+    """Taken before the forged sum, put back after it: the ledger knows a later state of the record."""
+    monkeypatch.setattr(coordinator, "weighted_total", shifted)
+    copies: dict[Path, bytes] = {}
+
+    class Copy:
+        def __init__(self, transport):
+            self.transport = transport
+
+        def exchange(self, asked, spool):
+            if asked.name == "verdict":
+                for name, store in federation.stores.items():
+                    with closing(sqlite3.connect(store.folder / "record.sqlite")) as db:
+                        db.backup(copied := sqlite3.connect(tmp_path / f"{name}.sqlite"))
+                        copied.close()
+                    copies[store.folder / "record.sqlite"] = (tmp_path / f"{name}.sqlite").read_bytes()
+            return self.transport.exchange(asked, spool)
+
+    plan = shared_key_plan(keys)
+    with (
+        opened(tmp_path / "run", keys, plan, carry=Copy) as federation,
+        pytest.raises(AbortError, match="0 sites attest"),
+    ):
+        federation.run()
+    assert copies
+    for record, content in copies.items():
+        for file in record.parent.glob("record.sqlite*"):
+            file.unlink()
+        record.write_bytes(content)
+    with pytest.raises(VerificationError, match="rolled back"), opened(tmp_path / "run", keys, plan):
+        pass
 
 
 def test_another_rounds_sum_is_refused(tmp_path, keys, monkeypatch):

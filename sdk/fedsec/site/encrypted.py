@@ -166,6 +166,7 @@ class EncryptedAgent(SiteAgent):
         except FedsecError:
             # Check 124 (decryption oracle): the first sum that does not open is the last one that is tried.
             self._store.keys.destroy(run)
+            self._id.charges.pin()  # a copy of the record that still has the key is none of this site's any more
             raise PeerViolationError(f"{UNOPENED}: the encryption key of run {run} is destroyed here") from None
 
     def _opened(self, place: Place, frames: Buffer, parameters: SumParameters, factors: Sequence[int]) -> Words:

@@ -20,8 +20,8 @@ from fedsec_secure.record.entries import AnsweredEntry, ApprovalEntry, RefusalEn
 _CONTEXTS: Final = {"baseline": baseline_context, "attest": attest_context, "witness": witness_context}
 _MOST_HEAD_BYTES: Final = 1 << 10
 EXCHANGES: Final = frozenset(
-    {"keys", "deal", "step", "train", "share", "mask", "confirm", "unmask", "plain", "verdict", *_CONTEXTS}
-    | {"commit", "reveal", "draw", "sum"}
+    {"keys", "deal", "step", "train", "share", "mask", "confirm", "unmask", "plain", "encrypt", "verdict", *_CONTEXTS}
+    | {"commit", "reveal", "draw", "sum", "key-offer", "key-deal", "key-take"}
 )
 
 
