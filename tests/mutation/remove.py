@@ -28,7 +28,9 @@ CORE = (
     "tests/sim/test_tampering.py",
     "tests/sim/test_verified_sum.py",
     "tests/vectors",
+    "tests/sim/test_encrypted_round.py",
     "tests/unit/secure/masking",
+    "tests/unit/secure/weighting",
     "tests/unit/secure/numeric",
     "tests/unit/secure/he",
     "tests/unit/encryption",
@@ -50,7 +52,20 @@ SITES = (
     "tests/e2e/test_keys_ahead.py",
     "tests/e2e/test_canaries.py",
     "tests/e2e/test_hostile_groups.py",
+    "tests/e2e/test_encrypted_runs.py",
+    "tests/e2e/test_shared_key_runs.py",
 )
+NEAR = {
+    "fedsec_secure/he/": ("tests/unit/secure/he", "tests/property/test_he_frames.py"),
+    "fedsec_secure/weighting/": ("tests/unit/secure/weighting",),
+    "masking/ceremony.py": ("tests/unit/secure/masking/test_ceremony.py",),
+    "fedsec/encryption/": ("tests/unit/encryption",),
+    "encrypted.py": ("tests/e2e/test_shared_key_runs.py", "tests/e2e/test_encrypted_runs.py"),
+    "shared_key.py": ("tests/e2e/test_shared_key_runs.py",),
+    "site_plain.py": ("tests/sim/test_plain_stage.py",),
+    "site_weighed.py": ("tests/sim/test_plain_stage.py",),
+}
+"""Part of a file's name -> where its tests are, if in one place: tried first."""
 _COPIED = ("secure", "sdk", "tests", "docs", "pyproject.toml")
 _SECONDS = 1800
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
@@ -102,8 +117,9 @@ def without(tree: Path, check: Check) -> Verdict:
     original = path.read_text(encoding="utf-8")
     path.write_text(check.removed(original), encoding="utf-8")
     try:
-        stages = (CORE, SITES) if check.file.startswith("secure/") else (SITES, CORE)
-        killer = first_failure(tree, stages[0]) or first_failure(tree, stages[1])
+        near = [tests for part, tests in NEAR.items() if part in check.file]
+        stages = (*near, CORE, SITES) if check.file.startswith("secure/") else (*near, SITES, CORE)
+        killer = next((found for tests in stages if (found := first_failure(tree, tests))), "")
     finally:
         path.write_text(original, encoding="utf-8")
     return Verdict(check, killer)
