@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from fedsec.site.agent import SiteAgent
+from fedsec.site.masked import MaskedAgent
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import TrainRequest, core_roster, verdict_context
@@ -276,7 +276,7 @@ def test_a_plan_that_names_this_site_with_another_key_is_not_taken_up(tmp_path, 
     with Federation(tmp_path, keys, make_plan(keys)) as federation:
         agent = federation.agents["site-a"]
         with pytest.raises(PeerViolationError, match="does not name site-a with this site's key"):
-            SiteAgent(agent._id, make_plan(other), federation.stores["site-a"], federation.works["site-a"])
+            MaskedAgent(agent._id, make_plan(other), federation.stores["site-a"], federation.works["site-a"])
 
 
 def test_one_state_folder_has_one_process(tmp_path):

@@ -13,7 +13,7 @@ from fedsec.plan.revocation import revoke
 from fedsec.plan.sitefile import DataSection, SiteFile, load_site
 from fedsec.plan.toml import write_toml
 from fedsec.plan.withdrawal import withdraw
-from fedsec.site.agent import SiteAgent
+from fedsec.site.masked import MaskedAgent
 from fedsec.study.sites import authorise_site
 from fedsec_secure.errors import AbortError
 from fedsec_secure.identity.keys import SigningKey
@@ -55,7 +55,7 @@ class Hospital:
         def authorise():
             return authorise_site(self.site, self.plan, self.policy, store.cohorts())
 
-        self.agent = SiteAgent(replace(old._id, authorise=authorise), self.plan, store, federation.works[ASH])
+        self.agent = MaskedAgent(replace(old._id, authorise=authorise), self.plan, store, federation.works[ASH])
         federation.agents[ASH] = self
 
     def handle(self, name, body):

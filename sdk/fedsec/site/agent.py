@@ -7,8 +7,8 @@ before?; the signature; strict parsing; the context; the work; the record, durab
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from fedsec.site.identity import Progress, SiteIdentity, SiteWork
 from fedsec.site.notes import Notes
 from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
-from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore, StoredUpdate
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, after_sum, factors_of, shapes_before
@@ -30,30 +29,26 @@ from fedsec.wire import (
     core_roster,
     sum_parameters,
     verdict_context,
-    weight_rule,
 )
 from fedsec_secure.codec import open_packet, seal, sha256
 from fedsec_secure.errors import AbortError, FedsecError, LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
-from fedsec_secure.masking.checks import check_members, close_cohort, open_request
+from fedsec_secure.masking.checks import close_cohort, open_request
 from fedsec_secure.masking.keys import rounding_key
-from fedsec_secure.masking.parameters import Cohort, Group, RoundContext, SumParameters
-from fedsec_secure.masking.site_confirmed import SiteConfirmed
-from fedsec_secure.masking.site_masked import Contribution, Encrypting, NoisyContribution, SiteMasked
-from fedsec_secure.masking.site_revealed import SiteRevealed
-from fedsec_secure.masking.site_shared import SiteShared
+from fedsec_secure.masking.parameters import Cohort, RoundContext, SumParameters
+from fedsec_secure.masking.site_masked import Contribution, NoisyContribution
 from fedsec_secure.masking.site_stated import SiteStated
-from fedsec_secure.masking.transitions import MASKED
+from fedsec_secure.masking.transitions import Table
 from fedsec_secure.masking.vector import Decoded
 from fedsec_secure.numeric.lanes import Words
 
 _RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
-class SiteAgent:
-    """One site of one plan, whose updates leave under masks."""
+class SiteAgent(ABC):
+    """One site of one plan. What happens between `train` and `verdict` is its mode's."""
 
-    _table = MASKED
+    _table: Table
     """What is answered, and in which order."""
     progress: Progress = staticmethod(lambda event: None)
     """Of encrypting and decrypting; the work tells its own. What it raises would look like a failure of that."""
@@ -80,13 +75,13 @@ class SiteAgent:
         self._end = RunEnd(identity, plan, store, work, self._cohort)
         self._handlers: Mapping[str, Callable[[bytes], Reply]] = {**answered, **self._end.handlers}
 
+    @abstractmethod
     def _joined(self, floor: int) -> Cohort:
         """Who takes part, and how few may stay: ``floor`` or more."""
-        return Group(self._roster, floor, self._plan.secure.threshold, rule=weight_rule(self._plan))
 
+    @abstractmethod
     def _uploading(self) -> dict[str, Callable[[bytes], Reply]]:
         """The handlers between `train` and `verdict`."""
-        return {"share": self._share, "mask": self._mask, "confirm": self._confirm, "unmask": self._unmask}
 
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
@@ -214,71 +209,6 @@ class SiteAgent:
         self._store.save_update(place.run, place.round, update, self._work.weight(), score, kept)
         checkpoint.unlink(missing_ok=True)
 
-    # ---- the masked exchanges
-
-    def _share(self, body: bytes) -> Reply:
-        place, record = self._continue("share", body)
-        stated = SiteStated.restore(record)
-        self._store.claim(place, "share", self._table)
-        state, reply = SiteShared.enter(stated, body, self._group(place.run), self._id.key.sign)
-        self._store.save(place, "share", stated.context, body, state.record(), reply)
-        return reply
-
-    def _mask(self, body: bytes) -> Reply:
-        place, record = self._continue("mask", body)
-        shared = SiteShared.restore(record)
-        self._store.claim(place, "mask", self._table)
-        group = self._group(place.run)
-        parameters, contribution = self._contribution(place, shared.weights(group))
-        path = self._store.upload_path(shared.stated.context)
-        sign = self._id.key.sign
-        with (
-            self._encrypting(place, parameters) as encrypting,
-            write_upload(path, "masked", self._id.me, parameters.words) as upload,
-        ):
-            state, upload.head = SiteMasked.enter(
-                shared, body, group, parameters, contribution, sign, upload.write, encrypting=encrypting
-            )
-        self._store.save(place, "mask", state.bound, body, state.record(), path)
-        return path
-
-    @contextmanager
-    def _encrypting(self, place: Place, parameters: SumParameters) -> Iterator[Encrypting | None]:
-        """What masked words go through on their way out; None where they leave as they are."""
-        yield None
-
-    def _confirm(self, body: bytes) -> Reply:
-        place, record = self._continue("confirm", body)
-        masked = SiteMasked.restore(record)
-        self._store.claim(place, "confirm", self._table)
-        state, reply = SiteConfirmed.enter(masked, body, self._group(place.run), self._id.key.sign)
-        sites = frozenset(self._roster.sites[site].hex for site in state.survivors)
-        self._check_change(sites)
-        self._store.save_confirmed(place, masked.bound, body, state.record(), reply, sites)
-        return reply
-
-    def _check_change(self, sites: frozenset[str]) -> None:
-        """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
-        least = max(self._id.policy.min_cohort_change, self._plan.secure.min_cohort_change)
-        newest, earlier = self._id.newest, self._store.survivor_sets()
-        sites, sets = newest(sites), [newest(keys) for keys in earlier]  # a key that was rotated is no other site
-        before = close_cohort(sites, sets, least) if self._plan.dp.mode == "none" else None
-        # Check 64 (cross-round differencing): no two sums that differ by few sites.
-        if before is not None:
-            raise AbortError(
-                f"U3 has {len(sites)} sites and differs by {len(sites ^ before)} from a set that this site confirmed "
-                f"before; expected the same sites or {least} others: try again with all of them, or without more"
-            )
-
-    def _unmask(self, body: bytes) -> Reply:
-        place, record = self._continue("unmask", body)
-        confirmed = SiteConfirmed.restore(record)
-        self._store.claim(place, "unmask", self._table)
-        state, reply = SiteRevealed.enter(confirmed, body, self._group(place.run), self._id.key.sign)
-        bound = confirmed.masked.bound
-        self._store.save(place, "unmask", bound, body, state.record(), reply)
-        return reply
-
     # ---- verdict
 
     def _verdict(self, body: bytes) -> Reply:
@@ -302,21 +232,26 @@ class SiteAgent:
         parameters = self._parameters(adapter, place)
         return place, adapter, request, self._decoded(place, record, request, parameters, exchange)
 
+    @abstractmethod
     def _decoded(
         self, place: Place, record: bytes, request: VerdictRequest, parameters: SumParameters, exchange: str
     ) -> Decoded:
-        """What a sum decodes to, once it is known to be that of the uploads that this site confirmed."""
-        revealed, group = SiteRevealed.restore(record), self._group(place.run)
-        check_members(request.heads, self._id.me, group, f"the {exchange}")
-        return revealed.check_sum(request.heads, words_of(request), request.tag, parameters, group)
+        """What a sum decodes to, once it is known to be that of the uploads that this site agreed to."""
+
+    def _check_change(self, sites: frozenset[str]) -> None:
+        """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
+        least = max(self._id.policy.min_cohort_change, self._plan.secure.min_cohort_change)
+        newest, earlier = self._id.newest, self._store.survivor_sets()
+        sites, sets = newest(sites), [newest(keys) for keys in earlier]  # a key that was rotated is no other site
+        before = close_cohort(sites, sets, least) if self._plan.dp.mode == "none" else None
+        # Check 64 (cross-round differencing): no two sums that differ by few sites.
+        if before is not None:
+            raise AbortError(
+                f"U3 has {len(sites)} sites and differs by {len(sites ^ before)} from a set that this site confirmed "
+                f"before; expected the same sites or {least} others: try again with all of them, or without more"
+            )
 
     # ---- helpers
-
-    def _group(self, run: str) -> Group:
-        """Who shares the masks of a run with this site."""
-        if not isinstance(self._cohort, Group):
-            raise LocalMisuseError("this plan aggregates without masks")
-        return self._cohort
 
     def _continue(self, exchange: str, body: bytes) -> tuple[Place, bytes]:
         """The record that this message continues from. The context is only a key to look up; whoever uses the record

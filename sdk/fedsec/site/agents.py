@@ -6,9 +6,10 @@ from fedsec.plan.group_checks import is_grouped
 from fedsec.plan.model import Plan
 from fedsec.site.agent import SiteAgent
 from fedsec.site.ahead import AheadAgent
-from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.groups import GroupAgent
 from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.masked import MaskedAgent
+from fedsec.site.masked_encrypted import MaskedEncryptedAgent
 from fedsec.site.plain import PlainAgent
 from fedsec.site.shared_key import SharedKeyAgent
 from fedsec.site.store import SiteStore
@@ -24,7 +25,7 @@ def _kind(plan: Plan) -> type[SiteAgent]:
     if is_grouped(plan):
         return GroupAgent
     if is_encrypted(plan):
-        return EncryptedAgent if plan.secure.is_masked else SharedKeyAgent
+        return MaskedEncryptedAgent if plan.secure.is_masked else SharedKeyAgent
     if not plan.secure.is_masked:
         return PlainAgent
-    return AheadAgent if shares_ahead(plan) else SiteAgent
+    return AheadAgent if shares_ahead(plan) else MaskedAgent

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsec.plan.model import Plan
-from fedsec.site.agent import SiteAgent
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.masked import MaskedAgent
 from fedsec.site.record_upload import write_upload
 from fedsec.site.store import Place, SiteStore
 from fedsec.training.adapter import AdapterState
@@ -34,7 +34,7 @@ NOTHING_YET = sha256(b"fedsec v1: no update yet")
 """Committed to in the statements of rounds whose keys are shared ahead: there is no update to commit to."""
 
 
-class AheadAgent(SiteAgent):
+class AheadAgent(MaskedAgent):
     """One site of a plan with distributed noise and ``dp.keys_ahead`` above 1."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:

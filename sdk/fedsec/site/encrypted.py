@@ -1,9 +1,9 @@
-"""A site of a plan with `secure.mode = "he-mask"`: masked words leave encrypted, and the sum is opened here.
+"""A site of a plan whose uploads are encrypted under a key of all sites, and whose sums are opened here.
 
-Before round 0 the sites of the roster come to one key: `key-offer`, `key-deal`, `key-take`. A round is then a masked
-round whose uploads are encrypted. In `verdict` the sum's encryption comes back; this site opens it, checks its tag, and
-goes on from what follows: the coordinator has neither sum nor adapter to send. Whatever does not open to what the tag
-says ends the run here and destroys the key: there is no second question to an oracle.
+Before round 0 the sites of the roster come to one key: `key-offer`, `key-deal`, `key-take`. In `verdict` the sum's
+encryption comes back; this site opens it, checks its tag, and goes on from what follows: the coordinator has neither
+sum nor adapter to send. Whatever does not open to what the tag says ends the run here and destroys the key: there is no
+second question to an oracle.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from fedsec.site.provenance import check_first, check_next
 from fedsec.site.store import Place, SiteStore
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import after_sum
-from fedsec.wire import CatchUp, EncryptedStart, TrainRequest, VerdictRequest
+from fedsec.wire import CatchUp, EncryptedStart, TrainRequest
 from fedsec_secure.codec import Buffer, Reader, open_packet, seal
 from fedsec_secure.errors import CodecError, FedsecError, LocalMisuseError, PeerViolationError
 from fedsec_secure.he.parameters import BfvParameters
 from fedsec_secure.he.ring import SumFrames
 from fedsec_secure.identity.roster import COORDINATOR
 from fedsec_secure.masking.ceremony import SiteOffered, ceremony_context, deal, dealer_of, fingerprint, take
-from fedsec_secure.masking.checks import check_members, open_request
+from fedsec_secure.masking.checks import open_request
 from fedsec_secure.masking.messages import decode_packets, read_packets, set_digest
 from fedsec_secure.masking.parameters import SumParameters
-from fedsec_secure.masking.site_masked import Encrypting
-from fedsec_secure.masking.site_revealed import SiteRevealed
-from fedsec_secure.masking.vector import Decoded, decode_sum
+from fedsec_secure.masking.vector import decode_sum
 from fedsec_secure.numeric.lanes import Floats, Words
 
 _WORTH_A_SECOND = 1 << 20
@@ -41,7 +39,7 @@ _WORTH_A_SECOND = 1 << 20
 
 
 class EncryptedAgent(SiteAgent):
-    """One site of a plan whose masked sums are encrypted."""
+    """One site of a plan whose sums are encrypted. How its uploads are made is its mode's."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
         super().__init__(identity, plan, store, work)
@@ -140,20 +138,6 @@ class EncryptedAgent(SiteAgent):
         return EncryptionWorkers(self._store.keys.key(place.run), count, lambda n: self.progress(event | {"step": n}))
 
     # ---- a round
-
-    @contextmanager
-    def _encrypting(self, place: Place, parameters: SumParameters) -> Iterator[Encrypting | None]:
-        with self._workers(place, parameters.words, "encrypt") as workers:
-            yield workers.encrypting
-
-    def _decoded(
-        self, place: Place, record: bytes, request: VerdictRequest, parameters: SumParameters, exchange: str
-    ) -> Decoded:
-        revealed, group = SiteRevealed.restore(record), self._group(place.run)
-        check_members(request.heads, self._id.me, group, f"the {exchange}")
-        with self._last_chance(place.run):
-            total = self._opened(place, request.words, parameters, (1,) * len(request.heads))
-            return revealed.check_sum(request.heads, total, request.tag, parameters, group)
 
     @contextmanager
     def _last_chance(self, run: str) -> Iterator[None]:

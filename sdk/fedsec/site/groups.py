@@ -14,9 +14,9 @@ from fractions import Fraction
 import numpy as np
 
 from fedsec.plan.model import Plan
-from fedsec.site.agent import SiteAgent
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
+from fedsec.site.masked import MaskedAgent
 from fedsec.site.store import Place, SiteStore
 from fedsec.training.adapter import AdapterState
 from fedsec.training.group_step import combined, group_rule, stepped
@@ -43,7 +43,7 @@ from fedsec_secure.numeric.lanes import Floats, Words
 from fedsec_secure.weighting.groups import STEPS, shares
 
 
-class GroupAgent(SiteAgent):
+class GroupAgent(MaskedAgent):
     """One site of a plan with `weighting.rule = "group-influence"`."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
