@@ -44,9 +44,9 @@ def doctor(
     sites: Annotated[Path | None, typer.Option(help="A folder of sites: check their keys and approvals too.")] = None,
     json: Json = False,
 ) -> None:
-    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, the model and the corpora."""
+    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, the model and the corpora."""
     checks: list[Callable[[], list[Row]]] = [
-        _python, _packages, _torch, _bitsandbytes, _model, _corpora, _threads, _clock, _disk, _network,
+        _python, _packages, _torch, _bitsandbytes, _encryption, _model, _corpora, _threads, _clock, _disk, _network,
     ]  # fmt: skip
     rows = [row for check in checks for row in check()]
     if sites is not None:
@@ -104,6 +104,20 @@ def _bitsandbytes() -> list[Row]:
     return [
         Row("bitsandbytes", "ok", f"{importlib.metadata.version('bitsandbytes')}: nf4 and int8 bases can be loaded")
     ]
+
+
+def _encryption() -> list[Row]:
+    """What each worker does before it takes a key: weighted sums at the bound, masks taken away, all as they should be."""
+    from fedsec.encryption.workers import EncryptionWorkers
+    from fedsec_secure.he.parameters import STANDARD
+    from fedsec_secure.secrets import SecretBytes
+
+    try:
+        EncryptionWorkers(SecretBytes.random(), 1).close()
+    except FedsecError as e:
+        return [Row("encryption", "warn", f"modes he-mask and he do not run here: {e}")]
+    bound = f"sums of weights up to {STANDARD.capacity} decrypt as they should"
+    return [Row("encryption", "ok", f"TenSEAL {importlib.metadata.version('tenseal')}: {bound}")]
 
 
 def _model() -> list[Row]:

@@ -55,6 +55,18 @@ def test_a_missing_model_prints_its_command(fedsec, monkeypatch):
     }
 
 
+def test_the_encryption_library_is_tried(fedsec, monkeypatch):
+    assert rows(fedsec)[1]["encryption"] == {
+        "check": "encryption",
+        "status": "ok",
+        "found": f"TenSEAL {importlib.metadata.version('tenseal')}: sums of weights up to 362 decrypt as they should",
+    }
+    monkeypatch.setattr("fedsec.encryption.workers.sys.executable", "/bin/false")
+    row = rows(fedsec)[1]["encryption"]
+    assert row["status"] == "warn"
+    assert "modes he-mask and he do not run here: the encryption library does not run here" in row["found"]
+
+
 def test_bitsandbytes_where_it_does_not_work(fedsec, monkeypatch):
     monkeypatch.setattr("fedsec.training.quantise.platform.machine", lambda: "riscv64")
     row = rows(fedsec)[1]["bitsandbytes"]
