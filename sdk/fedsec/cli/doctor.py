@@ -44,7 +44,7 @@ def doctor(
     sites: Annotated[Path | None, typer.Option(help="A folder of sites: check their keys and approvals too.")] = None,
     json: Json = False,
 ) -> None:
-    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, the model and the corpora."""
+    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, model and corpora."""
     checks: list[Callable[[], list[Row]]] = [
         _python, _packages, _torch, _bitsandbytes, _encryption, _model, _corpora, _threads, _clock, _disk, _network,
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def _bitsandbytes() -> list[Row]:
 
 
 def _encryption() -> list[Row]:
-    """What each worker does before it takes a key: weighted sums at the bound, masks taken away, all as they should be."""
+    """What each worker does before it takes a key: sums with weights at the bound come out as they should."""
     from fedsec.encryption.workers import EncryptionWorkers
     from fedsec_secure.he.parameters import STANDARD
     from fedsec_secure.secrets import SecretBytes
