@@ -48,7 +48,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Idle OpenMP threads would spin and take the cores from whoever works (several times slower on shared machines).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for library in ("transformers", "matplotlib"):
+    for library in ("transformers", "bitsandbytes", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
 

@@ -144,6 +144,6 @@ def _from_pretrained(source: Path | str, dtype: torch.dtype) -> tuple[PreTrained
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"model {source}: could not be loaded ({reason}). Give a local folder with safetensors, a GGUF file, "
-            f"a Hugging Face id that is reachable or cached, or the name {SMOLLM2}"
+            f"a Hugging Face id that is in its cache (HF_HUB_OFFLINE=0 lets it be fetched), or the name {SMOLLM2}"
         ) from error
     return model, tokenizer
