@@ -12,11 +12,13 @@ from fedsec.encryption.workers import UNOPENED, EncryptionWorkers
 from fedsec.plan.specs import CanarySpec, ServerSpec
 from fedsec.site import encrypted
 from fedsec.site.end import claimed_context
-from fedsec.wire import sum_parameters
-from fedsec_secure.codec import head_length, seal_parts
+from fedsec.wire import core_roster, sum_parameters
+from fedsec_secure.codec import Writer, head_length, seal, seal_parts
 from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.roster import COORDINATOR
+from fedsec_secure.masking.ceremony import SiteOffered, ceremony_context
+from fedsec_secure.masking.messages import decode_packets, encode_packets
 from tests.e2e.encrypting import ROUNDS, SITES, Away, InProcess, Stopped, bound, encrypted_plan, finals, opened
 from tests.e2e.federation import RUN, Keys, Steady, make_plan
 
@@ -318,3 +320,47 @@ def test_canaries_are_measured_at_the_sites(tmp_path, keys):
         state = federation.run()
         measured = {name: work.measured for name, work in federation.works.items()}
     assert measured == {name: [state.digest()] for name in keys.sites}
+
+
+def test_an_offer_is_made_for_the_run_that_the_request_is_signed_for(tmp_path, keys):
+    """Signed for one run, it asks for another's key."""
+    plan = encrypted_plan(keys)
+    context = ceremony_context(plan.digest(), "run-2", core_roster(plan).digest())
+    body = Writer().text(RUN).done()
+    request = seal("key-offer-request", COORDINATOR, context, body, keys.coordinator.sign)
+    with (
+        opened(tmp_path, keys, plan) as federation,
+        pytest.raises(PeerViolationError, match="signed for another plan, run or roster"),
+    ):
+        federation.agents["site-b"].handle("key-offer", request)
+
+
+def test_a_dealer_deals_to_one_set_of_offers(tmp_path, keys):
+    """The same once more gets the same packet; with one offer exchanged for another that its site signed, nothing."""
+    plan = encrypted_plan(keys)
+    asked: list[bytes] = []
+    dealt: list[bytes] = []
+
+    class Stop:
+        def __init__(self, transport):
+            self.transport = transport
+
+        def exchange(self, exchange, spool):
+            outcome = self.transport.exchange(exchange, spool)
+            if exchange.name == "key-deal":
+                asked.extend(exchange.requests.values())
+                dealt.extend(outcome.replies.values())
+                raise Stopped
+            return outcome
+
+    with opened(tmp_path, keys, plan, carry=Stop) as federation:
+        with pytest.raises(Stopped):
+            federation.run()
+        dealer = federation.agents["site-a"]
+        assert dealer.handle("key-deal", asked[0]) == dealt[0]
+        context = ceremony_context(plan.digest(), RUN, core_roster(plan).digest())
+        offers = dict(decode_packets(asked[0][head_length(asked[0]) :], "offers"))
+        offers["site-b"] = SiteOffered.begin("site-b", context, keys.sites["site-b"].sign).packet
+        other = seal("key-deal-request", COORDINATOR, context, encode_packets(offers), keys.coordinator.sign)
+        with pytest.raises(PeerViolationError, match="was dealt to another set of offers"):
+            dealer.handle("key-deal", other)
