@@ -78,7 +78,7 @@ def test_sites_refuse_what_a_coordinator_with_another_idea_shows_them(tmp_path, 
         refusals = of(federation, "lost")[-1]["sites"]
         assert set(refusals) == set(keys.sites) - {"site-b"}
         assert all("differs by 1 from a set that this site confirmed" in why for why in refusals.values())
-        assert all(len(store.survivor_sets()) == 1 for store in federation.stores.values())
+        assert all(len(store.runs.survivor_sets()) == 1 for store in federation.stores.values())
 
 
 def test_earlier_runs_count_as_well(tmp_path, keys):

@@ -163,7 +163,7 @@ def test_the_next_cohort_is_the_same_or_far_from_it(tmp_path, keys):
     with opened(tmp_path, keys, shared_key_plan(keys, change=2), wrap=wrap) as federation:
         federation.run()
         rounds = [set(e["survivors"]) for e in federation.events if e["event"] == "round"]
-        kept = [store.survivor_sets() for store in federation.stores.values()]
+        kept = [store.runs.survivor_sets() for store in federation.stores.values()]
     assert len(rounds[0]) == SITES
     assert len(rounds[1]) == SITES - 2
     assert "site-c" not in rounds[1]

@@ -53,7 +53,7 @@ class Hospital:
         old, store = federation.agents[ASH], federation.stores[ASH]
 
         def authorise():
-            return authorise_site(self.site, self.plan, self.policy, store.cohorts())
+            return authorise_site(self.site, self.plan, self.policy, store.runs.cohorts())
 
         self.agent = MaskedAgent(replace(old._id, authorise=authorise), self.plan, store, federation.works[ASH])
         federation.agents[ASH] = self

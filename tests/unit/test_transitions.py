@@ -23,7 +23,7 @@ PAIRS = [
 
 def reach(store: SiteStore, table: Table, stage: Stage) -> None:
     """Answer what leads to a stage, in attempt 0 of round 0."""
-    store.open_run("run", bytes(32), frozenset({"a"}), 1)
+    store.runs.begin("run", bytes(32), frozenset({"a"}), 1)
     store.start_round("run", 0, bytes(32), b"adapter")
     place = Place("run", 0, 0)
     for exchange in table.exchanges:

@@ -141,7 +141,7 @@ class SiteAgent(ABC):
         if not _RUN_ID.match(place.run) or last >= self._plan.rounds:
             raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
         cohort = frozenset(key.hex for key in self._roster.sites.values())
-        self._store.open_run(place.run, self._plan_digest, cohort, self._id.policy.max_runs)
+        self._store.runs.begin(place.run, self._plan_digest, cohort, self._id.policy.max_runs)
         self._end.require_open(place.run)
         # Check 58 (replayed round): no way back to an earlier round.
         if place.round < self._store.newest_round(place.run):
@@ -241,7 +241,7 @@ class SiteAgent(ABC):
     def _check_change(self, sites: frozenset[str]) -> None:
         """Cross-round differencing: two sums that differ by few sites tell about those few. Equal cohorts pass."""
         least = max(self._id.policy.min_cohort_change, self._plan.secure.min_cohort_change)
-        newest, earlier = self._id.newest, self._store.survivor_sets()
+        newest, earlier = self._id.newest, self._store.runs.survivor_sets()
         sites, sets = newest(sites), [newest(keys) for keys in earlier]  # a key that was rotated is no other site
         before = close_cohort(sites, sets, least) if self._plan.dp.mode == "none" else None
         # Check 64 (cross-round differencing): no two sums that differ by few sites.

@@ -90,7 +90,7 @@ class EncryptedAgent(SiteAgent):
 
     def _run_of_ceremony(self, body: bytes) -> str:
         claimed = claimed_context(body)
-        return self._store.run_of(self._plan_digest, lambda run: self._context_of(run) == claimed)
+        return self._store.runs.which(self._plan_digest, lambda run: self._context_of(run) == claimed)
 
     def _offer(self, body: bytes) -> Reply:
         run = self._run_of_offer(body)

@@ -68,7 +68,7 @@ class RunEnd:
     def _open(self, exchange: str, body: bytes, context: Context) -> tuple[str, bytes]:
         """The run that a signed request is for, and the request's content."""
         claimed, roster = claimed_context(body), self._roster.digest()
-        run = self._store.run_of(self._plan_digest, lambda r: context(self._plan_digest, r, roster) == claimed)
+        run = self._store.runs.which(self._plan_digest, lambda r: context(self._plan_digest, r, roster) == claimed)
         return run, bytes(open_request(exchange, body, claimed, self._cohort))
 
     def _seal(self, exchange: str, body: bytes, content: bytes) -> bytes:

@@ -85,7 +85,7 @@ class GroupAgent(MaskedAgent):
 
     def _run_of_draw(self, body: bytes) -> str:
         claimed = claimed_context(body)
-        return self._store.run_of(self._plan_digest, lambda run: self._draw_context(run) == claimed)
+        return self._store.runs.which(self._plan_digest, lambda run: self._draw_context(run) == claimed)
 
     def _commit(self, body: bytes) -> Reply:
         run = self._run_of_commit(body)

@@ -69,7 +69,7 @@ class Notes:
         """What belongs to a run and to no round counts as after its last."""
         context, claimed = _CONTEXTS[exchange], claimed_context(request)
         plan, roster = self._plan.digest(), core_roster(self._plan).digest()
-        run = self._store.run_of(plan, lambda run: context(plan, run, roster) == claimed)
+        run = self._store.runs.which(plan, lambda run: context(plan, run, roster) == claimed)
         return Place(run, self._plan.rounds, 0)
 
 

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from fedsec.site.store_draw import DrawRecord
 from fedsec.site.store_key import KeyRecord
 from fedsec.site.store_log import LogRecord
 from fedsec.site.store_personal import PersonalRecord
+from fedsec.site.store_runs import RunRecord
 from fedsec.spool import private_folder, write_durably
 from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
@@ -29,7 +29,6 @@ from fedsec_secure.masking.transitions import Stage, Table
 from fedsec_secure.numeric.lanes import Floats
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
   run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, score INTEGER,
   result BLOB, PRIMARY KEY (run, round));
@@ -38,8 +37,6 @@ CREATE TABLE IF NOT EXISTS stages (
   request BLOB NOT NULL, record BLOB, reply BLOB, file TEXT, PRIMARY KEY (run, round, attempt, stage));
 CREATE INDEX IF NOT EXISTS by_context ON stages (context);
 CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE stage = 'confirm';
-CREATE TABLE IF NOT EXISTS survivors (
-  run TEXT NOT NULL, round INTEGER NOT NULL, sites TEXT NOT NULL, PRIMARY KEY (run, round));
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 1), head BLOB NOT NULL);
 """
@@ -91,6 +88,7 @@ class SiteStore:
         self.log = LogRecord(self._db, self.chain)
         self.personal = PersonalRecord(self._db, folder)
         self.draws = DrawRecord(self._db, self.chain)
+        self.runs = RunRecord(self._db)
         self.keys = KeyRecord(self._db, self.chain)
         self.keys.sweep()
         self._sweep()
@@ -100,28 +98,7 @@ class SiteStore:
         self._db.close()
         os.close(self._lock)
 
-    # ---- runs and rounds
-
-    def open_run(self, run: str, plan: bytes, cohort: frozenset[str], most: int) -> None:
-        """Bind a run id to its plan and roster (site keys, hex). At most ``most`` run ids a plan."""
-        row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
-        if row is None:
-            known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]
-            # Check 65 (differencing of runs): as many runs as the policy allows.
-            if known >= most:
-                raise PeerViolationError(f"the policy allows {most} runs of one plan here, and {known} were started")
-            self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, plan, " ".join(sorted(cohort))))
-        elif row[0] != plan:
-            raise PeerViolationError(f"run {run!r} was started here under another plan")
-
-    def cohorts(self) -> list[frozenset[str]]:
-        """The site keys (hex) of every roster that this site took part with."""
-        rows = self._db.execute("SELECT cohort FROM runs").fetchall()
-        return [frozenset(row[0].split()) for row in rows]
-
-    def survivor_sets(self) -> list[frozenset[str]]:
-        """The site keys (hex) of every survivor set that this site signed, in any run."""
-        return [frozenset(row[0].split()) for row in self._db.execute("SELECT sites FROM survivors").fetchall()]
+    # ---- rounds
 
     def save_confirmed(
         self, place: Place, context: bytes, request: bytes, record: bytes, reply: bytes, sites: frozenset[str]
@@ -129,18 +106,7 @@ class SiteStore:
         """Record the signature on a survivor set, and who is in it, in one transaction."""
         with self.chain.transaction():
             self.save(place, "confirm", context, request, record, reply)
-            self._keep_survivors(place, sites)
-
-    def _keep_survivors(self, place: Place, sites: frozenset[str]) -> None:
-        row = (place.run, place.round, " ".join(sorted(sites)))
-        self._db.execute("INSERT INTO survivors VALUES (?, ?, ?)", row)
-
-    def run_of(self, plan: bytes, matches: Callable[[str], bool]) -> str:
-        """The run of this plan that ``matches``."""
-        for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall():
-            if matches(run):
-                return str(run)
-        raise PeerViolationError("no run of this plan that was started here is meant")
+            self.runs.keep_survivors(place.run, place.round, sites)
 
     def result(self, run: str, round_index: int) -> bytes | None:
         """Digest of the adapter that this site verified at the end of a round, if it was there."""
@@ -307,7 +273,7 @@ class SiteStore:
         with self.chain.transaction():
             self.save(place, "verdict", context, request, None, reply)
             if sites is not None:
-                self._keep_survivors(place, sites)
+                self.runs.keep_survivors(place.run, place.round, sites)
             row = (place.run, place.round)
             self._db.execute("UPDATE rounds SET result = ? WHERE run = ? AND round = ?", (digest, *row))
             self._db.execute("UPDATE stages SET record = NULL WHERE run = ? AND round <= ?", row)

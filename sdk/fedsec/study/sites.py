@@ -48,7 +48,7 @@ def open_agent(site: Site, plan: Plan, work: SiteWork, stack: ExitStack) -> Site
         name = site.policy_path.name  # what is refused is told to the coordinator: paths of this machine are not
         if read_toml(site.policy_path, Policy, name) != policy:
             raise VerificationError(f"{name} of site {site.name} was changed since it started: start the site again")
-        return authorise_site(site, plan, policy, store.cohorts())
+        return authorise_site(site, plan, policy, store.runs.cohorts())
 
     identity = SiteIdentity(
         me=SiteId(site.name),
