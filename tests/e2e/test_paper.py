@@ -337,6 +337,21 @@ class TestLab:
         assert lab._once("key", lambda path: b"y") == b"y"
 
 
+def test_one_small_cell_runs_masked_and_as_a_plain_sum(tmp_path):
+    """What changes under the suite is noticed here before the whole of it runs."""
+    where = ["in_domain", "--tiny", "--out", str(tmp_path), "--only", "*/fed-medlora-plus-s0"]
+    assert run.main(where) == 0
+    found = Table(tmp_path / "results" / "in_domain" / "results.csv", Row).rows()
+    bounds = {r.x: r.value for r in found if r.measure == BOUND}
+    masked = {r.x: r.value for r in found if r.measure == DEVIATION}
+    assert len(masked) == 2
+    assert all(0 < value <= bounds[x] for x, value in masked.items())
+    assert run.main([*where, "--table"]) == 0
+    assert "Masked and plain sums of the same updates" in (tmp_path / "results" / "in_domain" / "summary.md").read_text(
+        encoding="utf-8"
+    )
+
+
 @pytest.mark.slow
 def test_a_small_suite_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path):
     pytest.importorskip("pycrfsuite")
