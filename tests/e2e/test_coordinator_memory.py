@@ -45,8 +45,8 @@ def secret_polynomial(stretched: bytes) -> tuple[np.ndarray, np.ndarray]:
     saved = bytes(seal_bytes.members_of(file.take(), 1 << 20))
     kept = seal_bytes.SealBytes(STANDARD, b"").coefficients(file.take())
     # Transformed back by SEAL itself, as both polynomials of a ciphertext.
-    twice = seal_bytes._headed(struct.pack("<Q", 2 * n), kept.tobytes() * 2)
-    pair = seal_bytes._headed(saved[:32], struct.pack("<?QQQdQ", True, 2, n, 1, 1.0, 1), twice)
+    twice = seal_bytes.headed(struct.pack("<Q", 2 * n), kept.tobytes() * 2)
+    pair = seal_bytes.headed(saved[:32], struct.pack("<?QQQdQ", True, 2, n, 1, 1.0, 1), twice)
     found = seal.Ciphertext(context)
     found.load(context, file.put(pair))
     seal.Evaluator(context).transform_from_ntt_inplace(found)
