@@ -12,7 +12,7 @@ from fedsec.encryption.workers import UNOPENED, EncryptionWorkers
 from fedsec.plan.specs import CanarySpec, ServerSpec
 from fedsec.site import encrypted
 from fedsec.site.end import claimed_context
-from fedsec.wire import core_roster, sum_parameters
+from fedsec.wire import EncryptedStart, TrainRequest, core_roster, sum_parameters
 from fedsec_secure.codec import Writer, head_length, seal, seal_parts
 from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.he.parameters import STANDARD
@@ -296,6 +296,45 @@ def test_a_missed_sum_that_leads_elsewhere_destroys_the_key_of_who_missed_it(tmp
     assert any(UNOPENED in reason for reason in lost)
     assert set(held) == set(keys.sites) - {"site-c"}
     assert {a.digest() for a in held.values()} == {state.digest()}
+
+
+def test_a_missed_sum_that_opens_and_is_another_destroys_the_key_of_who_missed_it(tmp_path, keys):
+    """Shifted by one step, for which nobody needs a key: it decodes, and leads to an adapter that nobody attests."""
+    plan = encrypted_plan(keys)
+
+    def wrap(site, agent):
+        return Away(agent, "train", {0}) if site == "site-c" else agent
+
+    def shifted(body: bytes) -> bytes:
+        request = TrainRequest.decode(body[head_length(body) :])
+        start = EncryptedStart.decode(request.adapter)
+        ((number, missed),) = start.missed.items()
+        frames = bytearray(missed.frames)
+        at = len(frames) - STANDARD.c0_bytes * blocks(plan)
+        moved = (int.from_bytes(frames[at : at + 8], "little") + STANDARD.multiple) % STANDARD.modulus
+        frames[at : at + 8] = moved.to_bytes(8, "little")
+        start = replace(start, missed={number: replace(missed, frames=bytes(frames))})
+        content = replace(request, adapter=start.encode()).encode()
+        return seal("train-request", COORDINATOR, claimed_context(body), content, keys.coordinator.sign)
+
+    class Shift:
+        def __init__(self, transport):
+            self.transport = transport
+
+        def exchange(self, asked, spool):
+            if asked.name == "train" and asked.round == 1:
+                requests = {**asked.requests, "site-c": shifted(asked.requests["site-c"])}
+                asked = replace(asked, requests=requests)
+            return self.transport.exchange(asked, spool)
+
+    with opened(tmp_path, keys, plan, wrap=wrap, carry=Shift) as federation:
+        state = federation.run()
+        held = finals(federation)
+        assert federation.stores["site-c"].keys.is_destroyed(RUN)
+        lost = [e["sites"]["site-c"] for e in federation.events if e["event"] == "lost" and "site-c" in e["sites"]]
+    assert any(UNOPENED in reason for reason in lost)
+    assert {a.digest() for a in held.values()} == {state.digest()}
+    assert "site-c" not in held
 
 
 @pytest.mark.parametrize("exchange", ["key-offer", "key-deal", "key-take"])
