@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import IO, Self
 
@@ -77,7 +77,8 @@ class EncryptionWorkers:
     Args:
         key: 32 bytes.
         count: how many; left out, as there are processors.
-        progress: called with the number of words that are done, of an update or a sum, after each chunk.
+        progress: called with the number of words that are done, of an update or a sum, after each chunk. What it raises
+            is dropped: a terminal that is gone must not look like a sum that does not open, which ends a run.
 
     Raises:
         LocalMisuseError: they do not start: the encryption library is missing, or fails its own test.
@@ -86,7 +87,7 @@ class EncryptionWorkers:
     def __init__(
         self, key: SecretBytes, count: int | None = None, progress: Callable[[int], None] = lambda words: None
     ) -> None:
-        self._progress = progress
+        self._progress = _unfailing(progress)
         self._stack = ExitStack()
         self._workers: list[_Worker] = []
         try:
@@ -199,6 +200,14 @@ class Encrypting:
             self._steps.finish()
         except (OSError, EOFError) as e:
             raise LocalMisuseError(_ENDED) from e
+
+
+def _unfailing(progress: Callable[[int], None]) -> Callable[[int], None]:
+    def told(words: int) -> None:
+        with suppress(Exception):
+            progress(words)
+
+    return told
 
 
 def _parts_of(total: SumFrames, weights: Sequence[int]) -> Iterator[Sequence[Buffer]]:

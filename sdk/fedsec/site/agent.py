@@ -51,7 +51,7 @@ class SiteAgent(ABC):
     _table: Table
     """What is answered, and in which order."""
     progress: Progress = staticmethod(lambda event: None)
-    """Of encrypting and decrypting; the work tells its own. What it raises would look like a failure of that."""
+    """Of encrypting and decrypting; the work tells its own. What it raises is dropped."""
 
     def __init__(self, identity: SiteIdentity, plan: Plan, store: SiteStore, work: SiteWork) -> None:
         approval = identity.authorise()

@@ -94,23 +94,22 @@ GROUPED = Table(
     )
 )
 """``weighting.rule = "group-influence"``: members verify their group's sum, then everybody takes all of them."""
-PLAIN = Table(
-    (
-        Transition("train", Stage.NEW, Stage.STATED),
-        Transition("plain", Stage.STATED, Stage.SENT),
-        Transition("verdict", Stage.SENT, Stage.OVER),
-        Transition("train", Stage.STATED, Stage.STATED, attempt=True),
-        Transition("train", Stage.SENT, Stage.STATED, attempt=True),
+
+
+def _sent_at_once(exchange: str) -> Table:
+    """One upload between `train` and `verdict`."""
+    return Table(
+        (
+            Transition("train", Stage.NEW, Stage.STATED),
+            Transition(exchange, Stage.STATED, Stage.SENT),
+            Transition("verdict", Stage.SENT, Stage.OVER),
+            Transition("train", Stage.STATED, Stage.STATED, attempt=True),
+            Transition("train", Stage.SENT, Stage.STATED, attempt=True),
+        )
     )
-)
+
+
+PLAIN = _sent_at_once("plain")
 """``secure.mode = "none"``: the integers travel in the open."""
-SEALED = Table(
-    (
-        Transition("train", Stage.NEW, Stage.STATED),
-        Transition("encrypt", Stage.STATED, Stage.SENT),
-        Transition("verdict", Stage.SENT, Stage.OVER),
-        Transition("train", Stage.STATED, Stage.STATED, attempt=True),
-        Transition("train", Stage.SENT, Stage.STATED, attempt=True),
-    )
-)
+SEALED = _sent_at_once("encrypt")
 """``secure.mode = "he"``: encrypted under a key of all sites, and no masks."""

@@ -70,6 +70,19 @@ def test_progress_is_told_in_words_up_to_the_last():
     assert told[-1] == count
 
 
+def test_a_watcher_that_fails_is_no_sum_that_does_not_open():
+    """A closed terminal raises what a worker that is gone does."""
+
+    def gone(words: int) -> None:
+        raise BrokenPipeError(words)
+
+    inputs = RNG.integers(0, 2**40, CHUNK_WORDS, dtype=np.uint64)
+    with EncryptionWorkers(SecretBytes.random(), 1, gone) as workers:
+        upload = encrypted(workers, inputs)
+        found = workers.decrypt(sum_frames([ArraySource(upload)], STANDARD, CHUNK_WORDS), CHUNK_WORDS)
+    assert np.array_equal(found, inputs)
+
+
 def summed(pool):
     return sum_frames([ArraySource(encrypted(pool, np.ones(2 * N, dtype="<u8")))], STANDARD, 2 * N)
 
