@@ -12,6 +12,7 @@ from fedsec.attacks.naive import SEED_BITS
 from fedsec.attacks.outcome import Got, broken, held
 from fedsec.attacks.play import Play, add_up, is_near, statement_of
 from fedsec_secure.codec import seal
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import COORDINATOR, Roster
 from fedsec_secure.masking import keys
@@ -62,7 +63,7 @@ def key_substitution(target: Target, folder: Path) -> Got:
         context = target.box_context(play.context(), set_digest("U1", play.statements))
         channel = statement_of(play.statements[VICTIM]).channel_key
         for site in OTHERS:
-            shared = keys.agree(stated[site].channel_secret, channel, VICTIM)
+            shared = agreement.agree(stated[site].channel_secret, channel, VICTIM)
             dealt = keys.open_dealt(shared, play.sealed[VICTIM][site], VICTIM, site, context)
             play.shares.setdefault((VICTIM, ShareKind.SELF_SEED), {})[site] = dealt.self_share
         words = play.without_pairs(VICTIM, {s: state.mask_secret for s, state in stated.items()})

@@ -23,6 +23,7 @@ from fedsec.training.adapter import AdapterState
 from fedsec.wire import TrainRequest
 from fedsec_secure.codec import Writer, seal, seal_parts, sha256
 from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.group_messages import CombineRequest
@@ -123,7 +124,7 @@ class NaiveSite:
 
     def _state(self, context: bytes, number: int, adapter: AdapterState) -> bytes:
         self._memory[context] = Memory(self._work.learn(adapter), number)
-        channel, mask = (keys.x25519_public(self._key(what, number)) for what in ("channel", "mask"))
+        channel, mask = (agreement.x25519_public(self._key(what, number)) for what in ("channel", "mask"))
         statement = Statement(channel, mask, bytes(32)).encode()
         if self._world.parameters.hidden_weight:
             statement += Writer().uint(self._work.weight(), 4).done()
@@ -148,7 +149,7 @@ class NaiveSite:
 
     def _channel(self, memory: Memory, peer: SiteId) -> SecretBytes:
         public = statement_of(memory.statements[peer]).channel_key
-        return keys.agree(self._key("channel", memory.round), public, peer)
+        return agreement.agree(self._key("channel", memory.round), public, peer)
 
     def _mask(self, context: bytes, memory: Memory, body: bytes) -> bytes:
         request = MaskRequest.decode(body)
@@ -163,7 +164,7 @@ class NaiveSite:
         plus, minus = [expand(folded(self._key("self seed", memory.round)))], list[Mask]()
         for peer in sorted(set(request.dealings) & set(memory.statements) - {self._me}):
             public = statement_of(memory.statements[peer]).mask_key
-            seed = folded(keys.agree(self._key("mask", memory.round), public, peer))
+            seed = folded(agreement.agree(self._key("mask", memory.round), public, peer))
             (plus if self._me < peer else minus).append(expand(seed))
         words = add_up([self._encode(memory, self._ratio(memory))], plus, minus)
         return seal("masked", self._me, bound, words.tobytes() + bytes(8), self._sign)
@@ -224,7 +225,7 @@ class Naive:
 
     def pair_mask(self, secret: SecretBytes, public: bytes, me: SiteId, peer: SiteId, bound: bytes) -> Mask:
         """From a folded seed, bound to nothing."""
-        return expand(folded(keys.agree(secret, public, peer)))
+        return expand(folded(agreement.agree(secret, public, peer)))
 
     def round(self, world: World, sites: Mapping[SiteId, Site], folder: Path) -> Finished:
         """A coordinator that takes what comes. A site that is lost after its statement ends it with a KeyError."""

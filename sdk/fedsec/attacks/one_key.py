@@ -12,9 +12,9 @@ from fedsec.attacks.outcome import Got, broken, held
 from fedsec.attacks.play import RUN, is_near
 from fedsec.attacks.sealed import KeyHolder, SealedPlay, SealedTarget, opened
 from fedsec_secure.codec import seal
+from fedsec_secure.identity.agreement import x25519_public
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking.ceremony import ceremony_context
-from fedsec_secure.masking.keys import x25519_public
 from fedsec_secure.masking.messages import ShareKind
 from fedsec_secure.numeric.lanes import Floats
 from fedsec_secure.secrets import SecretBytes

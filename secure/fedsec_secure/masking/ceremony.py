@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fedsec_secure.codec import DIGEST_BYTES, Reader, Sign, Writer, open_packet, seal, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
+from fedsec_secure.identity.agreement import agree, x25519_public
 from fedsec_secure.identity.roster import Roster, SiteId
-from fedsec_secure.masking.keys import agree, x25519_public
 from fedsec_secure.masking.messages import encode_packets, read_packets, set_digest
 from fedsec_secure.secrets import KEY_BYTES, SecretBytes, derive
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from fedsec_secure.codec import Header, Sign, open_head, open_packet, seal
 from fedsec_secure.errors import AbortError, CodecError, PeerViolationError, ProtocolError, VerificationError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
-from fedsec_secure.masking import keys
 from fedsec_secure.masking.checks import check_balance, public_weights, verify_dealings, verify_statements
 from fedsec_secure.masking.messages import (
     Dealing,
@@ -86,7 +86,7 @@ class Stated(Collected):
             statement = verify_statements({site: packet}, context, group)[site]
             # Check 34 (small-order keys): their owner is left out, rather than every peer refusing.
             for public in (statement.channel_key, statement.mask_key):
-                keys.agree(_ANY_SCALAR, public, site)
+                agreement.agree(_ANY_SCALAR, public, site)
             return statement
 
         parsed, refused = sift(replies, accept)

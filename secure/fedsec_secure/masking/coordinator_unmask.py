@@ -11,6 +11,7 @@ from fedsec_secure.codec import open_packet
 from fedsec_secure.errors import AbortError, LocalMisuseError, PeerViolationError
 from fedsec_secure.he.parameters import BfvParameters
 from fedsec_secure.he.ring import SumFrames, add_masks, sum_frames
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.coordinator_collect import Confirmed, Refused, Shared, require, sift
@@ -155,7 +156,7 @@ def _check_seed(shared: Shared, dealer: SiteId, seed: SecretBytes) -> None:
 
 def _check_mask_key(shared: Shared, dealer: SiteId, secret: SecretBytes) -> None:
     # Check 47 (bad share): the recovered mask key is the advertised one.
-    if keys.x25519_public(secret) != shared.parsed[dealer].mask_key:
+    if agreement.x25519_public(secret) != shared.parsed[dealer].mask_key:
         raise PeerViolationError(f"{dealer} dealt shares of another mask key than it advertised")
 
 

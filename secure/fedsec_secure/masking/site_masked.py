@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fedsec_secure.codec import Buffer, Reader, Sign, Writer, seal_head, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.checks import (
@@ -126,7 +127,7 @@ class SiteMasked:
         bound = bound_context(context, u1, u2, adapter)
         dealt = {}
         for dealer, dealing in dealings.items():
-            secret = keys.agree(shared.stated.channel_secret, statements[dealer].channel_key, dealer)
+            secret = agreement.agree(shared.stated.channel_secret, statements[dealer].channel_key, dealer)
             dealt[dealer] = _open(secret, message.sealed[dealer], dealing, dealer, me, context, u1)
         plus = [keys.self_mask(shared.seed, me, bound)]
         minus: list[keys.Mask] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedsec_secure.codec import Reader, Sign, Writer, seal, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.checks import (
@@ -104,7 +105,7 @@ def _deal(
     for peer in sorted(statements):
         x = group.roster.index(peer)
         dealt = keys.Dealt(seed_shares[x], key_shares[x], tag_seed)
-        shared = keys.agree(stated.channel_secret, statements[peer].channel_key, peer)
+        shared = agreement.agree(stated.channel_secret, statements[peer].channel_key, peer)
         box = keys.seal_dealt(shared, dealt, me, peer, box_context)
         promises[peer] = Promise(
             keys.share_hash(ShareKind.SELF_SEED, dealt.self_share, me, peer, stated.context),

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from fedsec_secure.codec import Reader, Sign, Writer, seal
 from fedsec_secure.errors import LocalMisuseError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import SiteId
-from fedsec_secure.masking import keys
 from fedsec_secure.masking.checks import commit
 from fedsec_secure.masking.messages import Statement
 from fedsec_secure.secrets import SecretBytes
@@ -36,8 +36,8 @@ class SiteStated:
         """
         channel, mask, nonce = SecretBytes.random(), SecretBytes.random(), SecretBytes.random()
         body = Statement(
-            keys.x25519_public(channel),
-            keys.x25519_public(mask),
+            agreement.x25519_public(channel),
+            agreement.x25519_public(mask),
             commit(context, me, nonce.reveal(), update_sha256),
             score,
         )

@@ -6,6 +6,7 @@ import pytest
 
 from fedsec_secure.codec import Reader, open_packet, seal
 from fedsec_secure.errors import CodecError, LocalMisuseError, PeerViolationError, VerificationError
+from fedsec_secure.identity.agreement import x25519_public
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.ceremony import (
@@ -17,7 +18,6 @@ from fedsec_secure.masking.ceremony import (
     take,
     verify_offer,
 )
-from fedsec_secure.masking.keys import x25519_public
 from fedsec_secure.masking.messages import encode_packets, read_packets
 from fedsec_secure.secrets import SecretBytes
 

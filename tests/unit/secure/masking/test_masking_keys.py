@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.identity import agreement
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.masking import keys
 from fedsec_secure.masking.messages import SEALED_BYTES, bound_context, set_digest
@@ -21,20 +22,20 @@ CONTEXT = bytes(range(32))
 
 
 def test_rfc_7748_key_agreement():
-    assert keys.x25519_public(ALICE).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
-    assert keys.x25519_public(BOB).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
+    assert agreement.x25519_public(ALICE).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+    assert agreement.x25519_public(BOB).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     for secret, peer in ((ALICE, BOB), (BOB, ALICE)):
-        assert keys.agree(secret, keys.x25519_public(peer), "peer").reveal().hex() == SHARED
+        assert agreement.agree(secret, agreement.x25519_public(peer), "peer").reveal().hex() == SHARED
 
 
 @pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31)])
 def test_public_keys_of_small_order_are_refused(point):
     with pytest.raises(PeerViolationError, match="small order"):
-        keys.agree(ALICE, point, "site-b")
+        agreement.agree(ALICE, point, "site-b")
 
 
 def test_both_ends_of_a_pair_have_the_same_mask_and_no_other_pair_has():
-    a, b = keys.x25519_public(ALICE), keys.x25519_public(BOB)
+    a, b = agreement.x25519_public(ALICE), agreement.x25519_public(BOB)
     one = keys.pair_mask(ALICE, b, "site-a", "site-b", CONTEXT)
     assert one == keys.pair_mask(BOB, a, "site-b", "site-a", CONTEXT)
     others = [
@@ -54,7 +55,7 @@ def test_every_bit_of_a_seed_and_of_a_mask_key_counts():
     (X25519 clamps five bits of a private key, RFC 7748 section 5: those may not change anything.)
     """
     site, peer = SiteId("a"), SiteId("b")
-    public = keys.x25519_public(BOB)
+    public = agreement.x25519_public(BOB)
     clamped = {0, 1, 2, 254, 255}
     for make, unused in (
         (lambda secret: keys.self_mask(secret, site, CONTEXT), set()),
@@ -70,7 +71,7 @@ def flip_bit(secret: SecretBytes, bit: int) -> SecretBytes:
 
 
 def test_shares_open_for_their_recipient_context_and_direction_only():
-    shared = keys.agree(ALICE, keys.x25519_public(BOB), "site-b")
+    shared = agreement.agree(ALICE, agreement.x25519_public(BOB), "site-b")
     dealt = keys.Dealt(bytes(33), b"\x01" + bytes(32), SecretBytes(bytes(31) + b"r"))
     box = keys.seal_dealt(shared, dealt, "site-a", "site-b", CONTEXT)
     assert len(box) == SEALED_BYTES

@@ -1,0 +1,243 @@
+"""The coordinator's end of all links: answers what sites ask, each under its own channel. Safe for threads."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Condition, Lock
+
+from fedsec.coordinator.exchange import Exchange, Outcome
+from fedsec.engines.link import envelope
+from fedsec.engines.link.messages import (
+    Announce,
+    Answer,
+    Gone,
+    Next,
+    Nothing,
+    Over,
+    Pull,
+    Push,
+    Refuse,
+    Request,
+    Rest,
+    decode_request,
+    encode_answer,
+)
+from fedsec.engines.link.orders import Errand, Line, digest
+from fedsec_secure.codec import Sign
+from fedsec_secure.errors import FedsecError, PeerViolationError
+from fedsec_secure.identity.channel import SESSION_BYTES, CoordinatorChannel, welcome
+from fedsec_secure.identity.roster import Roster, SiteId
+from fedsec_secure.record.entries import printable
+
+_KEPT = 4
+"""Greetings of a site that were not used yet: an engine may repeat old ones."""
+LONGEST_WAIT = 20.0
+"""Seconds that a question for something to do may stay open."""
+
+
+@dataclass
+class _Session:
+    channel: CoordinatorChannel
+    lock: Lock = field(default_factory=Lock)
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a desk is for: one plan, its parties, this coordinator's signature, and words about its software."""
+
+    plan: bytes
+    roster: Roster
+    sign: Sign = field(repr=False)
+    says: str
+    most_upload: int
+    """Bytes of the largest upload that the plan can have."""
+
+
+class Desk:
+    """Orders go out and replies come in. ``incoming``: a folder for uploads that are not whole."""
+
+    def __init__(self, terms: Terms, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._terms = terms
+        self._incoming = incoming
+        self._clock = clock
+        self._changed = Condition()
+        self._sessions: dict[bytes, _Session] = {}
+        self._lines = {site: Line() for site in terms.roster.sites}
+        self._errands: dict[SiteId, Errand] = {}
+        self._numbers = itertools.count(1)
+        self._resting = False
+        self._over: str | None = None
+        self._failure: OSError | None = None
+        self.refused: str | None = None
+        """The newest reason why a greeting was not accepted, for people."""
+
+    # ---- the engine's side
+
+    def answer(self, frame: bytes) -> bytes:
+        """To one frame of whoever sent it. Never raises: what cannot be answered is refused in words."""
+        try:
+            if frame[:1] == bytes([envelope.SEALED]):
+                return self._served(frame[1:])
+            return self._greeted(frame)
+        except FedsecError as e:
+            return envelope.refused(f"{type(e).__name__}: {e}")
+
+    def _greeted(self, frame: bytes) -> bytes:
+        claimed, hello = envelope.open_greeting(frame)
+        terms = self._terms
+        try:
+            channel, answer, _ = welcome(hello, claimed, terms.plan, terms.roster, terms.says, terms.sign)
+        except FedsecError as e:
+            self.refused = f"a greeting in the name of {claimed!r}: {e}"
+            raise
+        with self._changed:
+            waiting = [s for s, x in self._sessions.items() if x.channel.site == claimed and not x.used]
+            for session in waiting[: max(0, len(waiting) - _KEPT + 1)]:
+                del self._sessions[session]
+            self._sessions[channel.session] = _Session(channel)
+        return envelope.welcomed(answer)
+
+    def _served(self, frame: bytes) -> bytes:
+        with self._changed:
+            session = self._sessions.get(frame[:SESSION_BYTES])
+        if session is None:
+            return envelope.UNKNOWN_SESSION
+        with session.lock:
+            return envelope.sealed(session.channel.serve(frame, lambda plain: self._reply(session, plain)))
+
+    def _reply(self, session: _Session, plain: bytes) -> bytes:
+        site = session.channel.site
+        with self._changed:
+            if not session.used:
+                session.used = True
+                older = [s for s, x in self._sessions.items() if x.channel.site == site and x.used and x is not session]
+                for key in older:
+                    del self._sessions[key]
+            self._lines[site].heard = self._clock()
+        return encode_answer(self._handle(site, decode_request(plain)))
+
+    # ---- what sites ask
+
+    def _handle(self, site: SiteId, message: Request) -> Answer:
+        if isinstance(message, Next):
+            return self._next(site, message)
+        with self._changed:
+            errand = self._errands.get(site)
+            if errand is None or errand.number != message.order or not errand.open:
+                return Gone()
+            try:
+                return self._on(errand, message)
+            except PeerViolationError as e:
+                errand.lost = f"PeerViolationError: {e}"
+                return Gone()
+            except OSError as e:
+                self._failure = e
+                return Gone()
+            finally:
+                if not errand.open or self._failure:
+                    self._changed.notify_all()
+
+    def _on(self, errand: Errand, message: Pull | Announce | Push | Refuse) -> Answer:
+        line, now = self._lines[errand.site], self._clock()
+        if isinstance(message, Pull):
+            return errand.pull(message, line, now)
+        if isinstance(message, Announce):
+            return errand.announce(message, now)
+        if isinstance(message, Push):
+            return errand.push(message, line, now)
+        errand.lost = printable(message.reason)
+        return Nothing()
+
+    def _next(self, site: SiteId, message: Next) -> Answer:
+        until = self._clock() + min(message.wait_ms / 1000, LONGEST_WAIT)
+        with self._changed:
+            while True:
+                errand = self._errands.get(site)
+                if errand is not None and errand.open and errand.number != message.busy:
+                    return errand.order()
+                if self._over is not None:
+                    return Over(self._over)
+                if self._resting:
+                    return Rest()
+                left = until - self._clock()
+                if left <= 0:
+                    return Nothing()
+                self._changed.wait(left)
+
+    # ---- the coordinator's side
+
+    def post(self, exchange: Exchange, spool: Path) -> None:
+        """An order for every site of the exchange."""
+        known: dict[int, bytes] = {}
+        with self._changed:
+            self._failure = None
+            for site, request in exchange.requests.items():
+                sha256 = known.setdefault(id(request), b"") or digest(request)
+                known[id(request)] = sha256
+                name = f"{exchange.round:04d}-{exchange.attempt}-{exchange.name}-{site}"
+                number, now = next(self._numbers), self._clock()
+                files = (spool / name, self._incoming, self._terms.most_upload)
+                self._errands[site] = Errand(number, site, exchange.name, request, sha256, now, *files)
+            self._changed.notify_all()
+
+    def wait(self, exchange: Exchange, away: float, seconds: float) -> frozenset[SiteId]:
+        """The sites that have not answered, after at most ``seconds``; who is too late is lost by then.
+
+        Raises OSError where what sites sent could not be written.
+        """
+        until = self._clock() + seconds
+        with self._changed:
+            while True:
+                now = self._clock()
+                for errand in self._errands.values():
+                    if errand.open:
+                        errand.lost = errand.late(self._lines[errand.site], now, exchange.deadline, away)
+                if self._failure is not None:
+                    raise self._failure
+                waiting = frozenset(s for s, errand in self._errands.items() if errand.open)
+                if not waiting or now >= until:
+                    return waiting
+                self._changed.wait(until - now)
+
+    def outcome(self) -> Outcome:
+        """What came of the orders; they are withdrawn."""
+        with self._changed:
+            errands = dict(sorted(self._errands.items()))
+            self._errands = {}
+            for errand in errands.values():
+                errand.keep()
+        replies = {s: e.reply for s, e in errands.items() if e.reply is not None}
+        lost = {s: e.lost or "it was not waited for any longer" for s, e in errands.items() if e.reply is None}
+        return Outcome(replies, lost)
+
+    def roster(self) -> frozenset[SiteId]:
+        """Whom it answers."""
+        return frozenset(self._lines)
+
+    def heard(self) -> Mapping[SiteId, float]:
+        """Seconds since each site that ever said anything did."""
+        with self._changed:
+            now = self._clock()
+            return {s: now - line.heard for s, line in self._lines.items() if line.heard is not None}
+
+    def rates(self) -> Mapping[SiteId, float]:
+        """Bytes a second over each site's link, as measured so far."""
+        with self._changed:
+            return {s: line.rate for s, line in self._lines.items() if line.heard is not None}
+
+    def rest(self, resting: bool) -> None:
+        """Whether the connections that there are should end."""
+        with self._changed:
+            self._resting = resting
+            self._changed.notify_all()
+
+    def close(self, words: str) -> None:
+        """The run is over: sites are told, in these words, whenever they ask."""
+        with self._changed:
+            self._over = words
+            self._changed.notify_all()

@@ -1,0 +1,182 @@
+"""One exchange with one site at the coordinator: its request goes out and its reply comes in, in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fedsec.coordinator.exchange import Reply
+from fedsec.engines.link.incoming import Buffered, Spooled
+from fedsec.engines.link.messages import Announce, Have, Order, Piece, Pull, Push
+from fedsec_secure.errors import PeerViolationError
+from fedsec_secure.identity.roster import SiteId
+
+LOWEST_RATE: Final = 31_250.0
+"""Bytes a second (0.25 Mbit/s): a link that is slower than this for three times as long as its bytes need is lost."""
+FIRST_RATE: Final = 500_000.0
+"""Bytes a second (4 Mbit/s): what is assumed of a link until it is measured."""
+_LEAST_SECONDS = 60.0
+_TRIES = 3
+
+
+@dataclass
+class Line:
+    """What the coordinator knows of its link to a site, in seconds of a monotonic clock."""
+
+    heard: float | None = None
+    """When it last said anything."""
+    rate: float = FIRST_RATE
+    """Bytes a second, smoothed."""
+    up: int = 0
+    down: int = 0
+
+    def measure(self, size: int, seconds: float) -> None:
+        """Another piece went through."""
+        if size >= 1 << 14 and seconds > 0:
+            self.rate += 0.3 * (size / seconds - self.rate)
+
+    def allowance(self, size: int) -> float:
+        """Seconds that so many bytes may take."""
+        return _LEAST_SECONDS + 3 * size / max(self.rate, LOWEST_RATE)
+
+
+@dataclass
+class Errand:
+    """An order that is open. Not safe for threads: the desk holds its lock."""
+
+    number: int
+    site: SiteId
+    name: str
+    request: bytes = field(repr=False)
+    sha256: bytes
+    posted: float
+    target: Path
+    """Where an upload is to lie."""
+    incoming: Path
+    """The folder of uploads that are not whole."""
+    most_upload: int
+    pulled: float | None = None
+    """When the site had the whole request."""
+    announced: Announce | None = None
+    replying: float | None = None
+    """When the site announced its reply."""
+    reply: Reply | None = None
+    lost: str | None = None
+    _incoming: Buffered | Spooled | None = field(default=None, repr=False)
+    _tries: int = 0
+    _moved: float = 0.0
+    """When the piece before went through."""
+
+    @property
+    def open(self) -> bool:
+        """Neither answered nor lost."""
+        return self.reply is None and self.lost is None
+
+    def order(self) -> Order:
+        """What the site is told."""
+        return Order(self.number, self.name, len(self.request), self.sha256)
+
+    def pull(self, message: Pull, line: Line, now: float) -> Piece:
+        """A part of the request."""
+        piece = memoryview(self.request)[message.offset : message.offset + message.length]
+        if message.offset:
+            line.measure(len(piece), now - self._moved)
+        self._moved = now
+        line.down += len(piece)
+        if message.offset + len(piece) >= len(self.request) and self.pulled is None:
+            self.pulled = now
+        return Piece(piece)
+
+    def announce(self, message: Announce, now: float) -> Have:
+        """A reply begins, or goes on where it broke off. PeerViolationError for one that is too large."""
+        if message.upload and message.size > self.most_upload:
+            raise PeerViolationError(
+                f"an upload of this plan has at most {self.most_upload} bytes; {self.site} announced {message.size}"
+            )
+        if self.announced != message or self._incoming is None:
+            self.drop()
+            self.announced, self.replying = message, now
+            self._incoming = self._new(message)
+        self.pulled = self.pulled or now  # a site that had the request from before has not asked for it again
+        self._moved = now
+        self._finish()
+        return Have(self._incoming.size if self.reply is None else message.size)
+
+    def push(self, message: Push, line: Line, now: float) -> Have:
+        """A part of the reply; what does not follow the part before is not added."""
+        assert self.announced is not None
+        if self._incoming is None:
+            raise PeerViolationError(f"{self.site} sends a reply that it did not announce")
+        if message.offset == self._incoming.size:
+            if message.offset + len(message.data) > self.announced.size:
+                raise PeerViolationError(
+                    f"{self.site} sends more than the {self.announced.size} bytes that it announced"
+                )
+            self._incoming.append(message.data)
+            line.measure(len(message.data), now - self._moved)
+            line.up += len(message.data)
+        self._moved = now
+        self._finish()
+        return Have(self.announced.size if self.reply is not None else self._incoming.size)
+
+    def _finish(self) -> None:
+        """Where the reply is whole: hand it over, or start again where it is not what was announced."""
+        assert self.announced is not None
+        if self._incoming is None or self._incoming.size != self.announced.size:
+            return
+        if isinstance(self._incoming, Spooled):
+            self.reply = self._incoming.move(self.announced.sha256, self.target)
+        else:
+            self.reply = self._incoming.take(self.announced.sha256)
+        if self.reply is not None:
+            self._incoming = None
+            return
+        self._tries += 1
+        self.drop()
+        # A reply that is not the announced one is never handed on, not even in part.
+        if self._tries >= _TRIES:
+            raise PeerViolationError(f"{_TRIES} times {self.site} sent other bytes than it announced")
+        self._incoming = self._new(self.announced)
+
+    def _new(self, announced: Announce) -> Buffered | Spooled:
+        if not announced.upload:
+            return Buffered(announced.size)
+        return Spooled(self.incoming, self.site, announced.sha256, announced.size)
+
+    def drop(self) -> None:
+        """Forget what came of the reply."""
+        if self._incoming is not None:
+            self._incoming.drop()
+        self._incoming = None
+
+    def keep(self) -> None:
+        """The order is withdrawn: what came of an upload stays on disk, for when it is asked for again."""
+        if isinstance(self._incoming, Spooled):
+            self._incoming.keep()
+        self._incoming = None
+
+    def late(self, line: Line, now: float, deadline: float, away: float) -> str | None:
+        """Why this order is not waited for any longer, or None. ``deadline``: seconds for the site's own work."""
+        silent = now - max(line.heard or self.posted, self.posted)
+        if silent > away:
+            return f"nothing was heard of it for {silent:.0f} s; a site that is cut off has {away:.0f} s to come back"
+        if self.pulled is None:
+            return _slow("the request", now - self.posted, line.allowance(len(self.request)) + away)
+        if self.replying is None:
+            worked = now - self.pulled
+            return None if worked <= deadline else f"it worked for {worked:.0f} s; the plan gives it {deadline:.0f} s"
+        assert self.announced is not None
+        return _slow("its reply", now - self.replying, line.allowance(self.announced.size) + away)
+
+
+def _slow(what: str, took: float, allowed: float) -> str | None:
+    if took <= allowed:
+        return None
+    return f"{what} is not through after {took:.0f} s; at the rate of this link {allowed:.0f} s are enough"
+
+
+def digest(request: bytes) -> bytes:
+    """SHA-256 of a request."""
+    return hashlib.sha256(request).digest()

@@ -1,0 +1,68 @@
+"""A Unix socket in a private folder, where the engine's job processes meet the process that owns keys and data."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from threading import Event, Thread
+from typing import Final
+
+from fedsec_secure.errors import TransportError
+
+VARIABLE: Final = "FEDSEC_GATE"
+"""The environment variable by which an engine's processes find the socket."""
+MAX_FRAME: Final = (1 << 23) + (1 << 16)
+CARRY, CONTROL = b"carry", b"control "
+"""The first message of a connection: frames follow, or (with the job's id) only its end is of interest."""
+CARRIED, UNDELIVERED = b"\x00", b"\x01"
+"""Before a frame's answer; before the reason why there is none."""
+
+
+class Gate:
+    """Listens until it is closed; ``meet`` is called on a thread of its own for every connection, and closes it."""
+
+    def __init__(self, meet: Callable[[Connection], None]) -> None:
+        # A short path: the operating system allows about a hundred characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="fedsec-"))
+        self.path = self._folder / "gate"
+        self._listener = Listener(str(self.path), "AF_UNIX", backlog=64)
+        self._meet = meet
+        self._closed = Event()
+        self._thread = Thread(target=self._accept, name="gate", daemon=True)
+        self._thread.start()
+
+    def environment(self) -> dict[str, str]:
+        """For the engine's processes."""
+        return {VARIABLE: str(self.path)}
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection = self._listener.accept()
+            except OSError:  # closed, or a peer that was gone before it was greeted
+                continue
+            Thread(target=self._met, args=(connection,), name="gate", daemon=True).start()
+
+    def _met(self, connection: Connection) -> None:
+        with connection, suppress(EOFError, OSError):  # the engine's process ended
+            self._meet(connection)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket."""
+        self._closed.set()
+        self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def receive(connection: Connection) -> bytes:
+    """One bounded message. EOFError where the other end is gone, TransportError for one that is too long."""
+    try:
+        return connection.recv_bytes(MAX_FRAME)
+    except OSError as e:
+        if connection.closed or "bad message length" in str(e):
+            raise TransportError("a frame at the gate is too long") from None
+        raise EOFError from None

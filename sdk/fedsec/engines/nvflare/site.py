@@ -1,0 +1,85 @@
+"""A site's side of NVFlare: its client kept running, and the station served over one job after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
+
+from fedsec.engines.link.station import LineEndedError, Station, UndeliveredError
+from fedsec.engines.nvflare.gate import CARRIED, UNDELIVERED, Gate, receive
+from fedsec.engines.nvflare.kit import Kit
+from fedsec.engines.nvflare.processes import Child
+from fedsec.engines.nvflare.workspace import client_workspace
+from fedsec.spool import private_folder
+from fedsec_secure.errors import FedsecError
+
+
+class NvflareSite:
+    """Serves one station. ``folder``: for NVFlare's own files, emptied at every start."""
+
+    def __init__(
+        self,
+        kit: Kit,
+        site: str,
+        folder: Path,
+        report: Callable[[dict[str, object]], None] = lambda event: None,
+    ) -> None:
+        self._report = report
+        self._waiting: SimpleQueue[tuple[Connection, Event]] = SimpleQueue()
+        self._gate = Gate(self._meet)
+        arguments = client_workspace(kit, site, private_folder(folder) / "client")
+        self._client = Child(arguments, folder / "nvflare.log", self._gate.environment())
+
+    @property
+    def client_pid(self) -> int | None:
+        """Of NVFlare's client."""
+        return self._client.pid
+
+    def serve(self, station: Station, tick: Callable[[], None] = lambda: None) -> str:
+        """Until the run is over, in the coordinator's words. Raises what `Station.serve` raises but LineEndedError."""
+        while True:
+            if self._client.keep():
+                self._report({"event": "engine", "what": "client started", "starts": self._client.starts})
+            tick()
+            try:
+                connection, done = self._waiting.get(timeout=1.0)
+            except Empty:
+                continue
+            try:
+                words = station.serve(partial(_deliver, connection, tick))
+            except LineEndedError as e:
+                self._report({"event": "disconnected", "reason": str(e)})
+                continue
+            finally:
+                done.set()
+            if words is not None:
+                return words
+
+    def close(self) -> None:
+        """End the client."""
+        self._client.close()
+        self._gate.close()
+
+    def _meet(self, connection: Connection) -> None:
+        """A job's process: its connection stays open until the station is done with it."""
+        done = Event()
+        self._waiting.put((connection, done))
+        done.wait()
+
+
+def _deliver(connection: Connection, tick: Callable[[], None], frame: bytes) -> bytes:
+    tick()
+    try:
+        connection.send_bytes(frame)
+        answer = receive(connection)
+    except (EOFError, OSError, FedsecError):
+        raise LineEndedError("the engine's job ended") from None
+    if answer.startswith(CARRIED):
+        return answer[1:]
+    if answer.startswith(UNDELIVERED):
+        raise UndeliveredError(f"the engine could not deliver: {answer[1:].decode('ascii', 'replace')[:100]}")
+    raise LineEndedError("the engine's job says what nobody asked")
