@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fedsec.report.page import render
 from fedsec.spool import write_durably
-from fedsec.study.federation import COORDINATOR_KEY
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST, open_manifest, verify_files, write_manifest
 from fedsec.study.verify import REPORT
@@ -24,7 +23,7 @@ def seal_run(folder: RunFolder) -> None:
     if is_sealed(folder.path):
         raise ConfigError(f"{folder.path} is signed as it is: a report that is written into it would break that")
     write_report(folder)
-    key = SigningKey.load(folder.sites / COORDINATOR_KEY)
+    key = SigningKey.load(folder.coordinator.key_path)
     write_manifest(folder.path, folder.run, folder.plan, key)
 
 

@@ -113,13 +113,18 @@ def read_approvals(folder: Path, plan: Plan) -> dict[str, FiledApproval]:
         )
     found = {}
     for site, path in paths.items():
-        raw = read_bounded(path, MAX_ENVELOPE_BYTES)
-        officers = [PublicKey.from_hex(key) for key in plan.roster.sites[site].officers]
-        approval, signers = open_approval(raw, site, officers)
-        if approval.site != site or approval.plan_sha256 != plan.digest().hex():
-            raise VerificationError(f"approvals/{path.name} approves another plan, or this one for {approval.site}")
-        found[site] = FiledApproval(raw, approval, signers)
+        found[site] = read_approval(path, site, plan)
     return found
+
+
+def read_approval(path: Path, site: str, plan: Plan) -> FiledApproval:
+    """One site's approval of this plan, by officers whom the plan names; VerificationError otherwise, or OSError."""
+    raw = read_bounded(path, MAX_ENVELOPE_BYTES)
+    officers = [PublicKey.from_hex(key) for key in plan.roster.sites[site].officers]
+    approval, signers = open_approval(raw, site, officers)
+    if approval.site != site or approval.plan_sha256 != plan.digest().hex():
+        raise VerificationError(f"approvals/{path.name} approves another plan, or this one for {approval.site}")
+    return FiledApproval(raw, approval, signers)
 
 
 def read_attestations(folder: Path, plan: Plan, run: str) -> dict[str, tuple[bytes, Attestation]]:
