@@ -27,7 +27,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import load_base
 from fedsec.training.replicas import Replicas, cores
 from fedsec.wire import core_roster, is_encrypted, log_of
-from fedsec_secure.errors import ConfigError, LocalMisuseError
+from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import SigningKey
 
 Known = Callable[[int, State], AdapterState]
@@ -62,7 +62,8 @@ class Coordination:
 
         Args:
             transport: delivers to the sites.
-            known: where sums are encrypted, the adapter from a site of this process.
+            known: where sums are encrypted, the adapter from a site of this process; without one the run folder gets
+                none, and the shared adapter no scores here.
 
         Raises:
             ConfigError: the plan asks for what this coordinator cannot do; no site was asked anything.
@@ -80,12 +81,10 @@ class Coordination:
             driver = Driver(self.plan, self.folder.run, self.key.sign, self.report, log.record, self._loss)
             scores = SystemScores(self.folder, self.models, self.public.tests, self.progress, self.pooled)
 
-            def adapter_at(number: int, state: State) -> AdapterState:
+            def adapter_at(number: int, state: State) -> AdapterState | None:
                 if isinstance(state, AdapterState):
                     return state
-                if known is None:
-                    raise LocalMisuseError("expected a run whose sums the coordinator reads")
-                return known(number, state)
+                return None if known is None else known(number, state)
 
             def after_round(index: int, state: State) -> None:
                 scores.after_round(index, lambda: adapter_at(index + 1, state), self.report)
@@ -97,7 +96,8 @@ class Coordination:
             attested = runner.attest(last)
             self.folder.save_attestations({site: signed for site, (signed, _) in attested.items()})
             runner.close(last, attested)
-        adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
+        if adapter is not None:
+            adapter.save_peft(self.folder.adapter, self.plan.model, self.plan.lora)
         self.report({"event": "finished"})
         write_certificate(self.folder, self.key)
 
@@ -105,7 +105,7 @@ class Coordination:
         if self.pooled is None:
             require_without_notes(self.plan)
         if known is None:
-            require_readable(self.plan)
+            require_without_adapter(self.plan)
 
     def _loss(self, adapter: AdapterState) -> float:
         """Of what decrypted sums lead to, where the plan weighs groups by it."""
@@ -123,10 +123,14 @@ def require_without_notes(plan: Plan) -> None:
         )
 
 
-def require_readable(plan: Plan) -> None:
-    """ConfigError for a plan whose sums only sites can read."""
-    if is_encrypted(plan):
-        raise ConfigError(f'the coordinator has no adapter of a run with secure.mode = "{plan.secure.mode}"')
+def require_without_adapter(plan: Plan) -> None:
+    """ConfigError for a plan that asks of the coordinator what takes an adapter that only the sites have."""
+    if is_encrypted(plan) and plan.evaluation.round_test_limit is not None:
+        raise ConfigError(
+            f'the plan asks for scores after each round, and with secure.mode = "{plan.secure.mode}" the coordinator '
+            "has no adapter to score; expected no evaluation.round_test_limit: take it out and have the plan approved "
+            "anew"
+        )
 
 
 def coordinator_key(folder: RunFolder) -> SigningKey:

@@ -9,7 +9,7 @@ from fedsec.plan.coordinatorfile import load_coordinator
 from fedsec.plan.document import load_plan
 from fedsec.plan.matrix import verify_supported
 from fedsec.plan.model import Plan
-from fedsec.study.coordinate import key_of_plan, require_without_notes
+from fedsec.study.coordinate import key_of_plan, require_without_adapter, require_without_notes
 from fedsec.study.evidence import read_approval
 from fedsec.study.folder import RunFolder
 from fedsec.study.prepare import new_run_id, require_new
@@ -33,6 +33,7 @@ def prepare_coordination(plan_path: Path, coordinator: Path, out: Path, run: str
     plan, files = load_plan(plan_path), load_coordinator(coordinator)
     verify_supported(plan)
     require_without_notes(plan)
+    require_without_adapter(plan)
     key_of_plan(plan, files.key_path)
     approvals = approvals_in(files.approvals_path, plan, datetime.datetime.now(datetime.UTC))
     return RunFolder.create(out, run or new_run_id(plan.name), coordinator, plan, approvals, distributed=True)

@@ -15,7 +15,7 @@ from fedsec.study.folder import RunFolder
 from fedsec.study.results import CENTRAL, FEDERATED, SINGLE, ZERO_SHOT
 from fedsec.training.adapter import AdapterState
 from fedsec.training.replicas import Replicas
-from fedsec_secure.errors import VerificationError
+from fedsec_secure.errors import LocalMisuseError, VerificationError
 from fedsec_secure.identity.roster import SiteId
 
 Pooled = Callable[[], AdapterState]
@@ -31,12 +31,16 @@ class SystemScores:
     progress: Progress
     pooled: Pooled | None = field(repr=False)
 
-    def at_the_end(self, adapter: AdapterState, baselines: Callable[[], Mapping[SiteId, bytes]]) -> None:
-        """Every system that the plan asks for. ``baselines``: the sites' own scores, which are asked for here."""
+    def at_the_end(self, adapter: AdapterState | None, baselines: Callable[[], Mapping[SiteId, bytes]]) -> None:
+        """Every system that the plan asks for, the shared adapter where it is here.
+
+        ``baselines``: the sites' own scores, which are asked for here.
+        """
         if not self.tests:
             return
         evaluation = self.folder.plan.evaluation
-        self._once(FEDERATED, adapter)
+        if adapter is not None:
+            self._once(FEDERATED, adapter)
         if "single" in evaluation.baselines:
             results = self.folder.results()
             for site, data in baselines().items():
@@ -49,14 +53,17 @@ class SystemScores:
             self._once(CENTRAL, self.pooled())
 
     def after_round(
-        self, index: int, adapter: Callable[[], AdapterState], report: Callable[[dict[str, object]], None]
+        self, index: int, adapter: Callable[[], AdapterState | None], report: Callable[[dict[str, object]], None]
     ) -> None:
         """Where the plan asks for it: the shared adapter on public tests. Everyone in the run could do the same."""
         plan = self.folder.plan
         limit = plan.evaluation.round_test_limit
         if limit is None or any((e["event"], e.get("round")) == ("scored", index) for e in self.folder.events()):
             return
-        found = score_tests(self.models, adapter(), plan, self.tests, limit)
+        shared = adapter()
+        if shared is None:
+            raise LocalMisuseError("expected the adapter at the coordinator: the plan scores it after each round")
+        found = score_tests(self.models, shared, plan, self.tests, limit)
         f1 = {t: {k: v for k in KINDS if (v := s.f1(k, "strict")) is not None} for t, s in found.items()}
         report({"event": "scored", "round": index, "f1": f1})
 
