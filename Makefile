@@ -60,6 +60,7 @@ check: $(VENV)/.test-installed
 	$(BIN)/mypy
 	MYPYPATH=examples:examples/paper $(BIN)/mypy -p suite -p cells -m run
 	MYPYPATH=examples:examples/dp_tradeoff $(BIN)/mypy -p tradeoff -m run_grid
+	MYPYPATH=examples/sdk $(BIN)/mypy -m site_and_coordinator -m my_transport
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test-installed

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsec.cli.output import Jobs, Json, Quiet, err, out, print_json
-from fedsec_secure.errors import ReleaseBlockedError
 
 if TYPE_CHECKING:
     from fedsec.site.identity import Progress
@@ -74,16 +73,7 @@ def _key(name: str) -> str:
 
 
 def _finish(folder: RunFolder, progress: Progress, jobs: int | None) -> None:
-    """What is left of the run, its report, and the signed list of its files. A run that has that stays as it is."""
-    from fedsec.report.seal import is_sealed, seal_run, write_report
+    from fedsec.report.seal import finish_run
     from fedsec.study.federation import open_study
 
-    study = open_study(folder, progress, jobs)
-    if is_sealed(folder.path):
-        return
-    try:
-        study.run()
-    except ReleaseBlockedError:
-        write_report(folder)  # an officer asks why, and there is nothing to seal
-        raise
-    seal_run(folder)
+    finish_run(folder, open_study(folder, progress, jobs).run)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from fedsec.cli.adapt import adapt
 from fedsec.cli.output import Json, out, print_json
+
+if TYPE_CHECKING:
+    from fedsec.plan.model import Plan
+    from fedsec.training.adapter import AdapterState
 
 app = typer.Typer(help="A site on its own: nothing is sent.", no_args_is_help=True)
 app.command("adapt")(adapt)
@@ -55,21 +59,55 @@ def personal(
 ) -> None:
     """Write this site's own adapter as a plain PEFT folder: the run's A with the B that never left the site."""
     from fedsec.plan.sitefile import load_site
-    from fedsec.spool import private_folder
     from fedsec.study.folder import RunFolder
     from fedsec.study.personal import personal_adapter
     from fedsec.study.prepare import require_new
 
     require_new(output)
     folder = RunFolder.open(run)
-    adapter = personal_adapter(load_site(site), folder)
-    private_folder(output).chmod(0o700)
-    adapter.save_peft(output, folder.plan.model, folder.plan.lora)
-    digest = adapter.digest().hex()
+    digest = _write(personal_adapter(load_site(site), folder), output, folder.plan)
     if json:
         print_json({"adapter": str(output), "sha256": digest})
         return
     out.print(f"personal adapter: {output} ({digest[:12]}…). Its B was trained on this site's notes.", markup=False)
+
+
+@app.command("adapter")
+def adapter(
+    site: Annotated[Path, typer.Argument(help="A site.toml.")],
+    run: Annotated[str, typer.Option(help="The folder of a finished run whose sums are encrypted, or its id.")],
+    output: Annotated[Path, typer.Option("--out", help="A folder that is not there yet, or empty.")],
+    plan: Annotated[Path | None, typer.Option(help="The run's plan.json, where --run is an id.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a run's adapter as a plain PEFT folder from this site's record: with he-mask and he no other has it."""
+    from fedsec.plan.document import load_plan
+    from fedsec.plan.sitefile import load_site
+    from fedsec.study.folder import RunFolder
+    from fedsec.study.own_adapter import adapter_of_id, adapter_of_run
+    from fedsec.study.prepare import require_new
+
+    require_new(output)
+    if plan is None:
+        folder = RunFolder.open(Path(run))
+        agreed, found = folder.plan, adapter_of_run(load_site(site), folder)
+    else:
+        agreed = load_plan(plan)
+        found = adapter_of_id(load_site(site), run, agreed)
+    digest = _write(found, output, agreed)
+    if json:
+        print_json({"adapter": str(output), "sha256": digest})
+        return
+    out.print(f"adapter: {output} ({digest[:12]}…), as this site verified it in the last round.", markup=False)
+
+
+def _write(adapter: AdapterState, output: Path, plan: Plan) -> str:
+    """A PEFT folder that only its owner reads; the adapter's digest, hex."""
+    from fedsec.spool import private_folder
+
+    private_folder(output).chmod(0o700)
+    adapter.save_peft(output, plan.model, plan.lora)
+    return adapter.digest().hex()
 
 
 @app.command("log")

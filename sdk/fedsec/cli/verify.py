@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedsec.cli.output import Json, out, print_json
 
-_STYLES = {"held": "green", "failed": "bold red", "not reached": "dim", "not pinned": "yellow"}
+_STYLES = {"held": "green", "failed": "bold red", "not reached": "dim", "not pinned": "yellow", "not here": "yellow"}
 
 
 def verify(

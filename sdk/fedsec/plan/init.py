@@ -15,6 +15,7 @@ from typing import Final
 import tomlkit
 
 from fedsec.plan.approval import approve, read_approval, require_unrevoked, verify_approval
+from fedsec.plan.coordinatorfile import COORDINATOR_FILE, IN_WORKING_SET, load_coordinator
 from fedsec.plan.document import compile_plan, write_private
 from fedsec.plan.matrix import verify_supported
 from fedsec.plan.model import Draft, Plan, Roster, RosterSite
@@ -27,7 +28,6 @@ from fedsec_secure.identity.keys import PublicKey, SigningKey
 
 SITE_FILE: Final = "site.toml"
 OFFICER_KEY: Final = "officer.key"
-COORDINATOR_KEY: Final = "coordinator.key"
 PLAN_FILE: Final = "plan.json"
 VALID_FOR: Final = datetime.timedelta(days=90)
 RUNS_PER_APPROVAL: Final = 1
@@ -45,7 +45,7 @@ def complete_working_set(
     Args:
         draft: the study, with the base model's weights pinned.
         site_dirs: one folder a site, by site name.
-        coordinator_dir: where the coordinator's key and ``plan.json`` go.
+        coordinator_dir: where the coordinator's file, its key and ``plan.json`` go.
         now: the present moment, with a time zone.
 
     Returns:
@@ -69,7 +69,10 @@ def complete_working_set(
         members[name] = RosterSite(
             key=site_key.public.hex, officer=officers[name].public.hex, co_officers=template.co_officers
         )
-    coordinator = load_or_make_key(_private_folder(coordinator_dir) / COORDINATOR_KEY)
+    about = _private_folder(coordinator_dir) / COORDINATOR_FILE
+    if not about.exists():
+        write_private(about, write_toml(IN_WORKING_SET, "The coordinator").encode())
+    coordinator = load_or_make_key(load_coordinator(about).key_path)
     plan = compile_plan(draft, Roster(coordinator=coordinator.public.hex, sites=members))
     for name, folder in sorted(site_dirs.items()):
         _pin_officer(folder / SITE_FILE, officers[name].public)

@@ -90,6 +90,10 @@ class SiteTemplate(Strict):
     """The officer's signed approval of one plan under that policy."""
     revocations: RelativePath = "revocations"
     """Folder of signed revocations of keys and withdrawals of approvals; read before every answer."""
+    public: RelativePath = "../public"
+    """Folder of the plan's public test sets and validation set, NAME.toml each, for a site on a machine of its own."""
+    engine: RelativePath = "engine"
+    """Startup kit of the distributed engine: `fedsec coordinator provision` makes it."""
     officer: PublicKeyHex | None = None
     """The officer's public key: only approvals under it, or a co-officer's, count."""
     co_officers: tuple[PublicKeyHex, ...] = Field((), max_length=63)
@@ -174,6 +178,16 @@ class Site:
     def revocations_path(self) -> Path:
         """The folder of revocations and withdrawals, signed envelopes; it may be missing."""
         return self.resolve(self.file.revocations)
+
+    @property
+    def public_path(self) -> Path:
+        """The folder of public test sets."""
+        return self.resolve(self.file.public)
+
+    @property
+    def engine_path(self) -> Path:
+        """The engine's startup kit, a folder."""
+        return self.resolve(self.file.engine)
 
     def resolve(self, path: str) -> Path:
         """A path of the site file (for instance ``site.file.data.path``) as one that can be opened."""

@@ -18,7 +18,7 @@ from fedsec.report.groups import Grouping, grouping
 from fedsec.report.protection import Protection, protection
 from fedsec.report.rounds import Aborted, Refusal, RoundReport, Traffic, ending, refusals, rounds, total_bytes
 from fedsec.report.scoring import KindReport, kind_report, learning_curve
-from fedsec.study.certificate import CERTIFICATE, Certificate, open_certificate
+from fedsec.study.certificate import ADAPTER_AT_SITES, CERTIFICATE, Certificate, open_certificate
 from fedsec.study.evidence import FiledApproval, read_approvals, read_attestations
 from fedsec.study.folder import RunFolder
 from fedsec.study.logbook import Logbook
@@ -64,6 +64,8 @@ class Certified:
     says: Certificate
     first_signed: datetime.datetime
     last_signed: datetime.datetime
+    adapter_here: bool
+    """Whether the folder has the adapter; otherwise the sites alone have it."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,12 @@ def _certified(folder: RunFolder) -> Certified | None:
     path = folder.path / CERTIFICATE
     if not path.is_file():
         return None
-    certificate = open_certificate(path.read_bytes(), PublicKey.from_hex(folder.plan.roster.coordinator)).predicate
+    statement = open_certificate(path.read_bytes(), PublicKey.from_hex(folder.plan.roster.coordinator))
+    certificate, here = statement.predicate, [s.name for s in statement.subject] != [ADAPTER_AT_SITES]
     if (certificate.run, certificate.plan.sha256) != (folder.run, folder.plan.digest().hex()):
         raise VerificationError(f"{CERTIFICATE} is of run {certificate.run} of another plan or run than this folder's")
     times = [datetime.datetime.fromtimestamp(t, datetime.UTC) for t in certificate.log.cosigned.values()]
-    return Certified(file_digest(path), certificate, min(times), max(times))
+    return Certified(file_digest(path), certificate, min(times), max(times), here)
 
 
 def _budget(site: str, said: Attestation | None) -> Budget:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fedsec.report.page import render
 from fedsec.spool import write_durably
-from fedsec.study.federation import COORDINATOR_KEY
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST, open_manifest, verify_files, write_manifest
 from fedsec.study.verify import REPORT
-from fedsec_secure.errors import ConfigError
+from fedsec_secure.errors import ConfigError, ReleaseBlockedError
 from fedsec_secure.identity.keys import PublicKey, SigningKey
 
 
@@ -24,8 +24,24 @@ def seal_run(folder: RunFolder) -> None:
     if is_sealed(folder.path):
         raise ConfigError(f"{folder.path} is signed as it is: a report that is written into it would break that")
     write_report(folder)
-    key = SigningKey.load(folder.sites / COORDINATOR_KEY)
+    key = SigningKey.load(folder.coordinator.key_path)
     write_manifest(folder.path, folder.run, folder.plan, key)
+
+
+def finish_run(folder: RunFolder, run: Callable[[], None]) -> None:
+    """``run`` does what is left of the run; then its report and the signed list of its files. A run that has that stays
+    as it is.
+
+    What ``run`` raises goes on; of an adapter that a site withholds there is a report, and nothing is sealed.
+    """
+    if is_sealed(folder.path):
+        return
+    try:
+        run()
+    except ReleaseBlockedError:
+        write_report(folder)  # an officer asks why
+        raise
+    seal_run(folder)
 
 
 def write_report(folder: RunFolder) -> None:

@@ -126,7 +126,7 @@ class SiteStore:
         if row is not None and row[0] != digest:
             raise PeerViolationError(f"round {round_index} was started here from another adapter")
         if row is None:
-            write_durably(self._path(run, round_index, "global"), [adapter])
+            write_durably(global_path(self.folder, run, round_index), [adapter])
             with self.chain.transaction():
                 sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
                 self._db.execute(sql, (run, round_index, digest))
@@ -136,7 +136,7 @@ class SiteStore:
 
     def adapter(self, run: str, round_index: int) -> bytes:
         """The adapter that the round started from."""
-        return self._path(run, round_index, "global").read_bytes()
+        return global_path(self.folder, run, round_index).read_bytes()
 
     def save_update(
         self,
@@ -269,7 +269,7 @@ class SiteStore:
         ``sites``: who is in the sum that was opened, where no survivor set was signed before.
         """
         context, request, reply = verdict
-        write_durably(self._path(place.run, place.round + 1, "global"), [adapter])
+        write_durably(global_path(self.folder, place.run, place.round + 1), [adapter])
         with self.chain.transaction():
             self.save(place, "verdict", context, request, None, reply)
             if sites is not None:
@@ -299,7 +299,7 @@ class SiteStore:
         ).fetchall()
         over = {(str(run), int(round_index)) for run, round_index in rows}
         for run, round_index in over:
-            self._path(run, round_index, "global").unlink(missing_ok=True)
+            global_path(self.folder, run, round_index).unlink(missing_ok=True)
             self.checkpoint_path(run, f"round-{round_index}").unlink(missing_ok=True)
             if round_index > 0:  # the first update is where a single-site baseline goes on from
                 self._path(run, round_index, "update").unlink(missing_ok=True)
@@ -346,6 +346,11 @@ class SiteStore:
 
     def _path(self, run: str, round_index: int, what: str) -> Path:
         return self.folder / f"{run}-{round_index:04d}.{what}"
+
+
+def global_path(folder: Path, run: str, round_index: int) -> Path:
+    """Where a site's record keeps what a round starts from; of the round after the last, the run's adapter."""
+    return folder / f"{run}-{round_index:04d}.global"
 
 
 def _why_not(place: Place, exchange: str, newest: int, stage: Stage) -> str:

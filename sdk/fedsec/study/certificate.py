@@ -25,13 +25,14 @@ from fedsec_secure.record.entries import AggregateEntry, RefusalEntry, RoundStar
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 CERTIFICATE: Final = "certificate.json"
+ADAPTER_AT_SITES: Final = "adapter"
 
 
 class Subject(Strict):
-    """A file that the statement is about."""
+    """What the statement is about: a file, or an adapter that only the sites have."""
 
     name: str
-    """Its path in the run folder."""
+    """A file's path in the run folder; or `adapter`, with the digest of its tensors."""
     digest: dict[Literal["sha256"], Sha256Hex]
 
 
@@ -142,10 +143,13 @@ class Statement(Strict):
 
 def state(evidence: Evidence, versions: dict[str, str]) -> Statement:
     """What the evidence says. ``versions``: the coordinator's."""
-    subject = tuple(
-        Subject(name=f"adapter/{path.name}", digest={"sha256": file_digest(path)})
-        for path in sorted((evidence.folder / "adapter").iterdir())
-    )
+    if evidence.has_adapter:
+        subject = tuple(
+            Subject(name=f"adapter/{path.name}", digest={"sha256": file_digest(path)})
+            for path in sorted((evidence.folder / "adapter").iterdir())
+        )
+    else:
+        subject = (Subject(name=ADAPTER_AT_SITES, digest={"sha256": evidence.model.adapter_sha256}),)
     book, plan = evidence.book, evidence.plan
     certificate = Certificate(
         run=evidence.run,

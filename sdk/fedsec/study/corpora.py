@@ -1,9 +1,10 @@
-"""From a working set's files to examples: each site's training notes, and the plan's public test sets."""
+"""From files to examples: a site's training notes, and the plan's public test sets."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsec.data.schema import Document, Example
@@ -43,29 +44,45 @@ def load_training(site: Site, draft: Draft) -> list[Example]:
     return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
 
 
-def load_public_documents(test: PublicTest, sites: Path) -> tuple[Document, ...]:
-    """The documents of one public test set of the working set ``sites``."""
-    path = sites / PUBLIC / f"{test.name}.toml"
+def load_public_documents(test: PublicTest, public: Path) -> tuple[Document, ...]:
+    """The documents of one public test set, described in ``public/NAME.toml``."""
+    path = public / f"{test.name}.toml"
     return load_site_documents(read_toml(path, PublicFile).data, path.parent).documents
 
 
-def load_public_tests(draft: Draft, sites: Path) -> list[TestSet]:
+@dataclass(frozen=True)
+class PublicSets:
+    """What everyone in a run has of a plan's data: its public test sets, and the examples that weights are drawn from.
+
+    Both may be empty.
+    """
+
+    tests: Sequence[TestSet] = field(repr=False, default=())
+    validation: Sequence[Example] = field(repr=False, default=())
+
+
+def load_public(draft: Draft, public: Path) -> PublicSets:
+    """Everything public that the plan names, as it pins it; ``public`` is the folder of it."""
+    return PublicSets(load_public_tests(draft, public), load_validation(draft, public))
+
+
+def load_public_tests(draft: Draft, public: Path) -> list[TestSet]:
     """Every public test set of the plan, its digest checked."""
     tests = []
     for spec in draft.evaluation.public_tests:
-        documents = load_public_documents(spec, sites)
+        documents = load_public_documents(spec, public)
         if documents_digest(documents, draft.task) != spec.sha256:
             raise VerificationError(f"public test set {spec.name} is not the one that the plan pins")
         tests.append(TestSet(spec, public_examples(spec, documents, draft)))
     return tests
 
 
-def load_validation(draft: Draft, sites: Path) -> list[Example]:
+def load_validation(draft: Draft, public: Path) -> list[Example]:
     """The examples that weights are drawn from, digest and number checked; none where the plan weighs otherwise."""
     spec = draft.weighting.validation
     if spec is None:
         return []
-    documents = load_public_documents(spec, sites)
+    documents = load_public_documents(spec, public)
     examples = public_examples(spec, documents, draft)
     if documents_digest(documents, draft.task) != spec.sha256 or len(examples) != spec.examples:
         raise VerificationError(f"validation set {spec.name} is not the one that the plan pins")

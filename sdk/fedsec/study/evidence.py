@@ -66,6 +66,11 @@ class Evidence:
         return cls(folder, run, plan, approvals, book, read_attestations(folder, plan, run))
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether the adapter is in the folder. Where sums are encrypted it may be at the sites alone."""
+        return not self.plan.secure.is_encrypted or (self.folder / "adapter").exists()
+
+    @property
     def survivors(self) -> dict[int, tuple[str, ...]]:
         """By round: whose updates are in its sum, or in the sums of its groups."""
         return survivors_of(self.book.entries)
@@ -113,13 +118,18 @@ def read_approvals(folder: Path, plan: Plan) -> dict[str, FiledApproval]:
         )
     found = {}
     for site, path in paths.items():
-        raw = read_bounded(path, MAX_ENVELOPE_BYTES)
-        officers = [PublicKey.from_hex(key) for key in plan.roster.sites[site].officers]
-        approval, signers = open_approval(raw, site, officers)
-        if approval.site != site or approval.plan_sha256 != plan.digest().hex():
-            raise VerificationError(f"approvals/{path.name} approves another plan, or this one for {approval.site}")
-        found[site] = FiledApproval(raw, approval, signers)
+        found[site] = read_approval(path, site, plan)
     return found
+
+
+def read_approval(path: Path, site: str, plan: Plan) -> FiledApproval:
+    """One site's approval of this plan, by officers whom the plan names; VerificationError otherwise, or OSError."""
+    raw = read_bounded(path, MAX_ENVELOPE_BYTES)
+    officers = [PublicKey.from_hex(key) for key in plan.roster.sites[site].officers]
+    approval, signers = open_approval(raw, site, officers)
+    if approval.site != site or approval.plan_sha256 != plan.digest().hex():
+        raise VerificationError(f"approvals/{path.name} approves another plan, or this one for {approval.site}")
+    return FiledApproval(raw, approval, signers)
 
 
 def read_attestations(folder: Path, plan: Plan, run: str) -> dict[str, tuple[bytes, Attestation]]:
@@ -245,14 +255,15 @@ def _groups(evidence: Evidence) -> None:
 
 
 def _adapter(evidence: Evidence) -> None:
-    """The adapter in the folder is the one that the last round made and the log registers."""
-    digest = _digest_of_adapter(evidence.folder)
+    """The adapter in the folder, or its digest alone, is the one that the last round made and the log registers."""
     entries, model = evidence.book.entries, evidence.model
     last = [e for e in entries if isinstance(e, AggregateEntry)][-1]
+    digest = _digest_of_adapter(evidence.folder) if evidence.has_adapter else last.adapter_after_sha256
     ends = [e for e in entries if isinstance(e, RunFinishedEntry)]
     claims = {model.adapter_sha256, last.adapter_after_sha256, *(e.adapter_sha256 for e in ends)}
     if len(ends) != 1 or claims != {digest}:
-        raise VerificationError("the adapter in the folder is not the one that the log registers for this run")
+        what = "adapter in the folder" if evidence.has_adapter else "adapter that the sites attest"
+        raise VerificationError(f"the {what} is not the one that the log registers for this run")
     if model.plan_sha256 != evidence.plan.digest().hex() or model.run != evidence.run:
         raise VerificationError("the log registers the adapter for another plan or run")
     if model.base_weights_sha256 != evidence.plan.model.weights_sha256:
@@ -267,10 +278,11 @@ def _digest_of_adapter(folder: Path) -> str:
     return load_peft(path.parent).digest().hex()
 
 
+ADAPTER_CHECK: Final = "the adapter is the one that the rounds made"
 EVIDENCE_CHECKS: Final[tuple[tuple[str, Callable[[Evidence], None]], ...]] = (
     ("every site had an approval, in the log, that had not ended", _approvals_in_log),
     ("enough sites attest what they did, under those approvals", _attestations),
     ("every round held the floors, and enough sites attest its adapter", _rounds),
-    ("the adapter is the one that the rounds made", _adapter),
+    (ADAPTER_CHECK, _adapter),
 )
 """What holds of the evidence of a finished run, in this order; VerificationError where it does not."""

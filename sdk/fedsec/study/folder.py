@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.plan.approval import open_approval
+from fedsec.plan.coordinatorfile import Coordinator, coordinator_of, load_coordinator
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, load_plan, read_bounded
 from fedsec.plan.model import Plan
 from fedsec.spool import fsync_folder, private_folder, write_durably
@@ -21,19 +22,36 @@ from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.record.entries import ApprovalEntry
 
 _RUN_FILE = "run.json"
+_SITES, _COORDINATOR = "sites", "coordinator"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run on disk. ``sites`` is the folder of the working set (keys, notes, state)."""
+    """One run on disk.
+
+    Attributes:
+        path: the folder. run: its id. plan: as approved.
+        home: where the coordinator's things are: the working set (keys, notes, state) of a run whose sites are all in
+            one process, or if ``distributed`` the ``coordinator.toml``.
+    """
 
     path: Path
     run: str
-    sites: Path
+    home: Path
     plan: Plan
+    distributed: bool = False
 
     @classmethod
-    def create(cls, path: Path, run: str, sites: Path, plan: Plan, approvals: dict[str, bytes]) -> RunFolder:
+    def create(
+        cls,
+        path: Path,
+        run: str,
+        home: Path,
+        plan: Plan,
+        approvals: Mapping[str, bytes],
+        *,
+        distributed: bool = False,
+    ) -> RunFolder:
         """Make the folder, whole or not at all; it must not hold anything yet."""
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; choose another --out, or go on with `fedsec resume {path}`")
@@ -44,23 +62,44 @@ class RunFolder:
         write_durably(part / "plan.json", [plan.canonical()])
         for site, approval in approvals.items():
             write_durably(part / "approvals" / f"{site}.json", [approval])
-        about = {"run": run, "sites": os.path.relpath(sites.resolve(), path.resolve())}
+        about = {"run": run, _COORDINATOR if distributed else _SITES: os.path.relpath(home.resolve(), path.resolve())}
         write_durably(part / _RUN_FILE, [json.dumps(about, indent=1).encode()])
         if path.exists():
             path.rmdir()
         part.rename(path)
         fsync_folder(path.resolve().parent)
-        return cls(path, run, sites, plan)
+        return cls(path, run, home, plan, distributed)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """An existing run folder."""
         try:
             about = json.loads(read_bounded(path / _RUN_FILE, MAX_DOCUMENT_BYTES))
-            run, sites = str(about["run"]), path / str(about["sites"])
+            run, distributed = str(about["run"]), _COORDINATOR in about
+            home = path / str(about[_COORDINATOR if distributed else _SITES])
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(f"{path} is no run folder: expected {_RUN_FILE} as `fedsec run` writes it") from None
-        return cls(path, run, sites, load_plan(path / "plan.json"))
+        return cls(path, run, home, load_plan(path / "plan.json"), distributed)
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a run folder is there, in whatever state."""
+        return (path / _RUN_FILE).exists()
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The coordinator's paths, as its file has them now."""
+        return load_coordinator(self.home) if self.distributed else coordinator_of(self.home)
+
+    @property
+    def sites(self) -> Path:
+        """The working set; ConfigError for a run whose sites are on machines of their own."""
+        if self.distributed:
+            raise ConfigError(
+                f"the sites of {self.path} are not on this machine, expected a run of `fedsec run`: go on with it by "
+                "`fedsec coordinator serve`"
+            )
+        return self.home
 
     @property
     def adapter(self) -> Path:

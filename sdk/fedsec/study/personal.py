@@ -8,6 +8,7 @@ from contextlib import closing
 from fedsec.plan.sitefile import Site
 from fedsec.site.store_personal import newest_values
 from fedsec.study.folder import RunFolder
+from fedsec.study.own_adapter import adapter_of_run
 from fedsec.study.verify import verify_run
 from fedsec.training.adapter import AdapterState, load_peft
 from fedsec.training.strategies import personal_names, with_personal
@@ -21,9 +22,7 @@ def personal_adapter(site: Site, folder: RunFolder) -> AdapterState:
     VerificationError where the run's adapter is not the one that this site verified.
     """
     plan = folder.plan
-    if not (folder.adapter / "adapter_config.json").is_file():
-        raise ConfigError(f"{folder.path} has no adapter yet: finish it with `fedsec resume {folder.path}`")
-    shared = load_peft(folder.adapter)
+    shared = _shared(site, folder)
     if not personal_names(plan.lora.strategy, shared):
         raise ConfigError(
             f"the plan's strategy is {plan.lora.strategy}, which keeps nothing at a site; use {folder.adapter} as it is"
@@ -37,6 +36,15 @@ def personal_adapter(site: Site, folder: RunFolder) -> AdapterState:
     if values is None:
         raise ConfigError(f"site {site.name} trained nothing in run {folder.run}: it has no B of its own")
     return with_personal(plan.lora.strategy, shared, values)
+
+
+def _shared(site: Site, folder: RunFolder) -> AdapterState:
+    """The run's adapter; of a run whose sums are encrypted from the site's record, if the folder has none."""
+    if (folder.adapter / "adapter_config.json").is_file():
+        return load_peft(folder.adapter)
+    if folder.plan.secure.is_encrypted and folder.distributed:
+        return adapter_of_run(site, folder)
+    raise ConfigError(f"{folder.path} has no adapter yet: finish it with `fedsec resume {folder.path}`")
 
 
 def _require_verified(db: sqlite3.Connection, folder: RunFolder, shared: AdapterState) -> None:

@@ -66,7 +66,7 @@ def pin(draft: Draft, sites: Path) -> Draft:
     tests = tuple(
         t
         if t.sha256
-        else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites), draft.task)})
+        else t.model_copy(update={"sha256": documents_digest(load_public_documents(t, sites / PUBLIC), draft.task)})
         for t in draft.evaluation.public_tests
     )
     return draft.model_copy(
@@ -83,7 +83,7 @@ def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
     spec = draft.weighting.validation
     if spec is None or (spec.sha256 and spec.examples):
         return spec
-    documents = load_public_documents(spec, sites)
+    documents = load_public_documents(spec, sites / PUBLIC)
     count = len(public_examples(spec, documents, draft))
     return spec.model_copy(update={"sha256": documents_digest(documents, draft.task), "examples": count})
 

@@ -19,7 +19,7 @@ from fedsec_secure.errors import ConfigError
 def load_test(run: Path, plan: Plan, name: str, split: str, label_map: Path | None, limit: int | None) -> TestSet:
     """The run's public test set of that name, else the corpus; labels outside the plan's are not asked for."""
     if name in {t.name for t in plan.evaluation.public_tests} and not is_adapted(run):
-        tests = load_public_tests(plan, RunFolder.open(run).sites)
+        tests = load_public_tests(plan, RunFolder.open(run).coordinator.public_path)
         test = next(t for t in tests if t.spec.name == name)
         return TestSet(test.spec, test.examples[:limit])
     where = {"format": "corpus", "corpus": name, "split": split}

@@ -18,6 +18,7 @@ from fedsec.study.adapted import is_adapted, open_adapted
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
 from fedsec.training.base_model import load_base
+from fedsec.training.lora import lora_shapes
 from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import ConfigError
 
@@ -73,7 +74,7 @@ class Finished:
             return cls(own.plan, Replicas(load_base(own.model)), own.adapter, taught)
         folder = RunFolder.open(run)
         if not (folder.adapter / "adapter_config.json").is_file():
-            raise ConfigError(f"{run} has no adapter yet: finish it with `fedsec resume {run}`")
+            return cls._at_a_site(folder, adapter)
         found = load_peft(folder.adapter)
         if adapter is not None:
             other = load_peft(adapter)
@@ -81,6 +82,21 @@ class Finished:
                 raise ConfigError(f"{adapter} has other tensors than the adapter of {run}; give one of that run")
             found = other
         return cls(folder.plan, Replicas(load_base(folder.plan.model)), found)
+
+    @classmethod
+    def _at_a_site(cls, folder: RunFolder, adapter: Path | None) -> Finished:
+        """Where the run folder has no adapter: one that a site wrote, if the run's sums were encrypted."""
+        if not (folder.plan.secure.is_encrypted and folder.distributed):
+            raise ConfigError(f"{folder.path} has no adapter yet: finish it with `fedsec resume {folder.path}`")
+        if adapter is None:
+            raise ConfigError(
+                f"the sums of {folder.path} were encrypted, and only its sites have the adapter: write it there with "
+                "`fedsec site adapter`, and give that folder as --adapter"
+            )
+        base, found = load_base(folder.plan.model), load_peft(adapter)
+        if found.shapes != lora_shapes(base, folder.plan.lora):
+            raise ConfigError(f"{adapter} has other tensors than the adapter of {folder.path}; give one of that run")
+        return cls(folder.plan, Replicas(base), found)
 
     def predict(
         self,

@@ -15,7 +15,7 @@ from fedsec.plan.document import load_plan, read_bounded
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import PublicKeyHex, SiteName, Strict
 from fedsec.study.certificate import CERTIFICATE, open_certificate, require_same, state
-from fedsec.study.evidence import EVIDENCE_CHECKS, Evidence
+from fedsec.study.evidence import ADAPTER_CHECK, EVIDENCE_CHECKS, Evidence
 from fedsec.study.manifest import Manifest, file_digest, open_manifest, verify_files
 from fedsec_secure.errors import FedsecError, VerificationError
 from fedsec_secure.identity.envelope import MAX_ENVELOPE_BYTES
@@ -40,7 +40,8 @@ class Pins(Strict):
     sites: dict[SiteName, PinnedSite]
 
 
-Outcome = Literal["held", "failed", "not reached", "not pinned"]
+Outcome = Literal["held", "failed", "not reached", "not pinned", "not here"]
+"""``not here``: what is there to check holds, and the thing itself is not in the folder."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,10 @@ def _report(r: _Reading) -> None:
         raise VerificationError(f"{REPORT} is not the report of this certificate: it does not name its digest")
 
 
+_KEYS: Final = "its keys are the pinned ones"
 _CHECKS: Final[tuple[tuple[str, Callable[[_Reading], None]], ...]] = (
     ("the plan is one document in its only form", _plan),
-    ("its keys are the pinned ones", _keys),
+    (_KEYS, _keys),
     ("the coordinator signed the list of files", _manifest),
     ("every file is there as it was signed, and no other", _files),
     ("officers, sites and coordinator signed approvals, log and attestations", _signatures),
@@ -179,5 +181,19 @@ def verify_run(folder: Path, pins: Pins | None = None) -> list[Row]:
             failed = True
             rows.append(Row(number, title, "failed", f"{type(e).__name__} while reading it"))
         else:
-            rows.append(Row(number, title, "not pinned" if check is _keys and pins is None else "held"))
+            rows.append(Row(number, title, *_passed(title, reading)))
     return rows
+
+
+def _passed(title: str, reading: _Reading) -> tuple[Outcome, str]:
+    """What a check that raised nothing comes to."""
+    if title == _KEYS and reading.pins is None:
+        return "not pinned", ""
+    if title == ADAPTER_CHECK and not reading.evidence.has_adapter:
+        digest = reading.evidence.model.adapter_sha256
+        sites = reading.evidence.verified_by(reading.plan.rounds - 1, digest)
+        return "not here", (
+            f"the adapter itself is not in the folder: its sums were encrypted and the coordinator never had it. Its "
+            f"digest is {digest}, attested by {', '.join(sites)}; each of them writes it with `fedsec site adapter`"
+        )
+    return "held", ""

@@ -80,7 +80,10 @@ def test_each_site_teaches_its_own_labels_only_and_the_shared_test_counts_all(fe
         assert all(line.rpartition(" | ")[2] in types for e in examples for line in e.answer.split("\n")[: len(types)])
         assert all(("->" in e.answer) == bool(relations) for e in examples)
         assert not any(e.answer == "none" for e in examples), "every note holds something of what its site looks for"
-    prompts = {t.spec.name: t.examples[0].prompt.split("\n")[0] for t in load_public_tests(folder.plan, folder.sites)}
+    prompts = {
+        t.spec.name: t.examples[0].prompt.split("\n")[0]
+        for t in load_public_tests(folder.plan, folder.coordinator.public_path)
+    }
     assert prompts["everything"] == "Extract Drug, Problem, Procedure and Organ entities and affects relations."
     assert prompts["fewer"] == "Extract Problem entities."
     scores = folder.results().scores["federated"]

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from fedsec.study import federation
+from fedsec.study import coordinate
 from tests.unit.cli.smoke import finished_run
 
 
@@ -18,7 +18,7 @@ def test_a_run_without_an_approval_makes_no_folder_and_loads_no_model(fedsec, tm
     else:
         policy = site / "policy.toml"
         policy.write_text(policy.read_text().replace("max_rounds = 2", "max_rounds = 3"))
-    monkeypatch.setattr(federation, "load_base", lambda spec: pytest.fail("the base model was loaded"))
+    monkeypatch.setattr(coordinate, "load_base", lambda spec: pytest.fail("the base model was loaded"))
     plan = working_set / "coordinator" / "plan.json"
     refused = fedsec("run", plan, "--sites", working_set, "--out", tmp_path / "second", "--quiet")
     assert refused.code == 1

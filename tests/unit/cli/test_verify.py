@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from fedsec.plan.attestation import ATTESTATION_TYPE, Attestation, sign_attestation
+from fedsec.plan.coordinatorfile import coordinator_of
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, parse_canonical
 from fedsec.plan.sitefile import load_sites
 from fedsec.study import evidence
 from fedsec.study.certificate import CERTIFICATE, open_certificate, sign_certificate
-from fedsec.study.federation import COORDINATOR_KEY
 from fedsec.study.folder import RunFolder
 from fedsec.study.logbook import MAX_LOG_BYTES, Logbook
 from fedsec.study.manifest import MANIFEST, write_manifest
@@ -56,7 +56,7 @@ class Coordinator:
     def __init__(self, run: Path) -> None:
         self.run, self.sites = run, finished_run().with_name("run-sites")
         self.plan = RunFolder.open(run).plan
-        self.key = SigningKey.load(self.sites / COORDINATOR_KEY)
+        self.key = SigningKey.load(coordinator_of(self.sites).key_path)
         self.site_keys = {name: SigningKey.load(site.key_path) for name, site in load_sites(self.sites).items()}
 
     def seal(self) -> tuple[int, str]:

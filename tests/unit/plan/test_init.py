@@ -56,7 +56,7 @@ def test_modes_of_what_is_made(world, tmp_path, folders):
     complete(world, tmp_path, folders)
     assert stat.S_IMODE((tmp_path / "coordinator").stat().st_mode) == 0o700
     made = [p for p in contents(tmp_path) if p.name != "notes.jsonl"]
-    assert len(made) == 5 * 5 + 2
+    assert len(made) == 5 * 5 + 3
     assert {stat.S_IMODE(p.stat().st_mode) for p in made} == {0o600}
 
 

@@ -7,7 +7,6 @@ import pytest
 from fedsec.report.page import render
 from fedsec.report.seal import is_sealed, seal_run, verify_sealed
 from fedsec.study.certificate import CERTIFICATE, open_certificate, sign_certificate
-from fedsec.study.federation import COORDINATOR_KEY
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST, file_digest, files_of
 from fedsec.study.verify import REPORT, verify_run
@@ -64,7 +63,7 @@ def test_another_coordinators_certificate_is_refused(folder):
 
 
 def test_a_certificate_of_another_run_is_refused(folder):
-    key = SigningKey.load(folder.sites / COORDINATOR_KEY)
+    key = SigningKey.load(folder.coordinator.key_path)
     said = open_certificate((folder.path / CERTIFICATE).read_bytes(), key.public)
     other = said.model_copy(update={"predicate": said.predicate.model_copy(update={"run": "two"})})
     (folder.path / CERTIFICATE).write_bytes(sign_certificate(other, key))
