@@ -25,7 +25,7 @@ from fedsec_secure.errors import ConfigError
 
 LOGGER = "fedsec.events"
 _EVENT = "fedsec_event"
-_TRANSPORT = ("nvflare", "grpc", "waitress")
+_TRANSPORT = ("nvflare", "grpc")
 _MOST_FRAMES = 12
 _WARNINGS = frozenset({"lost", "refused", "attempt-aborted", "disconnected", "engine-restarted", "not-ready"})
 _ERRORS = frozenset({"failed"})

@@ -1,18 +1,18 @@
-"""A web server for this machine alone, on a thread of its own (waitress: bounded threads, headers and waiting)."""
+"""A web server for this machine alone, on a thread of its own (cheroot: bounded threads, headers and waiting)."""
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import waitress
+from cheroot import wsgi
 
 from fedsec_secure.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1")
+_THREADS, _SECONDS = 2, 5
 
 
 def require_loopback(host: str) -> str:
@@ -25,6 +25,11 @@ def require_loopback(host: str) -> str:
     return host
 
 
+class _Silent(wsgi.Server):
+    def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
+        """Cheroot prints by default; who asks sees what fails here."""
+
+
 class LocalServer:
     """Serves ``application`` (WSGI) on a loopback address while it is open. Port 0 takes a free one."""
 
@@ -32,38 +37,29 @@ class LocalServer:
         self._application, self._host, self.port = application, require_loopback(host), port
 
     def __enter__(self) -> Self:
+        server = self._server = _Silent(
+            (self._host, self.port),
+            self._application,
+            numthreads=_THREADS,
+            max=_THREADS,
+            timeout=_SECONDS,
+            shutdown_timeout=_SECONDS,
+            server_name="127.0.0.1",
+        )
+        server.max_request_header_size, server.max_request_body_size = 8192, 1024
+        server.reuse_port = False
         try:
-            self._server = waitress.create_server(
-                self._application,
-                host=self._host,
-                port=self.port,
-                threads=2,
-                ident=None,
-                connection_limit=20,
-                channel_timeout=10,
-                cleanup_interval=5,
-                max_request_header_size=8192,
-                max_request_body_size=1024,
-            )
-        except OSError as e:
-            what = "is in use" if e.errno == errno.EADDRINUSE else f"cannot be had ({e.strerror})"
-            raise ConfigError(
-                f"port {self.port} at {self._host} {what}; choose another for health and metrics"
-            ) from None
-        self.port = int(self._server.effective_port)
-        self._thread = threading.Thread(target=self._server.run, name="health", daemon=True)
+            server.prepare()
+        except OSError:
+            where = f"port {self.port} at {self._host}"
+            raise ConfigError(f"{where} is in use or cannot be had; choose another for health and metrics") from None
+        self.port = int(server.bind_addr[1])
+        self._thread = threading.Thread(target=server.serve, name="health", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The loop itself closes what it waits on: a socket closed under another thread's poll may be another's by then.
-        self._server.trigger.pull_trigger(self._close)
-        self._thread.join(timeout=5)
-
-    def _close(self) -> None:
-        for channel in list(self._server.active_channels.values()):
-            channel.handle_close()
-        self._server.task_dispatcher.shutdown()
-        self._server.close()
+        self._server.stop()
+        self._thread.join(timeout=_SECONDS)

@@ -164,11 +164,13 @@ def test_ipv6_loopback(tmp_path):
 
 
 def test_a_port_in_use_is_said_and_a_closed_one_is_free(tmp_path):
-    with Operations("site", log=tmp_path / "l", address=("127.0.0.1", 0)) as first:
-        port = first.port
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Operations("site", log=tmp_path / "l", address=("127.0.0.1", port)) as first:
+        assert first.port == port
         assert get(first, "/healthz")[0] == 200
         with (
-            pytest.raises(ConfigError, match="is in use; choose another"),
+            pytest.raises(ConfigError, match="is in use or cannot be had; choose another"),
             Operations("site", log=tmp_path / "m", address=("127.0.0.1", port)),
         ):
             pass
