@@ -11,18 +11,20 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedsec.cli.doctor_rows import Row, Status
 from fedsec.cli.output import Json, out, print_json
 from fedsec_secure.errors import ConfigError, FedsecError
 
-Status = Literal["ok", "warn", "fail"]
+if TYPE_CHECKING:
+    from fedsec.plan.sitefile import Site
 
 _PACKAGES = ("torch", "transformers", "peft", "cryptography", "pydantic", "numpy", "securesystemslib", "rfc8785")
 _SMALL_DISK, _TIGHT_DISK = 1 << 30, 4 << 30
@@ -31,26 +33,28 @@ _LATEST = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One check and what it found."""
-
-    check: str
-    status: Status
-    found: str
-
-
 def doctor(
     sites: Annotated[Path | None, typer.Option(help="A folder of sites: check their keys and approvals too.")] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="A site.toml: check this site's key, papers, startup kit and way to the server.")
+    ] = None,
+    kit: Annotated[Path | None, typer.Option(help="The coordinator's startup kit: check it, and its server.")] = None,
     json: Json = False,
 ) -> None:
-    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, model and corpora."""
+    """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, model and corpora.
+
+    With --site or --kit also what the distributed engine needs: DNS, proxy, TLS, certificates, GPU, versions.
+    """
     checks: list[Callable[[], list[Row]]] = [
         _python, _packages, _torch, _bitsandbytes, _encryption, _model, _corpora, _threads, _clock, _disk, _network,
     ]  # fmt: skip
     rows = [row for check in checks for row in check()]
     if sites is not None:
         rows += site_rows(sites)
+    if site is not None:
+        rows += _serving_site(site)
+    if kit is not None:
+        rows += _serving_coordinator(kit)
     worst: Status = next((s for s in ("fail", "warn") if any(r.status == s for r in rows)), "ok")
     if json:
         print_json({"status": worst, "rows": [asdict(r) for r in rows]})
@@ -175,27 +179,50 @@ def _disk() -> list[Row]:
 def _network() -> list[Row]:
     found = [n for n in ("HTTPS_PROXY", "https_proxy") if n in os.environ]
     proxy = f"; a proxy is set ({', '.join(found)})" if found else ""
-    return [Row("network", "ok", f"not needed: studies run in one process, and models are local{proxy}")]
+    return [Row("network", "ok", f"`fedsec run` needs none: one process, and models are local{proxy}")]
+
+
+def _serving_site(path: Path) -> list[Row]:
+    """What `fedsec site join` needs on this machine."""
+    from fedsec.cli.doctor_machine import engine_rows, gpu_rows, site_disk_rows
+    from fedsec.cli.doctor_network import kit_of, network_rows
+    from fedsec.plan.sitefile import load_site
+
+    try:
+        site = load_site(path)
+    except FedsecError as e:
+        return [Row("site", "fail", str(e))]
+    own = _site_rows(site.name, site)
+    return [*own, *engine_rows(), *gpu_rows(), *site_disk_rows(site), *network_rows(kit_of(site), "site", site.name)]
+
+
+def _serving_coordinator(kit: Path) -> list[Row]:
+    """What `fedsec coordinator serve` needs on this machine."""
+    from fedsec.cli.doctor_machine import engine_rows
+    from fedsec.cli.doctor_network import network_rows
+
+    return [*engine_rows(), *network_rows(kit, "coordinator")]
 
 
 def site_rows(folder: Path) -> list[Row]:
     """Key and approval of every site of a folder."""
     from fedsec.plan.sitefile import load_sites
 
-    rows = []
     try:
         sites = load_sites(folder)
     except FedsecError as e:
         return [Row("sites", "fail", str(e))]
-    for name, site in sites.items():
-        rows.append(_key_row(f"{name} key", site.key_path))
-        missing = [p.name for p in (site.policy_path, site.approval_path) if not p.is_file()]
-        rows.append(
-            Row(f"{name} papers", "fail", f"missing: {', '.join(missing)}; nothing runs at this site")
-            if missing
-            else Row(f"{name} papers", "ok", "policy and approval are there (verified when a run starts)")
-        )
-    return rows
+    return [row for name, site in sites.items() for row in _site_rows(name, site)]
+
+
+def _site_rows(name: str, site: Site) -> list[Row]:
+    missing = [p.name for p in (site.policy_path, site.approval_path) if not p.is_file()]
+    papers = (
+        Row(f"{name} papers", "fail", f"missing: {', '.join(missing)}; nothing runs at this site")
+        if missing
+        else Row(f"{name} papers", "ok", "policy and approval are there (verified when a run starts)")
+    )
+    return [_key_row(f"{name} key", site.key_path), papers]
 
 
 def _key_row(check: str, path: Path) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,14 +11,25 @@ from rich.table import Table
 from fedsec.cli.output import Json, out, print_json
 
 
-def status(run: Annotated[Path, typer.Argument(help="The run folder.")], json: Json = False) -> None:
+def status(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Draw it again every second until the run is finished; with --json, wait.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show rounds, survivors, losses, bytes and seconds so far. Reads the run folder only."""
+    from fedsec.cli import follow as live
     from fedsec.study.folder import RunFolder
 
     folder = RunFolder.open(run)
+    if follow:
+        live.follow(folder, out, shown=not json)
+        if not json:
+            return
     events = folder.events()
     rounds = {e["round"]: e for e in events if e["event"] == "round"}
-    finished = any(e["event"] == "finished" for e in events)
+    finished = live.is_finished(events)
     exchanges = [e for e in events if e["event"] == "exchange"]
     value = {
         "run": folder.run,
@@ -40,17 +51,8 @@ def status(run: Annotated[Path, typer.Argument(help="The run folder.")], json: J
     if exchanges:
         out.print(_exchange_table(exchanges, folder.plan.rounds))
     for event in events:
-        for line in _losses(event):
+        for line in live.loss_lines(event):
             out.print(line, style="yellow", markup=False)
-
-
-def _losses(event: dict[str, Any]) -> list[str]:
-    """What went wrong, in the words of a run's progress; nothing for other events."""
-    if event["event"] == "attempt-aborted":
-        return [f"aborted attempt {event['attempt'] + 1} of round {event['round'] + 1}: {event['reason']}"]
-    if event["event"] not in ("lost", "refused"):
-        return []
-    return [f"{event['event']} {site} in {event['exchange']}: {why}" for site, why in event["sites"].items()]
 
 
 def _exchange_table(exchanges: list[dict[str, object]], rounds: int) -> Table:

@@ -1,0 +1,93 @@
+"""The startup kit of one participant as NVFlare's provisioner lays it out: KIT/startup with settings and mTLS files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from pydantic import BaseModel, Field, ValidationError
+
+from fedsec.plan.document import MAX_DOCUMENT_BYTES, read_bounded
+from fedsec_secure.errors import ConfigError
+
+Role = Literal["site", "coordinator"]
+_FILES: dict[Role, tuple[str, str, str]] = {
+    "site": ("fed_client.json", "client.crt", "client.key"),
+    "coordinator": ("fed_server.json", "server.crt", "server.key"),
+}
+
+
+class _Service(BaseModel):
+    target: str
+    scheme: str
+
+
+class _Server(BaseModel):
+    service: _Service
+
+
+class _Settings(BaseModel):
+    servers: list[_Server] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Where a participant's engine connects to or listens, and what it shows for itself.
+
+    Attributes:
+        host, port: the server's name and port as the sites dial them.
+        scheme: NVFlare's driver; only `grpc` goes through an HTTPS proxy.
+        certificate, key, root: the PEM files of mTLS.
+    """
+
+    role: Role
+    folder: Path
+    host: str
+    port: int
+    scheme: str
+
+    @property
+    def certificate(self) -> Path:
+        """This participant's certificate, PEM."""
+        return self.folder / "startup" / _FILES[self.role][1]
+
+    @property
+    def key(self) -> Path:
+        """Its private key, PEM."""
+        return self.folder / "startup" / _FILES[self.role][2]
+
+    @property
+    def root(self) -> Path:
+        """The root that every participant's certificate is signed by, PEM."""
+        return self.folder / "startup" / "rootCA.pem"
+
+
+def load_kit(folder: Path, role: Role) -> Kit:
+    """The kit of a site or the coordinator; ConfigError where a file is missing or says something else."""
+    path = folder / "startup" / _FILES[role][0]
+    missing = [name for name in (*_FILES[role], "rootCA.pem") if not (folder / "startup" / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{folder} is no startup kit of a {role}: expected startup/{', startup/'.join(missing)}; "
+            "the coordinator makes kits with `fedsec coordinator provision`"
+        )
+    try:
+        service = _Settings.model_validate(json.loads(read_bounded(path, MAX_DOCUMENT_BYTES))).servers[0].service
+        host, _, port = service.target.rpartition(":")
+        kit = Kit(role, folder, host.strip("[]"), int(port), service.scheme)
+    except (ValueError, ValidationError):
+        raise ConfigError(f"{path}: expected servers[0].service with a target HOST:PORT and a scheme") from None
+    if not kit.host or not 0 < kit.port < 65536:
+        raise ConfigError(f"{path}: expected a target HOST:PORT; found {service.target[:100]!r}")
+    return kit
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """ConfigError where the file holds none."""
+    try:
+        return x509.load_pem_x509_certificate(read_bounded(path, MAX_DOCUMENT_BYTES))
+    except ValueError:
+        raise ConfigError(f"{path}: expected a certificate in PEM") from None
