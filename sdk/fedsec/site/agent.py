@@ -65,6 +65,7 @@ class SiteAgent(ABC):
         # Check 54 (key substitution): the plan names this site with its own key.
         if self._roster.sites.get(identity.me) != identity.key.public:
             raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
+        store.keys.sweep(identity.charges.pin)
         self.log = OwnLog(store.folder, store.log)
         self._note = Notes(self.log, identity, plan, store)
         self._note.allowed(approval)

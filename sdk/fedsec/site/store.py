@@ -86,11 +86,10 @@ class SiteStore:
         self._db.executescript(_SCHEMA)
         self.chain = RecordChain(self._db)
         self.log = LogRecord(self._db, self.chain)
-        self.personal = PersonalRecord(self._db, folder)
+        self.personal = PersonalRecord(self._db, self.folder)
         self.draws = DrawRecord(self._db, self.chain)
         self.runs = RunRecord(self._db)
         self.keys = KeyRecord(self._db, self.chain)
-        self.keys.sweep()
         self._sweep()
 
     def close(self) -> None:
