@@ -76,14 +76,17 @@ def _key(name: str) -> str:
 def _finish(folder: RunFolder, progress: Progress, jobs: int | None) -> None:
     """What is left of the run, its report, and the signed list of its files. A run that has that stays as it is."""
     from fedsec.report.seal import is_sealed, seal_run, write_report
+    from fedsec.storage import explained
     from fedsec.study.federation import open_study
 
     study = open_study(folder, progress, jobs)
     if is_sealed(folder.path):
         return
-    try:
-        study.run()
-    except ReleaseBlockedError:
-        write_report(folder)  # an officer asks why, and there is nothing to seal
-        raise
-    seal_run(folder)
+    then = f"Nothing is lost: make room, then `fedsec resume {folder.path}` goes on from the journal"
+    with explained(f"the disk of run folder {folder.path}", then):
+        try:
+            study.run()
+        except ReleaseBlockedError:
+            write_report(folder)  # an officer asks why, and there is nothing to seal
+            raise
+        seal_run(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -202,7 +203,10 @@ class Study:
                 on_step=on_step,
             ).adapter
             adapter = between_rounds(self.plan, adapter)
-            adapter.save_peft(done, self.plan.model, self.plan.lora)
+            part = done.with_name(f".{done.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            adapter.save_peft(part, self.plan.model, self.plan.lora)
+            part.rename(done)  # whole or not at all: it is what a resumed run goes on from
             path.unlink(missing_ok=True)
         return adapter_of(adapter)
 
