@@ -26,18 +26,22 @@ class LogFile:
 
     def _cut_torn_line(self) -> None:
         """A process that was killed while it added a line left a part of it: nothing that was signed."""
-        whole = sum(len(_line(entry)) for entry in self.entries)
-        if self._path.exists() and self._path.stat().st_size > whole:
-            os.truncate(self._path, whole)
+        self._length = sum(len(_line(entry)) for entry in self.entries)
+        if self._path.exists() and self._path.stat().st_size > self._length:
+            os.truncate(self._path, self._length)
 
     def append(self, entry: Entry) -> None:
-        """On disk when this returns."""
+        """On disk when this returns. Where it raises, the log is as it was: what a full disk took of the line goes."""
+        line = _line(entry)
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "wb") as out:
-            out.write(_line(entry))
+            if os.fstat(handle).st_size > self._length:  # what is left of a line that did not fit
+                os.ftruncate(handle, self._length)
+            out.write(line)
             out.flush()
             os.fsync(out.fileno())
         fsync_folder(self.folder)
+        self._length += len(line)
         self.entries.append(entry)
         self.tree.append(entry.leaf_hash())
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,15 +36,27 @@ def fsync_folder(path: Path) -> None:
 
 def write_durably(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a private file (0600) whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as out:
+    with replacing(path) as out:
         for chunk in chunks:
             out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A private file (0600) under a temporary name, which becomes ``path`` where the block ends well. What the block
+    writes it makes durable itself.
+    """
+    temporary = path.with_name(path.name + ".part")
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            yield out
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk a half-written file would take the room of everything else
+        raise
     fsync_folder(path.parent)
 
 

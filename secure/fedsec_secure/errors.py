@@ -45,3 +45,7 @@ class PrivacyBudgetExceededError(FedsecError):
 
 class TransportError(FedsecError):
     """The engine could not deliver."""
+
+
+class StorageError(FedsecError):
+    """This machine's disk is full or fails. What was to be kept first has not left: with room, it is asked again."""

@@ -274,10 +274,11 @@ def in_child(job: Mapping, keys: Keys) -> dict:
 class CrashLab:
     """The parent's end: starts the process and sends it jobs."""
 
-    def __init__(self, folder: Path, sites: int) -> None:
-        Keys.generate(sites).save(folder / "keys")
+    def __init__(self, folder: Path, sites: int, **environment: str) -> None:
+        if not (folder / "keys").exists():
+            Keys.generate(sites).save(folder / "keys")
         root = Path(__file__).resolve().parents[2]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | environment
         command = [sys.executable, "-m", "tests.e2e.crash", str(folder / "keys")]
         self._process = subprocess.Popen(
             command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -96,6 +96,7 @@ def test_the_key_of_an_attested_run_goes_even_if_nobody_asks_again(lab, undistur
     with closing(sqlite3.connect(state / "record.sqlite")) as db:
         (key,) = db.execute(query).fetchone()
     assert len(key) == 32
+    assert lab.run(runs / "killed", 0, mode="he") == {"signal": signal.SIGKILL}, "its sites were opened, and no more"
     with closing(SiteStore(state)) as store:
         assert store.keys.is_destroyed(RUN)
     assert not any(key in path.read_bytes() for path in state.rglob("*") if path.is_file())

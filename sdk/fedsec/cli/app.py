@@ -12,6 +12,7 @@ from functools import cache
 import typer
 
 from fedsec.cli.output import show_error
+from fedsec.storage import explained
 from fedsec_secure.errors import ConfigError, FedsecError
 
 app = typer.Typer(
@@ -58,7 +59,8 @@ def run(arguments: list[str] | None = None) -> None:
     quieten_libraries()
     _register()
     try:
-        app(arguments, standalone_mode=True)
+        with explained("this machine's disk", "Make room, then give the same command again"):
+            app(arguments, standalone_mode=True)
     except ConfigError as e:
         show_error(e)
         sys.exit(2)

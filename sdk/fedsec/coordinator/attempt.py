@@ -170,11 +170,15 @@ class Attempt:
         shared, refused = Shared.gather(stated, dealt.small())
         self.note("refused", "share", refused)
         outcome = yield from self.ask("mask", shared.mask_requests())
-        facts, broken = measure(outcome)
+        facts, broken = self.measured(outcome)
         state, refused = Masked.gather(shared, facts)
         self.note("refused", "mask", refused | broken)
         state = self.far_enough(state)
         return Uploaded(state.heads, outcome.uploads(), stated.weights, state)
+
+    def measured(self, outcome: Outcome) -> tuple[dict[SiteId, UploadFacts], Refused]:
+        """What the spool has of each upload, and which ones cannot be part of any sum, and why."""
+        return measure(outcome)
 
     def far_enough(self, state: Masked) -> Masked:
         """Survivors that no site refuses for being close to an earlier cohort."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fedsec.coordinator.attempt import Attempt, RoundResult, Steps, Summed, Uploaded, open_uploads
 from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec.coordinator.state import EncryptedState, Shapes
 from fedsec.coordinator.unmasked import sent
+from fedsec.spool import Upload
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import shapes_before
 from fedsec.wire import CatchUp, VerdictRequest, verdict_context
 from fedsec_secure.codec import DIGEST_BYTES, open_packet, seal_parts, sha256
-from fedsec_secure.errors import AbortError, LocalMisuseError
+from fedsec_secure.errors import AbortError, CodecError, LocalMisuseError
+from fedsec_secure.he.ring import check_frames
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking.checks import check_balance
-from fedsec_secure.masking.coordinator_collect import sift
+from fedsec_secure.masking.coordinator_collect import Refused, UploadFacts, sift
 from fedsec_secure.masking.coordinator_unmask import ClosedTotal, Unmasked, weighted_total
 from fedsec_secure.masking.messages import set_digest
+from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.record.entries import AggregateEntry
 
 
@@ -36,6 +41,19 @@ class EncryptedAttempt(Attempt):
         present = self.train_request(EncryptedState(state.value, state.shapes, {}, {}).start_of(SiteId("")).encode())
         requests = dict.fromkeys(self.driver.roster.ids, present)
         return requests | {site: self.train_request(state.start_of(site).encode()) for site in state.behind}
+
+    def measured(self, outcome: Outcome) -> tuple[dict[SiteId, UploadFacts], Refused]:
+        """Whoever uploads what is no ciphertext is left out, before a sum of all would fail on it."""
+        facts, broken = super().measured(outcome)
+        parameters = self.driver.parameters(self.adapter.shapes, self.index)
+        whole = {site for site, f in facts.items() if f.body_length == parameters.masked_bytes}
+        for site in sorted(whole):
+            try:
+                _check_upload(outcome.uploads()[site], parameters)
+            except CodecError as e:
+                broken[site] = str(e)
+                del facts[site]
+        return facts, broken
 
     def total(self, unmasked: Unmasked, uploaded: Uploaded) -> ClosedTotal:
         """Encrypted, under a key that is not here."""
@@ -133,3 +151,11 @@ class SharedKeyAttempt(EncryptedAttempt):
         weight = parameters.public_weight(summed.weights, summed.heads) or 0
         factors = tuple(summed.weights[site] for site in sorted(summed.heads))
         return CatchUp(factors, parameters.weight_max, weight, frames)
+
+
+def _check_upload(path: Path, parameters: SumParameters) -> None:
+    """CodecError unless the spooled upload is residues alone."""
+    if parameters.encryption is None:
+        raise LocalMisuseError("expected uploads of a plan that encrypts them")
+    with closing(Upload(path).words()) as source:
+        check_frames(source, parameters.encryption, parameters.words)

@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,22 @@ class Journal:
 
     def close(self) -> None:
         """Fold the write-ahead log in and close."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that the block writes, or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")
+            raise
 
     def bind(self, plan: bytes, run: str, roster: bytes) -> None:
         """Bind an empty journal to this run, or check that it is this run's."""
@@ -110,14 +125,11 @@ class Journal:
     def append(self, sequence: int, exchange: Exchange, outcome: Outcome) -> None:
         """Write an outcome, all or nothing."""
         rows = [_reply_row(sequence, s, r) for s, r in outcome.replies.items()]
-        self._db.execute("BEGIN IMMEDIATE")
         lost = json.dumps(dict(outcome.lost), sort_keys=True)
-        digest = _requests_digest(exchange)
-        self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", (sequence, exchange.round, exchange.name, digest, lost)
-        )
-        self._db.executemany("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", rows)
-        self._db.execute("COMMIT")
+        row = (sequence, exchange.round, exchange.name, _requests_digest(exchange), lost)
+        with self._transaction():
+            self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+            self._db.executemany("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", rows)
 
     def finish_rounds(self, finals: Sequence[Final]) -> None:
         """Keep the last round's adapter and verdicts; drop their replies, their uploads and the adapters before it.
@@ -125,12 +137,11 @@ class Journal:
         All at once: a run goes on after the last of them, or from before the first.
         """
         last = finals[-1]
-        self._db.execute("BEGIN IMMEDIATE")
         rows = [tuple(vars(final).values()) for final in finals]
-        self._db.executemany("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?)", rows)
-        self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (last.round,))
-        self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (last.sequence,))
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (last.round,))
+            self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (last.sequence,))
         self._sweep()
 
     def keep_draw(self, packets: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from fedsec.coordinator.attempt import Attempt, Summed, Uploaded, measure, open_uploads
+from fedsec.coordinator.attempt import Attempt, Summed, Uploaded, open_uploads
 from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec_secure.codec import seal
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
@@ -47,7 +47,7 @@ def sent(this: Attempt, name: str, length: int) -> Generator[Exchange, Outcome, 
     body = encode_packets({site: packets[site] for site in stated})
     request = seal(f"{name}-request", COORDINATOR, this.context, body, driver.sign)
     outcome = yield from this.ask(name, dict.fromkeys(stated, request))
-    facts, broken = measure(outcome)
+    facts, broken = this.measured(outcome)
 
     def accept(site: SiteId, head: bytes) -> bytes:
         verify_upload(site, facts[site], name, this.context, cohort, length)

@@ -18,6 +18,7 @@ from typing import IO, Self
 import numpy as np
 
 from fedsec.encryption.messages import DECRYPT, DONE, ENCRYPT, LENGTH, SIZES, read_exactly, write_all
+from fedsec.storage import is_storage
 from fedsec_secure.codec import Buffer
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.he.parameters import STANDARD
@@ -190,6 +191,8 @@ class Encrypting:
         try:
             self._steps.ask(ENCRYPT, chunk.view(np.uint8).data)
         except (OSError, EOFError) as e:
+            if is_storage(e):  # the upload's file, not the worker's pipe
+                raise
             raise LocalMisuseError(_ENDED) from e
         self._words += len(chunk)
         self._progress(self._words)
@@ -199,6 +202,8 @@ class Encrypting:
         try:
             self._steps.finish()
         except (OSError, EOFError) as e:
+            if is_storage(e):
+                raise
             raise LocalMisuseError(_ENDED) from e
 
 

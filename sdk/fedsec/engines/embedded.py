@@ -43,28 +43,35 @@ class EmbeddedTransport:
         return tuple(self._sites)
 
     def exchange(self, exchange: Exchange, spool: Path) -> Outcome:
-        """Ask every site. A refusal is a lost site with its reason; anything unforeseen is a bug and stops."""
+        """Ask every site. A refusal is a lost site with its reason; anything unforeseen is a bug and stops, and so does
+        a spool without room, which is the coordinator's.
+        """
         replies: dict[SiteId, Reply] = {}
         lost: dict[SiteId, str] = {}
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="site") as threads:
             asked = {s: threads.submit(self._ask, s, exchange, r, spool) for s, r in exchange.requests.items()}
             try:
                 for site, answer in asked.items():
-                    try:
-                        replies[site] = answer.result()
-                    except FedsecError as e:
-                        lost[site] = f"{type(e).__name__}: {e}"
+                    reply = answer.result()
+                    if isinstance(reply, str):
+                        lost[site] = reply
+                    else:
+                        replies[site] = reply
             except BaseException:
                 self._stopping.set()
                 threads.shutdown(cancel_futures=True)
                 raise
         return Outcome(replies, lost)
 
-    def _ask(self, site: SiteId, exchange: Exchange, request: bytes, spool: Path) -> Reply:
-        handler = self._sites.get(site)
-        if handler is None:
-            raise AbortError("not in this engine")
-        reply = handler.handle(exchange.name, request)
+    def _ask(self, site: SiteId, exchange: Exchange, request: bytes, spool: Path) -> Reply | str:
+        """The reply, or in words why there is none."""
+        try:
+            handler = self._sites.get(site)
+            if handler is None:
+                raise AbortError("not in this engine")
+            reply = handler.handle(exchange.name, request)
+        except FedsecError as e:
+            return f"{type(e).__name__}: {e}"
         if isinstance(reply, bytes):
             return reply
         path = spool / f"{exchange.round:04d}-{exchange.attempt}-{exchange.name}-{site}"

@@ -72,8 +72,9 @@ def approve(
         )
     if not now < expires <= policy.expires:
         raise ConfigError(
-            f"the approval would end {expires:%Y-%m-%dT%H:%M:%SZ}; expected a moment after now and not after the "
-            f"policy's end {policy.expires:%Y-%m-%dT%H:%M:%SZ}"
+            f"the approval would end {expires:%Y-%m-%dT%H:%M:%SZ}; expected a moment after now (this machine's clock "
+            f"says {now.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}) and not after the policy's end "
+            f"{policy.expires:%Y-%m-%dT%H:%M:%SZ}"
         )
     approval = Approval(
         plan_sha256=plan.digest().hex(),
@@ -185,7 +186,7 @@ def _verify(
     approval, signers = _open(data, site, officers)
     _verify_bindings(approval, plan, policy, site, officers)
     if not now < approval.expires <= policy.expires:
-        raise _failed(7, f"expected a valid approval; it ended {approval.expires:%Y-%m-%dT%H:%M:%SZ}; approve again")
+        raise _failed(7, _ended(approval, policy, now))
     # A site that rotated its key is the same site: renaming it must not make two rosters look further apart.
     violations = check_plan(policy, plan, now, [notices.newest(roster) for roster in history])
     if violations:
@@ -195,6 +196,15 @@ def _verify(
     if withdrawn is not None:
         raise _failed(10, f"an officer withdrew this approval on {withdrawn.at:%Y-%m-%d %H:%M:%SZ}; nothing runs")
     return approval, signers
+
+
+def _ended(approval: Approval, policy: Policy, now: datetime.datetime) -> str:
+    """With the machine's own time: where its clock is wrong, whoever reads this sees it."""
+    ended = f"{approval.expires:%Y-%m-%dT%H:%M:%SZ}"
+    if now < approval.expires:
+        return f"expected an approval that ends with its policy, {policy.expires:%Y-%m-%dT%H:%M:%SZ}; found {ended}"
+    clock = f"this machine's clock says {now.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"expected a valid approval; it ended {ended}, and {clock}; approve again, or set the clock if it is wrong"
 
 
 def require_unrevoked(plan: Plan, notices: Notices) -> None:

@@ -90,7 +90,8 @@ def _supported(q: _Question) -> Answer:
 def _not_expired(q: _Question) -> Answer:
     if q.now < q.policy.expires:
         return None
-    return (f"a policy valid after {q.now:%Y-%m-%d %H:%M:%SZ}", f"expired {q.policy.expires:%Y-%m-%d}", "renew it")
+    expected = f"a policy valid after {q.now.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%SZ}, by this machine's clock"
+    return expected, f"expired {q.policy.expires:%Y-%m-%d %H:%M:%SZ}", "renew it, or set the clock if it is wrong"
 
 
 def _mode(q: _Question) -> Answer:

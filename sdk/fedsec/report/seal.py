@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsec.report.page import render
 from fedsec.spool import write_durably
+from fedsec.storage import explained
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST, open_manifest, verify_files, write_manifest
 from fedsec.study.verify import REPORT
@@ -36,12 +37,15 @@ def finish_run(folder: RunFolder, run: Callable[[], None]) -> None:
     """
     if is_sealed(folder.path):
         return
-    try:
-        run()
-    except ReleaseBlockedError:
-        write_report(folder)  # an officer asks why
-        raise
-    seal_run(folder)
+    command = "fedsec coordinator serve" if folder.distributed else f"fedsec resume {folder.path}"
+    then = f"Nothing is lost: make room, then `{command}` goes on from the journal"
+    with explained(f"the disk of run folder {folder.path}", then):
+        try:
+            run()
+        except ReleaseBlockedError:
+            write_report(folder)  # an officer asks why
+            raise
+        seal_run(folder)
 
 
 def write_report(folder: RunFolder) -> None:

@@ -20,6 +20,7 @@ from fedsec.site.notes import Notes
 from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
 from fedsec.site.store import Place, SiteStore, StoredUpdate
+from fedsec.storage import explained
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, after_sum, factors_of, shapes_before
 from fedsec.training.strategies import local_update, personal_vector, shared_names, with_personal
@@ -65,6 +66,7 @@ class SiteAgent(ABC):
         # Check 54 (key substitution): the plan names this site with its own key.
         if self._roster.sites.get(identity.me) != identity.key.public:
             raise PeerViolationError(f"the plan's roster does not name {identity.me} with this site's key")
+        store.keys.sweep(identity.charges.pin)
         self.log = OwnLog(store.folder, store.log)
         self._note = Notes(self.log, identity, plan, store)
         self._note.allowed(approval)
@@ -86,12 +88,13 @@ class SiteAgent(ABC):
     def handle(self, name: str, body: bytes) -> Reply:
         """Answer one exchange: bytes, or the path of an upload. FedsecError where this site refuses."""
         try:
-            reply = self._answer(name, body)
+            with explained("this site's disk", "Nothing was answered; with room there, it answers again"):
+                reply = self._answer(name, body)
+                self._id.charges.pin()
+                self._note.answered(name, body, reply, self._place(name, body))
         except FedsecError as e:
             self._note.refused(name, str(e))
             raise
-        self._id.charges.pin()
-        self._note.answered(name, body, reply, self._place(name, body))
         return reply
 
     def _place(self, name: str, body: bytes) -> Place | None:

@@ -49,7 +49,7 @@ class EncryptedAgent(SiteAgent):
             "key-take": self._take,
         }
         self._end.final = self.final_adapter
-        self._end.after = store.keys.destroy
+        self._end.after = lambda run: store.keys.destroy(run, identity.charges.pin)
         self._handlers = {**ceremony, **self._handlers}
 
     def final_adapter(self, run: str) -> AdapterState:
@@ -149,8 +149,7 @@ class EncryptedAgent(SiteAgent):
             raise  # this machine's fault, before anything was opened
         except FedsecError:
             # Check 124 (decryption oracle): the first sum that does not open is the last one that is tried.
-            self._store.keys.destroy(run)
-            self._id.charges.pin()  # a copy of the record that still has the key is none of this site's any more
+            self._store.keys.destroy(run, self._id.charges.pin)
             raise PeerViolationError(f"{UNOPENED}: the encryption key of run {run} is destroyed here") from None
 
     def _opened(self, place: Place, frames: Buffer, parameters: SumParameters, factors: Sequence[int]) -> Words:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from fedsec.spool import fsync_folder, private_folder
+from fedsec.storage import is_storage
 from fedsec_secure.accounting.chain import Head, History, StoredEntry, next_entry
 from fedsec_secure.accounting.entries import Body, Witness
-from fedsec_secure.errors import AbortError, ConfigError, FedsecError, VerificationError
+from fedsec_secure.errors import AbortError, ConfigError, FedsecError, StorageError, VerificationError
 
 _VERSION: Final = 1
 _BUSY_SECONDS: Final = 30
@@ -194,6 +195,8 @@ def _explained(ledger: str) -> Iterator[None]:
     except sqlite3.Error as e:
         raise _explain(ledger, e) from e
     except OSError as e:
+        if is_storage(e):
+            raise
         raise ConfigError(f"cannot open the privacy ledger {ledger}: {e.strerror}") from e
 
 
@@ -202,5 +205,5 @@ def _explain(ledger: str, error: sqlite3.Error) -> FedsecError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return AbortError(f"another process kept {ledger} locked for {_BUSY_SECONDS} s: try again when it is done")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return ConfigError(f"cannot write the privacy ledger {ledger}: {error}. Nothing was charged; mend the disk")
+        return StorageError(f"cannot write the privacy ledger {ledger}: {error}. Nothing was charged; mend the disk")
     return VerificationError(f"{ledger} is no whole SQLite file: {error}. Do not use it; restore the newest copy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity
 from fedsec.site.own_log import OwnLog
 from fedsec.site.store import Place, SiteStore
+from fedsec.storage import is_storage
 from fedsec.wire import attest_context, baseline_context, core_roster, witness_context
 from fedsec_secure.codec import head_length, sha256
 from fedsec_secure.identity.keys import PublicKey
@@ -61,9 +63,16 @@ class Notes:
         )
 
     def refused(self, exchange: str, why: str) -> None:
-        """A request is refused. The name is the sender's own text until it is one that exists."""
+        """A request is refused. The name is the sender's own text until it is one that exists.
+
+        On a full disk without a line in the log: nothing leaves, and the reason why goes on to whoever asked.
+        """
         known = exchange if exchange in EXCHANGES else "unknown"
-        self._log.refused(RefusalEntry(site=self._id.me, exchange=known, reason=printable(why)))
+        try:
+            self._log.refused(RefusalEntry(site=self._id.me, exchange=known, reason=printable(why)))
+        except (OSError, sqlite3.Error) as e:
+            if not is_storage(e):
+                raise
 
     def _place_of_run(self, exchange: str, request: bytes) -> Place:
         """What belongs to a run and to no round counts as after its last."""

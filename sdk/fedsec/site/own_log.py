@@ -53,8 +53,10 @@ class OwnLog:
     def answered(self, entry: AnsweredEntry) -> None:
         """What leaves now, once."""
         if entry.answer_sha256 not in self._answers:
-            self._append(entry)
+            self._file.append(entry)
             self._answers.add(entry.answer_sha256)
+        if self._record.own_head() != self.head:  # the line may be from before the record had no room for its head
+            self._record.save_own_head(self.head)
 
     def refused(self, entry: RefusalEntry) -> None:
         """What was asked in vain, and why."""

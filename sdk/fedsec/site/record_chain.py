@@ -37,11 +37,12 @@ class RecordChain:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            # Left open, a transaction that a full disk did not take would have later ones count as parts of it.
+            self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:  # SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def advance(self, *parts: bytes) -> None:
         """Add a link over ``parts``. The caller's transaction makes it durable, or neither."""

@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from fedsec.spool import fsync_folder
+from fedsec.spool import replacing
 from fedsec_secure.codec import SIGNATURE_BYTES, Buffer, Sign, seal_head
 from fedsec_secure.errors import LocalMisuseError
 from fedsec_secure.identity.roster import SiteId
@@ -57,11 +57,7 @@ class UploadWriter:
 @contextmanager
 def write_upload(path: Path, kind: str, me: SiteId, words: int) -> Iterator[UploadWriter]:
     """The file appears at ``path`` whole and durable, or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    with replacing(path) as out:
         upload = UploadWriter(out, kind, me, words)
         yield upload
         upload.finish()
-    temporary.replace(path)
-    fsync_folder(path.parent)

@@ -76,7 +76,13 @@ class SiteStore:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it") from None
-        path = folder / "record.sqlite"
+        try:
+            self._open(folder / "record.sqlite")
+        except BaseException:
+            os.close(self._lock)  # whoever tries again later finds the folder free
+            raise
+
+    def _open(self, path: Path) -> None:
         path.touch(mode=0o600)
         # Whoever calls the site may do so from another thread each time, though never from two at once.
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -86,11 +92,10 @@ class SiteStore:
         self._db.executescript(_SCHEMA)
         self.chain = RecordChain(self._db)
         self.log = LogRecord(self._db, self.chain)
-        self.personal = PersonalRecord(self._db, folder)
+        self.personal = PersonalRecord(self._db, self.folder)
         self.draws = DrawRecord(self._db, self.chain)
         self.runs = RunRecord(self._db)
         self.keys = KeyRecord(self._db, self.chain)
-        self.keys.sweep()
         self._sweep()
 
     def close(self) -> None:

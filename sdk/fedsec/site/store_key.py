@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ CREATE TABLE IF NOT EXISTS encryption (
   run TEXT PRIMARY KEY, dealer TEXT NOT NULL, offered BLOB, packet BLOB NOT NULL, offers BLOB, dealt BLOB, key BLOB,
   reply BLOB, destroyed INTEGER NOT NULL DEFAULT 0, since INTEGER NOT NULL);
 """
+_DESTROYED, _GIVEN_UP = 1, 2
+"""In the column ``destroyed``, beside 0 for a key that is used."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def read_key_states(db: sqlite3.Connection) -> list[KeyState]:
     found = []
     for run, plan, dealer, reply, held, destroyed, since in db.execute(f"{sql} ORDER BY run").fetchall():
         fingerprint = None if reply is None else bytes(reply[head_length(reply) :])
-        state: Literal["offered", "held", "destroyed"] = "destroyed" if destroyed else "held" if held else "offered"
+        gone = destroyed == _DESTROYED  # a key that is given up is still there
+        state: Literal["offered", "held", "destroyed"] = "destroyed" if gone else "held" if held else "offered"
         found.append(KeyState(str(run), bytes(plan), str(dealer), fingerprint, state, int(since)))
     return found
 
@@ -55,6 +59,7 @@ class KeyRecord:
     def __init__(self, db: sqlite3.Connection, chain: RecordChain) -> None:
         self._db = db
         self._chain = chain
+        self._given_up: set[str] = set()
         db.executescript(_SCHEMA)
 
     def offer(self, run: str) -> bytes | None:
@@ -63,7 +68,7 @@ class KeyRecord:
 
     def offered(self, run: str) -> SiteOffered:
         """Where the secret half of the offer still is. PeerViolationError where the key was taken, or destroyed."""
-        record = self._value(run, "offered")
+        record = None if self.is_destroyed(run) else self._value(run, "offered")
         if record is None:
             raise PeerViolationError(f"this site waits for no encryption key of run {run}")
         return SiteOffered.restore(record)
@@ -105,30 +110,46 @@ class KeyRecord:
 
     def key(self, run: str) -> SecretBytes:
         """PeerViolationError where there is none: not taken yet, or destroyed."""
-        key = self._value(run, "key")
-        if key is None:
-            why = "destroyed its encryption key" if self.is_destroyed(run) else "has no encryption key"
+        key, destroyed = self._value(run, "key"), self.is_destroyed(run)
+        if key is None or destroyed:
+            why = "destroyed its encryption key" if destroyed else "has no encryption key"
             raise PeerViolationError(f"this site {why} of run {run}: nothing of it is encrypted or opened here")
         return SecretBytes(key)
 
     def is_destroyed(self, run: str) -> bool:
-        """Whether a key of this run was here and is no more."""
+        """Whether a key of this run was here and is no more, or is given up and about to go."""
+        if run in self._given_up:
+            return True
         row = self._db.execute("SELECT destroyed FROM encryption WHERE run = ?", (run,)).fetchone()
         return row is not None and bool(row[0])
 
-    def destroy(self, run: str) -> None:
-        """Delete the key and what it could be had from, for ever."""
+    def destroy(self, run: str, pin: Callable[[], None]) -> None:
+        """Delete the key and what it could be had from, for ever.
+
+        ``pin`` ties this record's state to another file. It comes once the record says that the key is given up and
+        before the key goes: where the key is gone, no copy of the record from before that is taken for the newest.
+        Where ``pin`` raises, the key is given up all the same, and `sweep` ends it.
+        """
+        self._given_up.add(run)  # in this process whatever the disk does
         with self._chain.transaction():
-            sql = "UPDATE encryption SET key = NULL, offered = NULL, destroyed = 1, since = ?"
-            if self._db.execute(f"{sql} WHERE run = ? AND destroyed = 0", (_now(), run)).rowcount:
+            sql = f"UPDATE encryption SET destroyed = {_GIVEN_UP}, since = ? WHERE run = ? AND destroyed = 0"  # noqa: S608
+            if self._db.execute(sql, (_now(), run)).rowcount:
+                self._chain.advance(b"key-given-up", run.encode())
+        pin()
+        with self._chain.transaction():
+            sql = f"UPDATE encryption SET key = NULL, offered = NULL, destroyed = {_DESTROYED}, since = ?"  # noqa: S608
+            if self._db.execute(f"{sql} WHERE run = ? AND destroyed = {_GIVEN_UP}", (_now(), run)).rowcount:
                 self._chain.advance(b"key-destroyed", run.encode())
         self._forget()
 
-    def sweep(self) -> None:
-        """Destroy keys that nothing is opened with any more: a process was killed after it attested the run."""
-        sql = "SELECT run FROM encryption JOIN attested USING (run) WHERE destroyed = 0"
+    def sweep(self, pin: Callable[[], None]) -> None:
+        """Destroy keys that nothing is opened with any more: a process was killed after it attested the run, or after
+        it gave up the key.
+        """
+        sql = f"SELECT run FROM encryption WHERE destroyed = {_GIVEN_UP}"  # noqa: S608
+        sql += " UNION SELECT run FROM encryption JOIN attested USING (run) WHERE destroyed = 0"
         for (run,) in self._db.execute(sql).fetchall():
-            self.destroy(str(run))
+            self.destroy(str(run), pin)
 
     def _value(self, run: str, column: str) -> bytes | None:
         row = self._db.execute(f"SELECT {column} FROM encryption WHERE run = ?", (run,)).fetchone()  # noqa: S608

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 
 from fedsec.data.schema import Example
@@ -52,6 +53,9 @@ def pooled_adapter(
             on_step=on_step,
         ).adapter
         adapter = between_rounds(plan, adapter)
-        adapter.save_peft(done, plan.model, plan.lora)
+        part = done.with_name(f".{done.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        adapter.save_peft(part, plan.model, plan.lora)
+        part.rename(done)  # whole or not at all: it is what a resumed run goes on from
         path.unlink(missing_ok=True)
     return adapter_of(adapter)

@@ -10,7 +10,7 @@ from fedsec.plan.sitefile import Site
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.site.store_key import KeyState, read_key_states
-from fedsec_secure.errors import ConfigError
+from fedsec_secure.errors import ConfigError, VerificationError
 
 
 def key_states(site: Site) -> list[KeyState]:
@@ -30,14 +30,27 @@ def destroy_key(site: Site, run: str) -> tuple[KeyState, KeyState]:
         VerificationError: the key is destroyed, but the ledger does not fit the record, and so cannot pin this.
     """
     before = known_state(site, run)
+    failed: list[VerificationError] = []
+
+    def pin() -> None:
+        try:
+            _pin(site, store)
+        except VerificationError as e:
+            failed.append(e)  # an officer's word counts, whatever became of the ledger
+
     with closing(SiteStore(site.state_path)) as store:
-        store.keys.destroy(run)
-        if site.ledger_path.exists():
-            # Otherwise a copy of the record from before, put back, would have the key and would count as the newest.
-            with Ledger(site.ledger_path, site.population, "patient", expected=store.ledger_head()) as ledger:
-                ledger.verify_record(store.chain.id, store.chain.passed)
-                ledger.pin(store.chain.witness())
+        store.keys.destroy(run, pin)
+    if failed:
+        raise failed[0]
     return before, known_state(site, run)
+
+
+def _pin(site: Site, store: SiteStore) -> None:
+    """Otherwise a copy of the record from before, put back, would have the key and would count as the newest."""
+    if site.ledger_path.exists():
+        with Ledger(site.ledger_path, site.population, "patient", expected=store.ledger_head()) as ledger:
+            ledger.verify_record(store.chain.id, store.chain.passed)
+            ledger.pin(store.chain.witness())
 
 
 def known_state(site: Site, run: str) -> KeyState:

@@ -24,6 +24,7 @@ from fedsec.site.own_log import FOLDER, require_head
 from fedsec.site.store import SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
+from fedsec.storage import explained
 from fedsec_secure.errors import VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
@@ -36,6 +37,11 @@ def open_agent(site: Site, plan: Plan, work: SiteWork, stack: ExitStack) -> Site
 
     FedsecError where anything is missing or does not hold: approval, policy, keys, record, ledger.
     """
+    with explained(f"the disk of site {site.name}", "Make room there, then start again"):
+        return _opened(site, plan, work, stack)
+
+
+def _opened(site: Site, plan: Plan, work: SiteWork, stack: ExitStack) -> SiteAgent:
     store = SiteStore(site.state_path)
     stack.callback(store.close)
     policy = read_toml(site.policy_path, Policy)

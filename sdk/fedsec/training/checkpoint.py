@@ -45,11 +45,15 @@ def save_checkpoint(file: Path, fingerprint: str, state: Checkpoint) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(safetensors.torch.save(state.tensors, metadata=metadata))
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(file)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(safetensors.torch.save(state.tensors, metadata=metadata))
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(file)
+    except BaseException:
+        scratch.unlink(missing_ok=True)  # a half-written file would take the room of everything else
+        raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

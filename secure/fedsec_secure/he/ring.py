@@ -110,6 +110,19 @@ class SumFrames:
         return cls(c0, flat[:head].reshape(blocks, addends, SEED_BYTES))
 
 
+def check_frames(source: WordSource, parameters: BfvParameters, words: int) -> None:
+    """CodecError unless an encrypted upload of ``words`` words is all residues. Memory: a few frames.
+
+    To be asked of each upload by itself: once it is in a sum, whose coefficient it was is not known any more.
+    """
+    ring, blocks, head = Ring(parameters), parameters.blocks(words), SEED_BYTES // 8
+    buffer: Words = np.empty((FRAMES, head + parameters.degree), dtype="<u8")
+    for start in range(0, blocks, FRAMES):
+        frames = buffer[: min(FRAMES, blocks - start)]
+        source.read_into(frames.reshape(-1))
+        ring.check(frames[:, head:])
+
+
 def sum_frames(
     sources: Sequence[WordSource], parameters: BfvParameters, words: int, weights: Sequence[int] | None = None
 ) -> SumFrames:

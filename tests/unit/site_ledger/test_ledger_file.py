@@ -16,6 +16,7 @@ from fedsec_secure.errors import (
     ConfigError,
     LocalMisuseError,
     PrivacyBudgetExceededError,
+    StorageError,
     VerificationError,
 )
 from tests.unit.secure.accounting.accounting_additive import Unable, costs
@@ -196,7 +197,7 @@ def test_a_full_disk_charges_nothing(path):
         head = ledger.head()
         pages = ledger._file._db.execute("PRAGMA page_count").fetchone()[0]
         ledger._file._db.execute(f"PRAGMA max_page_count={pages}")
-        with pytest.raises(ConfigError, match="Nothing was charged"):
+        with pytest.raises(StorageError, match="Nothing was charged"):
             reserve_many(ledger, range(1, 40))
         ledger._file._db.execute("PRAGMA max_page_count=100000")
         assert ledger.spent(ADD, DELTA) == len(ledger.history()) < 40

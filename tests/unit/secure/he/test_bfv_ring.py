@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedsec_secure.errors import CodecError, ConfigError, LocalMisuseError
 from fedsec_secure.he.parameters import SEED_BYTES, STANDARD
-from fedsec_secure.he.ring import Ring, SumFrames, add_masks, sum_frames
+from fedsec_secure.he.ring import FRAMES, Ring, SumFrames, add_masks, check_frames, sum_frames
 from fedsec_secure.numeric.keystream import ArraySource, Keystream, MaskStreams
 from fedsec_secure.secrets import SecretBytes
 
@@ -129,3 +129,13 @@ def test_too_many_uploads_are_refused_before_one_is_read():
         sum_frames(many, STANDARD, N)
     with pytest.raises(LocalMisuseError, match="a weight for each of 1 uploads, found 2"):
         sum_frames(many[:1], STANDARD, N, [1, 1])
+
+
+@pytest.mark.parametrize("block", [0, FRAMES - 1, FRAMES, FRAMES + 1])
+def test_one_upload_is_checked_by_itself_in_every_block(block):
+    words = (FRAMES + 1) * N + 1  # of the last block only one
+    upload = frames(STANDARD.blocks(words))
+    check_frames(ArraySource(upload), STANDARD, words)
+    split(upload)[1][block, N - 1] = Q
+    with pytest.raises(CodecError, match="no residue"):
+        check_frames(ArraySource(upload), STANDARD, words)
