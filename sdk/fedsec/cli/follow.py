@@ -78,10 +78,14 @@ def _now(plan: Plan, events: Sequence[Event]) -> str:
     last = exchanges[-1]
     aborted = events[-1]["event"] == "attempt-aborted"
     following = _TRAIN if aborted else _successor(plan, exchanges)
-    number = last["round"] + (2 if following == _TRAIN and last["exchange"] == "witness" else 1)
-    where = "the end of the run" if number > plan.rounds else f"round {number}"
+    index = last["round"] + (following == _TRAIN and last["exchange"] == "witness")
+    where = _place(plan, index)
     answered = f"{len(last['bytes_up'])} of {len(last['bytes_down'])} sites answered {last['exchange']}"
     return f"now: {where}, {following or 'work of the coordinator'}; {answered} in {last['seconds']:.1f} s"
+
+
+def _place(plan: Plan, index: int) -> str:
+    return f"round {index + 1}" if index < plan.rounds else "end"
 
 
 def _successor(plan: Plan, exchanges: Sequence[Event]) -> str | None:
@@ -117,7 +121,7 @@ def _sites(plan: Plan, events: Sequence[Event]) -> Table:
     for site in plan.roster.sites:
         answered = [e for e in exchanges if site in e["bytes_up"]]
         missing = bool(exchanges) and site in exchanges[-1]["lost"]
-        last = f"round {answered[-1]['round'] + 1}, {answered[-1]['exchange']}" if answered else "none yet"
+        last = f"{_place(plan, answered[-1]['round'])}, {answered[-1]['exchange']}" if answered else "none yet"
         up, down = (sum(e[key].get(site, 0) for e in exchanges) for key in ("bytes_up", "bytes_down"))
         lost = sum(site in e["lost"] for e in exchanges)
         cells = (last, _size(up), _size(down), str(lost) if lost else "")

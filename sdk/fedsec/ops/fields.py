@@ -52,7 +52,8 @@ def whole(value: object) -> int | None:
     return value if type(value) is int and abs(value) < 1 << 63 else None
 
 
-def _seconds(value: object) -> float | None:
+def seconds(value: object) -> float | None:
+    """A finite time, to the millisecond; None for anything else."""
     real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return round(float(value), 3) if real else None  # type: ignore[arg-type]
 
@@ -102,7 +103,7 @@ _RULES: Mapping[str, Callable[[object], Any]] = {
     "restarts": whole,
     "round": whole,
     "rounds": whole,
-    "seconds": _seconds,
+    "seconds": seconds,
     "site": name,
     "sites": classes,
     "state": name,

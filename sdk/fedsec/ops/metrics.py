@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
 
-from fedsec.ops.fields import OTHER, by_site, classes, name, whole
+from fedsec.ops.fields import OTHER, by_site, classes, name, seconds, whole
 
 _MOST_EXCHANGES = 64
 """Names of exchanges that get a series of their own: a label must not grow with what arrives."""
@@ -60,8 +60,8 @@ class Metrics:
                 self.restarts.inc()
 
     def _exchange(self, event: Mapping[str, object]) -> None:
-        seconds = event.get("seconds")
-        self.exchanges.labels(self._exchange_name(event)).observe(seconds if isinstance(seconds, int | float) else 0)
+        took = seconds(event.get("seconds"))
+        self.exchanges.labels(self._exchange_name(event)).observe(0.0 if took is None else max(0.0, took))
         for direction in ("up", "down"):
             for site, size in self._sizes(event, f"bytes_{direction}").items():
                 self.traffic.labels(site if site in self._sites else OTHER, direction).inc(max(0, size))

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from fedsec.ops.fields import name
+from fedsec.ops.fields import name, whole
 from fedsec.ops.health import PATIENCE, Health, web_application
 from fedsec.ops.logs import error_fields, open_log
 from fedsec.ops.metrics import Metrics
@@ -118,7 +118,7 @@ class Operations:
 
     def _of_work(self, event: Mapping[str, object]) -> dict[str, object] | None:
         """A line where a piece of work begins and one where it ends; None in between."""
-        key = (event["event"], event.get("site"), event.get("round"))
+        key = (name(event["event"]), name(event.get("site")), whole(event.get("round")))
         try:
             ended = int(str(event.get("step"))) >= int(str(event.get("steps")))
         except ValueError:

@@ -12,7 +12,7 @@ from cheroot import wsgi
 from fedsec_secure.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1")
-_THREADS, _SECONDS = 2, 5
+_THREADS, _SECONDS = 4, 2
 
 
 def require_loopback(host: str) -> str:

@@ -83,7 +83,10 @@ def test_after_an_attempt_that_broke_off_the_next_begins(folder):
 
 def test_the_end(folder):
     done = [{"event": "round", "round": i, "survivors": []} for i in range(2)]
-    text = drawn(folder, [*done, exchange("witness", 2), {"event": "finished"}])
+    last = [*done, exchange("witness", 1), exchange("witness", 2)]
+    assert "now: end, work of the coordinator" in drawn(folder, last)
+    text = drawn(folder, [*last, {"event": "finished"}])
+    assert rows(text)[0][1] == "end, witness"
     assert "finished" in text
     assert "2/2" in text
     assert "ago" not in text

@@ -9,6 +9,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from fedsec.ops import logs
 from fedsec.ops.health import Health
@@ -17,12 +20,12 @@ from fedsec.ops.server import LocalServer
 from fedsec_secure.errors import AbortError, ConfigError
 
 
-def get(operations, path, host=None, address="127.0.0.1", method="GET"):
+def get(operations, path, host=None, address="127.0.0.1", method="GET", seconds=5):
     request = urllib.request.Request(f"http://{address}:{operations.port}{path}", method=method)
     if host:
         request.add_header("Host", host)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as e:
         return e.code, e.read().decode()
@@ -118,6 +121,31 @@ def test_no_event_breaks_the_run(operations, log):
     for event in ({}, {"event": "exchange", "bytes_up": 3, "lost": 4}, {"event": "train"}, {"event": ["x"], 1: 2}):
         operations(event)
     assert len(lines(log)) == 5
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+kinds = st.sampled_from(["train", "exchange", "answered", "refused", "round", "engine-restarted", "encrypt"])
+parts = ["site", "sites", "round", "step", "steps", "seconds", "bytes_up", "bytes_down", "lost", "exchange"]
+
+
+@given(kinds | values, st.dictionaries(st.sampled_from(parts), values))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_an_event_holds_it_breaks_nothing(operations, kind, event):
+    operations(event | {"event": kind})
+    assert b"nan" not in generate_latest(operations.metrics.registry).lower()
+
+
+def test_callers_that_hang_do_not_keep_others_out(operations):
+    hanging = [socket.create_connection(("127.0.0.1", operations.port)) for _ in range(6)]
+    for one in hanging:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+    assert get(operations, "/healthz", seconds=30)[0] == 200
+    for one in hanging:
+        one.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/../etc/passwd", "/healthz/", "/readyz?x"])
