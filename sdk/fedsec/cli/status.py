@@ -44,9 +44,7 @@ def status(
     if json:
         print_json(value)
         return
-    state = (
-        "finished" if finished else f"{len(rounds)} of {folder.plan.rounds} rounds; go on with `fedsec resume {run}`"
-    )
+    state = "finished" if finished else f"{len(rounds)} of {folder.plan.rounds} rounds; go on with {folder.goes_on_by}"
     out.print(f"run {folder.run} of plan {folder.plan.name}: {state}", markup=False)
     if exchanges:
         out.print(_exchange_table(exchanges, folder.plan.rounds))

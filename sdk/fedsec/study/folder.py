@@ -97,9 +97,14 @@ class RunFolder:
         if self.distributed:
             raise ConfigError(
                 f"the sites of {self.path} are not on this machine, expected a run of `fedsec run`: go on with it by "
-                "`fedsec coordinator serve`"
+                f"{self.goes_on_by}"
             )
         return self.home
+
+    @property
+    def goes_on_by(self) -> str:
+        """The command that finishes this run."""
+        return "`fedsec coordinator serve`" if self.distributed else f"`fedsec resume {self.path}`"
 
     @property
     def adapter(self) -> Path:

@@ -44,7 +44,7 @@ def _shared(site: Site, folder: RunFolder) -> AdapterState:
         return load_peft(folder.adapter)
     if folder.plan.secure.is_encrypted and folder.distributed:
         return adapter_of_run(site, folder)
-    raise ConfigError(f"{folder.path} has no adapter yet: finish it with `fedsec resume {folder.path}`")
+    raise ConfigError(f"{folder.path} has no adapter yet: finish it with {folder.goes_on_by}")
 
 
 def _require_verified(db: sqlite3.Connection, folder: RunFolder, shared: AdapterState) -> None:

@@ -87,7 +87,7 @@ class Finished:
     def _at_a_site(cls, folder: RunFolder, adapter: Path | None) -> Finished:
         """Where the run folder has no adapter: one that a site wrote, if the run's sums were encrypted."""
         if not (folder.plan.secure.is_encrypted and folder.distributed):
-            raise ConfigError(f"{folder.path} has no adapter yet: finish it with `fedsec resume {folder.path}`")
+            raise ConfigError(f"{folder.path} has no adapter yet: finish it with {folder.goes_on_by}")
         if adapter is None:
             raise ConfigError(
                 f"the sums of {folder.path} were encrypted, and only its sites have the adapter: write it there with "

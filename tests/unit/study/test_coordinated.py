@@ -18,6 +18,7 @@ from fedsec.study.folder import RunFolder
 from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from tests.machines import Machines
+from tests.unit.cli.conftest import fedsec  # noqa: F401  a fixture
 from tests.unit.cli.smoke import finished_run
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -130,6 +131,7 @@ def test_the_same_command_goes_on_and_another_plan_run_or_file_does_not(machines
     assert coordination_folder(finished_run() / "plan.json", machines.coordinator, tmp_path / "new").run != "one"
 
 
-def test_no_embedded_command_goes_on_with_it(prepared):
+def test_no_embedded_command_goes_on_with_it(fedsec, prepared):  # noqa: F811
     with pytest.raises(ConfigError, match="fedsec coordinator serve"):
         open_study(prepared, lambda event: None)
+    assert "go on with `fedsec coordinator serve`" in " ".join(fedsec("status", prepared.path).out.split())
