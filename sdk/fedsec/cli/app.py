@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 _COMMANDS = ("demo", "run", "resume", "status", "verify", "report", "evaluate", "predict")
-_GROUPS = ("keys", "plan", "policy", "site", "budget", "log", "attack", "audit")
+_GROUPS = ("keys", "plan", "policy", "site", "coordinator", "budget", "log", "attack", "audit")
 
 
 @cache

@@ -41,10 +41,8 @@ def run(
 def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> None:
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
-    from fedsec.cli.tables import show_results
     from fedsec.plan.explain_secure import WARNINGS
     from fedsec.study.folder import RunFolder
-    from fedsec.study.verify import REPORT
 
     folder = RunFolder.open(path)
     warning = WARNINGS.get(folder.plan.secure.mode)
@@ -55,8 +53,16 @@ def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> No
     else:
         with StudyProgress(err, folder.plan.rounds) as progress:
             _finish(folder, progress, jobs)
+    show_finished(folder, json=json, quiet=quiet)
+
+
+def show_finished(folder: RunFolder, *, json: bool, quiet: bool) -> None:
+    """What a run has made, and where it lies."""
+    from fedsec.cli.tables import show_results
+    from fedsec.study.verify import REPORT
+
+    path, results = folder.path, folder.results()
     report = path / REPORT
-    results = folder.results()
     if json:
         means = {s: {_key(name): v for name, v in results.figures(s).items()} for s in results.scores}
         value = {"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "report": str(report)}

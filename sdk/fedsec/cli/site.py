@@ -9,19 +9,47 @@ import typer
 from rich.table import Table
 
 from fedsec.cli.adapt import adapt
-from fedsec.cli.output import Json, out, print_json
+from fedsec.cli.output import Json, Quiet, out, print_json
+from fedsec.cli.serving import Log, Port, operated
 
 if TYPE_CHECKING:
     from fedsec.plan.model import Plan
     from fedsec.training.adapter import AdapterState
 
-app = typer.Typer(help="A site on its own: nothing is sent.", no_args_is_help=True)
+app = typer.Typer(help="A site: what it does on its own, and taking part in a run.", no_args_is_help=True)
 app.command("adapt")(adapt)
 
 
 @app.callback()
 def _site() -> None:
-    """A site on its own: nothing is sent."""
+    """A site: what it does on its own, and taking part in a run."""
+
+
+@app.command("join")
+def join(
+    plan: Annotated[Path, typer.Argument(help="plan.json that this site's officers approved.")],
+    site: Annotated[Path, typer.Option(help="A site.toml; its field engine names the startup kit.")],
+    log: Log = None,
+    port: Port = None,
+    quiet: Quiet = False,
+) -> None:
+    """Take part in a run across machines until it is over. After a kill the same command goes on.
+
+    Connections go out only. Keys, notes and training stay in this process; another one carries its messages.
+    """
+    from fedsec.plan.document import load_plan
+    from fedsec.plan.sitefile import load_site
+    from fedsec.study.serving import join as take_part
+
+    here, approved = load_site(site), load_plan(plan)
+    folders = {"state": here.state_path}
+    operation = operated(
+        "site", log=log, port=port, quiet=quiet, rounds=approved.rounds, site=here.name, folders=folders
+    )
+    with operation as (operations, progress, stopping):
+        words = take_part(here, approved, operations, progress, stopping)
+    if not quiet:
+        out.print(f"the coordinator says: {words}", markup=False, soft_wrap=True)
 
 
 @app.command("check")

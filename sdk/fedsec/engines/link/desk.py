@@ -54,8 +54,6 @@ class Terms:
     roster: Roster
     sign: Sign = field(repr=False)
     says: str
-    most_upload: int
-    """Bytes of the largest upload that the plan can have."""
 
 
 class Desk:
@@ -72,6 +70,8 @@ class Desk:
         self._numbers = itertools.count(1)
         self._resting = False
         self._over: str | None = None
+        self._told: set[SiteId] = set()
+        self._most_upload = 0
         self._failure: OSError | None = None
         self.refused: str | None = None
         """The newest reason why a greeting was not accepted, for people."""
@@ -161,6 +161,7 @@ class Desk:
                 if errand is not None and errand.open and errand.number != message.busy:
                     return errand.order()
                 if self._over is not None:
+                    self._told.add(site)
                     return Over(self._over)
                 if self._resting:
                     return Rest()
@@ -170,6 +171,10 @@ class Desk:
                 self._changed.wait(left)
 
     # ---- the coordinator's side
+
+    def expect(self, most_upload: int) -> None:
+        """Uploads have at most so many bytes: what announces more is lost before anything of it is kept."""
+        self._most_upload = most_upload
 
     def post(self, exchange: Exchange, spool: Path) -> None:
         """An order for every site of the exchange."""
@@ -181,7 +186,7 @@ class Desk:
                 known[id(request)] = sha256
                 name = f"{exchange.round:04d}-{exchange.attempt}-{exchange.name}-{site}"
                 number, now = next(self._numbers), self._clock()
-                files = (spool / name, self._incoming, self._terms.most_upload)
+                files = (spool / name, self._incoming, self._most_upload)
                 self._errands[site] = Errand(number, site, exchange.name, request, sha256, now, *files)
             self._changed.notify_all()
 
@@ -214,6 +219,11 @@ class Desk:
         replies = {s: e.reply for s, e in errands.items() if e.reply is not None}
         lost = {s: e.lost or "it was not waited for any longer" for s, e in errands.items() if e.reply is None}
         return Outcome(replies, lost)
+
+    def untold(self) -> frozenset[SiteId]:
+        """Who has not heard yet that the run is over."""
+        with self._changed:
+            return frozenset(self._lines) - self._told
 
     def roster(self) -> frozenset[SiteId]:
         """Whom it answers."""

@@ -72,6 +72,11 @@ class NvflareCarrier:
         self._server.keep()
 
     @property
+    def round(self) -> int:
+        """The first round of the job that runs."""
+        return self._first_round
+
+    @property
     def server_pid(self) -> int | None:
         """Of NVFlare's server."""
         return self._server.pid

@@ -19,7 +19,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 60.0, 120.0
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """For children: idle threads of theirs are not to take the cores from training."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4", **more}
+    # gRPC reads the lower-case names alone; where both are set, those count.
+    proxies = {n: os.environ[n.upper()] for n in ("https_proxy", "http_proxy", "no_proxy") if n.upper() in os.environ}
+    return {
+        **proxies,
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "4",
+        **more,
+    }
 
 
 class Child:

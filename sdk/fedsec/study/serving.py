@@ -1,0 +1,147 @@
+"""A coordinator and a site as processes of their own, with NVFlare between them: from files to the end of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+
+from fedsec.engines.link.desk import Desk, Terms
+from fedsec.engines.link.station import SiteTerms, Station
+from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
+from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier
+from fedsec.engines.nvflare.kit import Kit
+from fedsec.engines.nvflare.site import NvflareSite
+from fedsec.ops.operations import Operations
+from fedsec.plan.model import Plan
+from fedsec.plan.sitefile import Site
+from fedsec.site.identity import Progress
+from fedsec.spool import private_folder
+from fedsec.study.coordinate import Coordination, coordinator_key, open_coordination
+from fedsec.study.folder import RunFolder
+from fedsec.study.manifest import MANIFEST
+from fedsec.study.one_site import open_one_site
+from fedsec.training.adapter import initial_adapter
+from fedsec.wire import core_roster
+from fedsec_secure.codec import PROTOCOL_VERSION
+from fedsec_secure.errors import AbortError, ConfigError, ReleaseBlockedError
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
+
+Finish = Callable[[RunFolder, Callable[[], None]], None]
+
+LINGER_SECONDS = 60.0
+"""How long a coordinator that is done waits for every site to hear of it."""
+_BYTES_A_PARAMETER, _HEADS = 16, 1 << 20
+"""Of an upload, at most: eight bytes a lane and a tag; ciphertexts are smaller."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What an operator chooses; none of it is part of the plan, and none changes a result."""
+
+    bind: str | None = None
+    """The address that the server listens on; None for all of the machine."""
+    segment: int = SEGMENT
+    away: float = AWAY_SECONDS
+    linger: float = LINGER_SECONDS
+    jobs: int | None = None
+
+
+def engine_folder(run: Path) -> Path:
+    """Where a run's coordinator keeps what its engine needs, and uploads that are not whole: ``RUN-engine``."""
+    return run.resolve().with_name(run.resolve().name + "-engine")
+
+
+def software() -> str:
+    """What each end tells the other of itself."""
+    return f"fedsec {version('fedsec')}, protocol {PROTOCOL_VERSION}"
+
+
+def serve(
+    folder: RunFolder, options: ServeOptions, finish: Finish, progress: Progress, tick: Callable[[], None]
+) -> None:
+    """Everything that is left of a run whose sites join over NVFlare, and its end told to them.
+
+    ``finish``: does what is left of the run, and then its report and signed list (`report.seal.finish_run`).
+    Raises what `Coordination.run` raises, and ConfigError for a kit that does not fit.
+    """
+    coordinator, plan = folder.coordinator, folder.plan
+    kit, key = Kit.read(coordinator.engine_path, "server"), coordinator_key(folder)
+    place = private_folder(engine_folder(folder.path))
+    terms = Terms(plan.digest(), core_roster(plan), key.sign, software())
+    desk = Desk(terms, place / "incoming")
+    carrier = NvflareCarrier(kit, place, desk, bind=options.bind, segment=options.segment, report=progress)
+    with ExitStack() as stack:
+        stack.callback(carrier.close)
+        if (folder.path / MANIFEST).is_file():
+            desk.close("the run is finished")
+        else:
+            carrier.start()  # sites connect while the model is loaded
+            coordination = open_coordination(folder, progress, options.jobs)
+            _run(coordination, desk, carrier, options, finish)
+        _tell(desk, carrier, options.linger, tick)
+
+
+def _run(
+    coordination: Coordination, desk: Desk, carrier: NvflareCarrier, options: ServeOptions, finish: Finish
+) -> None:
+    plan = coordination.plan
+    first = initial_adapter(coordination.models.base, plan.lora, plan.seed)
+    desk.expect(_BYTES_A_PARAMETER * sum(math.prod(shape) for shape in first.shapes.values()) + _HEADS)
+    transport = LinkTransport(desk, carrier, options.away, coordination.progress)
+    try:
+        finish(coordination.folder, lambda: coordination.run(transport))
+    except ReleaseBlockedError as e:
+        desk.close(f"the run is over, and its adapter is withheld: {e}")
+        raise
+    desk.close("the run is finished")
+
+
+def _tell(desk: Desk, carrier: NvflareCarrier, linger: float, tick: Callable[[], None]) -> None:
+    """Every site hears of the end, or the time is over."""
+    until = time.monotonic() + linger
+    while (untold := desk.untold()) and time.monotonic() < until:
+        tick()
+        carrier.keep(untold, carrier.round)
+        time.sleep(0.2)
+
+
+def join(site: Site, plan: Plan, operations: Operations, progress: Progress, stopping: Event) -> str:
+    """Take part in the runs of a plan until the coordinator says that it is over; its words.
+
+    ``progress`` hears of everything; once ``stopping`` is set, work ends at the next step.
+
+    Raises:
+        FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
+    """
+    kit, key = Kit.read(site.engine_path, "client"), SigningKey.load(site.key_path)
+    roster = core_roster(plan)
+    if SiteId(site.name) not in roster.sites:
+        names = ", ".join(roster.sites)
+        raise ConfigError(f"the plan names the sites {names}; found {site.name}: ask who sent the plan")
+
+    def step(event: dict[str, object]) -> None:
+        if stopping.is_set():
+            raise AbortError("this site is being stopped; the same command goes on")
+        progress(event)
+
+    def said(event: dict[str, object]) -> None:
+        if event["event"] in ("connected", "disconnected", "undelivered"):
+            operations.ready(None if event["event"] == "connected" else "cut off from the coordinator")
+        progress(event)
+
+    with ExitStack() as stack:
+        agent = open_one_site(site, plan, None, step, stack)
+        terms = SiteTerms(SiteId(site.name), plan.digest(), roster, key.sign, software())
+        station = Station(terms, operations.watch(agent).handle, said)
+        stack.callback(station.close)
+        engine = NvflareSite(kit, site.name, private_folder(site.state_path / "engine"), said)
+        stack.callback(engine.close)
+        operations.ready("not connected to the coordinator yet")
+        return engine.serve(station, operations.tick)
