@@ -19,13 +19,16 @@ from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.site import NvflareSite
 from fedsec.ops.operations import Operations
 from fedsec.plan.model import Plan
+from fedsec.plan.policy import Policy
 from fedsec.plan.sitefile import Site
+from fedsec.plan.toml import read_toml
 from fedsec.site.identity import Progress
 from fedsec.spool import private_folder
 from fedsec.study.coordinate import Coordination, coordinator_key, open_coordination
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST
 from fedsec.study.one_site import open_one_site
+from fedsec.study.sites import authorise_site
 from fedsec.training.adapter import initial_adapter
 from fedsec.wire import core_roster
 from fedsec_secure.codec import PROTOCOL_VERSION
@@ -137,11 +140,13 @@ def join(site: Site, plan: Plan, operations: Operations, progress: Progress, sto
         progress(event)
 
     with ExitStack() as stack:
+        engine = NvflareSite(kit, site.name, private_folder(site.state_path / "engine"), said)
+        stack.callback(engine.close)
+        authorise_site(site, plan, read_toml(site.policy_path, Policy))  # before anything is sent, or loaded
+        engine.start()
         agent = open_one_site(site, plan, None, step, stack)
         terms = SiteTerms(SiteId(site.name), plan.digest(), roster, key.sign, software())
         station = Station(terms, operations.watch(agent).handle, said)
         stack.callback(station.close)
-        engine = NvflareSite(kit, site.name, private_folder(site.state_path / "engine"), said)
-        stack.callback(engine.close)
         operations.ready("not connected to the coordinator yet")
         return engine.serve(station, operations.tick)

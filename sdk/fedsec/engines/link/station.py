@@ -213,7 +213,7 @@ class Station:
             piece = _part(reply, answer.size, self._piece)
             answer, sent = self._ask(channel, deliver, Push(work.number, answer.size, memoryview(piece))), True
             self._adapt(time.monotonic() - began)
-        event = "dropped" if isinstance(answer, Gone) else "answered"
+        event = "dropped" if isinstance(answer, Gone) else "sent"
         self._report({"event": event, "exchange": work.name, "bytes": size if sent else 0})
 
     def _adapt(self, seconds: float) -> None:

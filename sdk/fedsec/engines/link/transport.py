@@ -48,10 +48,12 @@ class LinkTransport:
         """Ask every site, and wait for each until it answers, refuses, or is lost."""
         self._desk.post(exchange, spool)
         try:
-            waiting = frozenset(exchange.requests)
+            waiting = told = frozenset(exchange.requests)
             self._carrier.keep(waiting, exchange.round)
             while waiting := self._desk.wait(exchange, self._away, _TICK):
-                self._report({"event": "waiting", "exchange": exchange.name, "sites": sorted(waiting)})
+                if waiting != told:
+                    self._report({"event": "waiting", "exchange": exchange.name, "survivors": sorted(waiting)})
+                    told = waiting
                 self._carrier.keep(waiting, exchange.round)
         finally:
             outcome = self._desk.outcome()

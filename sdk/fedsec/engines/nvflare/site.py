@@ -34,6 +34,10 @@ class NvflareSite:
         arguments = client_workspace(kit, site, private_folder(folder) / "client")
         self._client = Child(arguments, folder / "nvflare.log", self._gate.environment())
 
+    def start(self) -> None:
+        """NVFlare's client, so that it connects while the site's model is loaded."""
+        self._client.keep()
+
     @property
     def client_pid(self) -> int | None:
         """Of NVFlare's client."""
