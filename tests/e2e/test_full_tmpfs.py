@@ -1,4 +1,4 @@
-"""A real file system without room, under everybody at once: the run stops with the reason, and goes on to the same bits."""
+"""A real file system without room, under everybody at once: the run stops with the reason, and goes on with room."""
 
 from __future__ import annotations
 
@@ -53,9 +53,11 @@ def test_a_full_file_system_under_everybody(disk, tmp_path, keys, left, mode):
     with Federation(disk / "run", keys, plan, work=Steady):
         pass  # the folders are there
     ballast = fill(disk, left)
-    with pytest.raises(Exception) as stopped:
-        with Federation(disk / "run", keys, plan, work=Steady, wrap=sent.watch) as federation:
-            federation.run()
+    with (
+        pytest.raises(Exception) as stopped,
+        Federation(disk / "run", keys, plan, work=Steady, wrap=sent.watch) as federation,
+    ):
+        federation.run()
     assert is_storage(stopped.value) or isinstance(stopped.value, (StorageError, AbortError)), repr(stopped.value)
     if isinstance(stopped.value, FedsecError):
         assert any(words in str(stopped.value) for words in ("room", "disk", "are needed")), str(stopped.value)
