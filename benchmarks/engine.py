@@ -28,8 +28,8 @@ from fedsec.engines.embedded import EmbeddedTransport
 from fedsec.engines.link.desk import Desk, Terms
 from fedsec.engines.link.transport import LinkTransport
 from fedsec.engines.nvflare.carrier import NvflareCarrier
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.provision import provision
+from fedsec.ops.kit import load_kit
 from fedsec.plan.document import canonical
 from fedsec.wire import core_roster
 from fedsec_secure.identity.roster import SiteId
@@ -91,7 +91,7 @@ def nvflare(
             stack.enter_context(_process("benchmarks.tasks.slow_link", _SLOW_PORT, _PORT, slow))
         desk = Desk(Terms(plan.digest(), core_roster(plan), keys.coordinator.sign, "benchmark"), folder / "incoming")
         desk.expect(1 << 32)
-        kit = Kit.read(folder / "kits" / "coordinator", "server")
+        kit = load_kit(folder / "kits" / "coordinator", "coordinator")
         carrier = NvflareCarrier(kit, folder / "engine", desk, bind="127.0.0.1")
         stack.callback(carrier.close)
         carrier.start()
@@ -169,7 +169,8 @@ def many(count: int, hidden: int) -> Iterator[Row]:
     title = f"embedded, {count} sites, {size:.2g} coordinates"
     for event in found:
         up, down = event["bytes_up"], event["bytes_down"]
-        assert isinstance(up, dict) and isinstance(down, dict)
+        assert isinstance(up, dict)
+        assert isinstance(down, dict)
         each = f"{max(down.values()) / 1e3:,.0f} kB down, {max(up.values(), default=0) / 1e3:,.0f} kB up a site"
         yield Row(f"{title}: {event['exchange']} ({each})", float(str(event["seconds"])), "s")
     yield Row(f"{title}: a round, and a half of start and end", took / 2, "s")

@@ -1,4 +1,4 @@
-"""One site of `benchmarks.engine`, in a process of its own: answers `mask` with a file of a given size, all else briefly.
+"""One site of `benchmarks.engine`, in a process of its own: answers `mask` with a file of a given size.
 
 ``python -m benchmarks.tasks.engine_site FOLDER NAME BYTES``
 """
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from fedsec.engines.link.station import SiteTerms, Station
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.site import NvflareSite
+from fedsec.ops.kit import load_kit
 from fedsec.plan.document import load_plan
 from fedsec.spool import write_durably
 from fedsec.wire import core_roster
@@ -30,7 +30,7 @@ def main() -> None:
 
     terms = SiteTerms(SiteId(name), plan.digest(), core_roster(plan), key.sign, "benchmark")
     station = Station(terms, handle, lambda event: None)
-    engine = NvflareSite(Kit.read(folder / "kits" / name, "client"), name, folder / f"{name}-engine")
+    engine = NvflareSite(load_kit(folder / "kits" / name, "site"), name, folder / f"{name}-engine")
     try:
         engine.serve(station)
     finally:

@@ -15,8 +15,8 @@ from fedsec.engines.link.desk import Desk, Terms
 from fedsec.engines.link.station import SiteTerms, Station
 from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
 from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.site import NvflareSite
+from fedsec.ops.kit import load_kit
 from fedsec.ops.operations import Operations
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
@@ -75,7 +75,7 @@ def serve(
     Raises what `Coordination.run` raises, and ConfigError for a kit that does not fit.
     """
     coordinator, plan = folder.coordinator, folder.plan
-    kit, key = Kit.read(coordinator.engine_path, "server"), coordinator_key(folder)
+    kit, key = load_kit(coordinator.engine_path, "coordinator"), coordinator_key(folder)
     place = private_folder(engine_folder(folder.path))
     terms = Terms(plan.digest(), core_roster(plan), key.sign, software())
     desk = Desk(terms, place / "incoming")
@@ -123,7 +123,7 @@ def join(site: Site, plan: Plan, operations: Operations, progress: Progress, sto
     Raises:
         FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
     """
-    kit, key = Kit.read(site.engine_path, "client"), SigningKey.load(site.key_path)
+    kit, key = load_kit(site.engine_path, "site"), SigningKey.load(site.key_path)
     roster = core_roster(plan)
     if SiteId(site.name) not in roster.sites:
         names = ", ".join(roster.sites)
