@@ -47,6 +47,10 @@ class Clock:
         return self.now
 
 
+REQUEST, LARGE = b"words " * 100_000, bytes(range(256)) * 5000
+"""Of several pieces each."""
+
+
 def make_desk(incoming, clock=time.monotonic, *, most=1 << 28, key=COORDINATOR, plan=PLAN) -> Desk:
     return Desk(Terms(plan, ROSTER, key.sign, "fedsec 0", most), Path(incoming), clock)
 
@@ -156,3 +160,47 @@ def until(found: Callable[[], object], seconds: float = 10.0) -> None:
     while not found():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
+
+
+def file_of(tmp_path, data=LARGE):
+    path = tmp_path / "reply"
+    path.write_bytes(data)
+    return path
+
+
+def exchanged(desk: Desk, spool, exchange, handles, deliver=None, **more):
+    """One exchange with stations, to the end of the run; the sites afterwards."""
+    sites = {s: Site(handle, deliver or desk.answer, s, **more) for s, handle in handles.items()}
+    outcome = over(desk).exchange(exchange, spool)
+    desk.close("done")
+    for site in sites.values():
+        site.join()
+    return outcome, sites
+
+
+def posted(desk, spool, site=A, **more):
+    """An order for one site that the test speaks for."""
+    desk.post(make_exchange(sites=(site,), **more), spool)
+    speaker = Speaker(desk, site)
+    return speaker, speaker.order()
+
+
+def lost_reason(desk, exchange=None, away=60.0):
+    """Why nobody waits for the site any longer; None where it is waited for."""
+    if desk.wait(exchange or make_exchange(), away, 0.0):
+        return None
+    return desk.outcome().lost[A]
+
+
+class Counted:
+    """Carries frames to a desk, counts the bytes that it got, and ends the connection after some."""
+
+    def __init__(self, desk, after):
+        self.desk, self.after, self.bytes = desk, after, 0
+
+    def __call__(self, frame):
+        if self.after is not None and self.bytes + len(frame) > self.after:
+            self.after = None
+            raise LineEndedError("ended")
+        self.bytes += len(frame)
+        return self.desk.answer(frame)

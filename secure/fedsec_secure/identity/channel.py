@@ -143,6 +143,8 @@ def welcome(
     ``claimed``: the site that the message names; PeerViolationError where the roster lacks it, or the message is
     for another plan, VerificationError where that site did not sign it.
     """
+    if claimed not in roster.sites:
+        raise PeerViolationError(f"expected a site of the pinned roster, found {claimed!r}")
     # Nobody speaks for a site but who holds its pinned key, whatever name the engine gives.
     body = open_packet(
         hello, kind="link-hello", sender=claimed, context=link_context(plan), verify=roster.verifier(claimed)
