@@ -52,7 +52,9 @@ REQUEST, LARGE = b"words " * 100_000, bytes(range(256)) * 5000
 
 
 def make_desk(incoming, clock=time.monotonic, *, most=1 << 28, key=COORDINATOR, plan=PLAN) -> Desk:
-    return Desk(Terms(plan, ROSTER, key.sign, "fedsec 0", most), Path(incoming), clock)
+    desk = Desk(Terms(plan, ROSTER, key.sign, "fedsec 0"), Path(incoming), clock)
+    desk.expect(most)
+    return desk
 
 
 def make_exchange(request=b"words", sites=(A,), *, name="train", deadline=60.0, attempt=0) -> Exchange:

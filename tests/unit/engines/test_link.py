@@ -43,7 +43,7 @@ def test_a_reply_arrives_as_it_was_sent(tmp_path, spool, desk, data, as_file, re
         reply = reply.read_bytes()
     assert reply == data
     assert sites[A].words == "done"
-    assert sites[A].named("answered")
+    assert sites[A].named("sent")
     assert not list((tmp_path / "incoming").glob("*"))
 
 
