@@ -157,7 +157,7 @@ def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress:
         progress(event)
 
     with ExitStack() as stack:
-        engine = NvflareSite(kit, site.name, private_folder(site.state_path / "engine"), said)
+        engine = NvflareSite(kit, site.name, private_folder(private_folder(site.state_path) / "engine"), said)
         stack.callback(engine.close)
         authorise_site(site, plan, read_toml(site.policy_path, Policy))  # before anything is sent, or loaded
         engine.start()
