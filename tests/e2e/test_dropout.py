@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedsec.plan.model import Plan
+from fedsec.plan.specs import DpSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import local_update, shared_names
 from fedsec.wire import sum_parameters
@@ -144,3 +145,27 @@ def test_from_confirm_on_a_round_is_never_tried_again(tmp_path, keys, exchange):
 
 
 # ---- one answer per exchange, for ever
+
+
+AHEAD = DpSpec(mode="distributed", unit="record", target_epsilon=6.0, sampling_rate=0.05, dimension=192, keys_ahead=2)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "options"),
+    [("train", {}), ("mask", {}), ("plain", {"mode": "none"}), ("keys", {"dp": AHEAD}), ("step", {"dp": AHEAD})],
+)
+def test_a_run_that_too_many_sites_were_away_from_goes_on_when_it_is_resumed(tmp_path, keys, exchange, options):
+    """Otherwise an hour without a network at two hospitals would end it for good: the journal knows three attempts."""
+    plan = make_plan(keys, rounds=2, **options)
+    away = {name: Flaky(None, exchange, 9) for name in ("site-b", "site-c")}
+    for _ in range(2):
+        with (
+            Federation(tmp_path, keys, plan, wrap=flaky(away)) as federation,
+            pytest.raises(AbortError, match="It was tried 3 times; a resumed run tries again"),
+        ):
+            federation.run()
+    with Federation(tmp_path, keys, plan) as federation:
+        federation.run()
+        assert survivors(federation) == [list(keys.sites)] * 2
+        aborted = [e["attempt"] for e in federation.events if e["event"] == "attempt-aborted"]
+    assert aborted == [0, 1, 2, 3, 4, 5]

@@ -59,6 +59,8 @@ def site_is_full(folder, keys, plan, monkeypatch, number: int, label: str) -> No
     lost = [(e["exchange"], e["sites"][FULL]) for e in federation.events if e["event"] == "lost"]
     where = f"full at write {number}, {label}"
     assert disks.labels[FULL][number] == label, where
+    if lost[1:] and lost[1][0] == "witness" and "no run of this plan" in lost[1][1]:
+        lost.pop()  # the run is not on its record yet, in a round in which it did nothing
     assert len(lost) <= 1, where
     if lost:
         assert lost[0][1].startswith("StorageError: "), where
@@ -158,7 +160,7 @@ def test_a_commit_that_finds_no_room_leaves_no_transaction_for_others_to_be_part
     assert [FULL in e["survivors"] for e in federation.events if e["event"] == "round"].count(True) == 1
 
 
-def test_too_many_full_disks_end_the_run_with_the_reason(tmp_path, keys):
+def test_too_many_full_disks_end_the_run_with_the_reason_and_it_goes_on_with_room(tmp_path, keys):
     """Files on a disk that is not there to write on at all: the real refusal of the operating system's."""
     plan = make_plan(keys, rounds=1)
 
@@ -178,3 +180,9 @@ def test_too_many_full_disks_end_the_run_with_the_reason(tmp_path, keys):
         "StorageError: this site's disk: expected to write, found that it cannot (No space left on device). "
         "Nothing was answered; with room there, it answers again"
     }
+    with Federation(tmp_path, keys, plan, work=Steady) as federation:
+        federation.run()
+        aborted = [e["attempt"] for e in federation.events if e["event"] == "attempt-aborted"]
+        (survivors,) = (e["survivors"] for e in federation.events if e["event"] == "round")
+    assert aborted == [0, 1, 2], "what the journal knows is not tried again, and the next attempt is made"
+    assert survivors == list(keys.sites)

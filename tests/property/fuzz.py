@@ -16,6 +16,8 @@ import time
 from functools import cache, partial
 from pathlib import Path
 
+from fedsec.engines.link import envelope
+from fedsec.engines.link import messages as link
 from fedsec.plan.approval import Approval
 from fedsec.plan.document import parse_canonical
 from fedsec.plan.model import Plan
@@ -25,7 +27,7 @@ from fedsec.plan.withdrawal import open_withdrawal, withdraw
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import CatchUp, EncryptedStart, TrainRequest, VerdictRequest
 from fedsec_secure.codec import Header, head_length, open_head, open_packet
-from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, VerificationError
+from fedsec_secure.errors import CodecError, ConfigError, PeerViolationError, TransportError, VerificationError
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.he.ring import SumFrames
 from fedsec_secure.identity.envelope import open_envelope, sign_envelope
@@ -130,6 +132,40 @@ def targets() -> dict[str, Target]:
             encode=lambda value: b"".join(value.parts()),
         ),
         **record_targets(),
+        **_link_targets(),
+    }
+
+
+def _link_targets() -> dict[str, Target]:
+    """The frames between sites and the coordinator, outside the channel and inside it."""
+    data, digest = memoryview(bytes(range(20))), bytes(range(32))
+    asks = (
+        link.Next(15_000, 7),
+        link.Pull(7, 1 << 20, 1 << 18),
+        link.Announce(7, True, 20, digest),
+        link.Push(7, 0, data),
+        link.Refuse(7, "AbortError: no"),
+    )
+    says = (
+        link.Order(7, "train", 20, digest),
+        link.Nothing(),
+        link.Rest(),
+        link.Over("done"),
+        link.Piece(data),
+        link.Have(20),
+        link.Gone(),
+    )
+    hello, welcome = envelope.greeting(SiteId("site-a"), bytes(40)), envelope.welcomed(bytes(40))
+    return {
+        "link request": Target(link.decode_request, [link.encode_request(m) for m in asks], encode=link.encode_request),
+        "link answer": Target(link.decode_answer, [link.encode_answer(m) for m in says], encode=link.encode_answer),
+        "link greeting": Target(envelope.open_greeting, [hello], encode=lambda value: envelope.greeting(*value)),
+        "link welcome": Target(
+            partial(envelope.open_answer, expected=envelope.GREETING),
+            [welcome],
+            (CodecError, TransportError),
+            envelope.welcomed,
+        ),
     }
 
 

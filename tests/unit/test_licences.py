@@ -21,6 +21,7 @@ SPDX_OF = {
     "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
+    "3-Clause BSD License": "BSD-3-Clause",
     "BSD License": "BSD-3-Clause",
     "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
@@ -76,7 +77,9 @@ def stated_licences(names: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "locks", [("runtime.txt", "model.txt"), ("build.txt", "test.txt", "paper.txt")], ids=["runtime", "tools"]
+    "locks",
+    [("runtime.txt", "model.txt"), ("nvflare.txt",), ("build.txt", "test.txt", "paper.txt")],
+    ids=["runtime", "engine", "tools"],
 )
 def test_every_dependency_has_an_allowed_licence(locks: tuple[str, ...]) -> None:
     licences = stated_licences(locked_names(*locks))

@@ -38,12 +38,14 @@ def doctor(
     site: Annotated[
         Path | None, typer.Option(help="A site.toml: check this site's key, papers, startup kit and way to the server.")
     ] = None,
-    kit: Annotated[Path | None, typer.Option(help="The coordinator's startup kit: check it, and its server.")] = None,
+    coordinator: Annotated[
+        Path | None, typer.Option(help="A coordinator.toml: check its key, startup kit and server.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check versions, keys, clock, disk, network, threads, torch, bitsandbytes, encryption, model and corpora.
 
-    With --site or --kit also what the distributed engine needs: DNS, proxy, TLS, certificates, GPU, versions.
+    With --site or --coordinator also what the distributed engine needs: DNS, proxy, TLS, certificates, GPU, versions.
     """
     checks: list[Callable[[], list[Row]]] = [
         _python, _packages, _torch, _bitsandbytes, _encryption, _model, _corpora, _threads, _clock, _disk, _network,
@@ -53,8 +55,8 @@ def doctor(
         rows += site_rows(sites)
     if site is not None:
         rows += _serving_site(site)
-    if kit is not None:
-        rows += _serving_coordinator(kit)
+    if coordinator is not None:
+        rows += _serving_coordinator(coordinator)
     worst: Status = next((s for s in ("fail", "warn") if any(r.status == s for r in rows)), "ok")
     if json:
         print_json({"status": worst, "rows": [asdict(r) for r in rows]})
@@ -185,7 +187,7 @@ def _network() -> list[Row]:
 def _serving_site(path: Path) -> list[Row]:
     """What `fedsec site join` needs on this machine."""
     from fedsec.cli.doctor_machine import engine_rows, gpu_rows, site_disk_rows
-    from fedsec.cli.doctor_network import kit_of, network_rows
+    from fedsec.cli.doctor_network import network_rows
     from fedsec.plan.sitefile import load_site
 
     try:
@@ -193,15 +195,22 @@ def _serving_site(path: Path) -> list[Row]:
     except FedsecError as e:
         return [Row("site", "fail", str(e))]
     own = _site_rows(site.name, site)
-    return [*own, *engine_rows(), *gpu_rows(), *site_disk_rows(site), *network_rows(kit_of(site), "site", site.name)]
+    network = network_rows(site.engine_path, "site", site.name)
+    return [*own, *engine_rows(), *gpu_rows(), *site_disk_rows(site), *network]
 
 
-def _serving_coordinator(kit: Path) -> list[Row]:
+def _serving_coordinator(path: Path) -> list[Row]:
     """What `fedsec coordinator serve` needs on this machine."""
     from fedsec.cli.doctor_machine import engine_rows
     from fedsec.cli.doctor_network import network_rows
+    from fedsec.plan.coordinatorfile import load_coordinator
 
-    return [*engine_rows(), *network_rows(kit, "coordinator")]
+    try:
+        coordinator = load_coordinator(path)
+    except FedsecError as e:
+        return [Row("coordinator", "fail", str(e))]
+    own = _key_row("coordinator key", coordinator.key_path)
+    return [own, *engine_rows(), *network_rows(coordinator.engine_path, "coordinator")]
 
 
 def site_rows(folder: Path) -> list[Row]:

@@ -16,17 +16,11 @@ from fedsec.cli.doctor_rows import Row, Status
 from fedsec.ops.kit import Kit, Role, load_kit, read_certificate
 from fedsec.ops.proxy import Proxy, Tunnel, connect, overlooked, proxy_for
 from fedsec.ops.tls import days_left, handshake, require_issued, require_name
-from fedsec.plan.sitefile import Site
 from fedsec_secure.errors import ConfigError, FedsecError, TransportError
 
 WARN_DAYS = 30.0
 _SECONDS = 10.0
 _CLOCK_WARN, _CLOCK_FAIL = 60.0, 600.0
-
-
-def kit_of(site: Site) -> Path:
-    """The startup kit's folder of a site file."""
-    return site.resolve(getattr(site.file, "engine", "engine"))
 
 
 def network_rows(

@@ -203,7 +203,7 @@ class Attempt:
             self.note("left-out", exchange, {left_out: f"{here}, and would not without this site"})
             if close_cohort(frozenset(names), self.history, least) is None:
                 return names
-        raise AbortError(f"{here}, and so do all smaller ones down to {floor}; the run stops here")
+        raise AbortError(f"{here}, and so do all smaller ones down to {floor}")
 
     def summed(self, uploaded: Uploaded) -> Generator[Exchange, Outcome, Summed]:
         """`confirm` and `unmask`; then the sum."""

@@ -32,6 +32,9 @@ class Driver:
     loss: Callable[[AdapterState], float] | None = field(default=None, repr=False)
     """Of an adapter on the plan's validation set, in nats an answer token, where the plan weighs groups by it."""
 
+    asked: Callable[[], int] | None = field(default=None, repr=False)
+    """How many exchanges this process has made, and not found in the journal."""
+
     @property
     def roster(self) -> Roster:
         """The pinned keys."""

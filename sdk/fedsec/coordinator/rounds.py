@@ -8,6 +8,7 @@ retried, because a site confirms one survivor set only.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import count
 from typing import TypeVar
 
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, Attempt, Steps, Uploaded
@@ -53,12 +54,19 @@ def one_round(
 def tried(
     driver: Driver, index: int, begin: Callable[[int], Generator[Exchange, Outcome, T]]
 ) -> Generator[Exchange, Outcome, T]:
-    """What ``begin`` comes to in the first attempt that gets so far: whatever precedes `confirm` may be tried again."""
-    for attempt in range(MAX_ATTEMPTS):
+    """What ``begin`` comes to in the first attempt that gets so far: whatever precedes `confirm` may be tried again.
+
+    `MAX_ATTEMPTS` times by each process: what the journal knows is not tried now. A run that ended because too many
+    sites were away, or had no room on their disks, goes on when it is resumed.
+    """
+    made = 0
+    for attempt in count():
+        before = driver.asked() if driver.asked else -1
         try:
             return (yield from begin(attempt))
         except AbortError as e:
             driver.report({"event": "attempt-aborted", "round": index, "attempt": attempt, "reason": str(e)})
-            if attempt == MAX_ATTEMPTS - 1:
-                raise
+            made += driver.asked is None or driver.asked() > before
+            if made >= MAX_ATTEMPTS:
+                raise AbortError(f"{e}. It was tried {made} times; a resumed run tries again") from e
     raise AssertionError("unreachable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
@@ -92,11 +92,12 @@ class Runner:
 
     def _round(self, at: _Reached) -> _Reached:
         began, history = time.monotonic(), self.journal.survivors()
+        driver = replace(self.driver, asked=lambda: self._asked)
         if self._draw is None:
-            steps = one_round(self.driver, at.round, at.adapter, at.verdicts, history, self._first)
+            steps = one_round(driver, at.round, at.adapter, at.verdicts, history, self._first)
         else:
             assert isinstance(at.adapter, AdapterState)  # the table of modes and rules
-            steps = group_round(self.driver, self._draw, at.round, at.adapter, at.verdicts, history, self._loss)
+            steps = group_round(driver, self._draw, at.round, at.adapter, at.verdicts, history, self._loss)
         result = self._drive(steps)
         return self._finish([result], 0, time.monotonic() - began)
 
@@ -107,8 +108,9 @@ class Runner:
 
     def _batch(self, at: _Reached) -> _Reached:
         """As many rounds as keys are shared for; another try where none of them could be had."""
-        for attempt in range(at.attempt, at.attempt + MAX_ATTEMPTS):
-            began = time.monotonic()
+        made = 0
+        for attempt in count(at.attempt):
+            began, asked = time.monotonic(), self._asked
             assert isinstance(at.adapter, AdapterState)  # the table of modes
             found = self._drive(batch(self.driver, at.round, attempt, at.adapter, at.verdicts))
             if found.reason is not None:
@@ -119,7 +121,10 @@ class Runner:
                 # Keys of later rounds of a batch that broke off are spent: the next one asks for others.
                 following = 0 if found.reason is None else attempt + 1
                 return self._finish(found.rounds, following, time.monotonic() - began)
-        raise AbortError(found.reason or "no round could be had")
+            made += self._asked > asked  # what the journal knew was not tried now
+            if made >= MAX_ATTEMPTS:
+                break
+        raise AbortError(f"{found.reason}. It was tried {made} times; a resumed run tries again")
 
     def _finish(self, results: Sequence[RoundResult], attempt: int, seconds: float) -> _Reached:
         """Rounds that are verified: into the journal, and who watches is told. ``attempt``: the next one's first."""

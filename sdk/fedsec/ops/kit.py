@@ -26,7 +26,9 @@ class _Service(BaseModel):
 
 
 class _Server(BaseModel):
+    name: str = Field("fedsec", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     service: _Service
+    identity: str = Field("", pattern=r"^[A-Za-z0-9.-]{0,253}$")
 
 
 class _Settings(BaseModel):
@@ -40,6 +42,8 @@ class Kit:
     Attributes:
         host, port: the server's name and port as the sites dial them.
         scheme: NVFlare's driver; only `grpc` goes through an HTTPS proxy.
+        project: what NVFlare calls the federation.
+        identity: the server's name in its certificate.
         certificate, key, root: the PEM files of mTLS.
     """
 
@@ -48,6 +52,12 @@ class Kit:
     host: str
     port: int
     scheme: str
+    project: str
+    identity: str
+
+    def files(self) -> tuple[Path, Path, Path]:
+        """Certificate, key and root."""
+        return self.certificate, self.key, self.root
 
     @property
     def certificate(self) -> Path:
@@ -75,9 +85,11 @@ def load_kit(folder: Path, role: Role) -> Kit:
             "the coordinator makes kits with `fedsec coordinator provision`"
         )
     try:
-        service = _Settings.model_validate(json.loads(read_bounded(path, MAX_DOCUMENT_BYTES))).servers[0].service
+        server = _Settings.model_validate(json.loads(read_bounded(path, MAX_DOCUMENT_BYTES))).servers[0]
+        service = server.service
         host, _, port = service.target.rpartition(":")
-        kit = Kit(role, folder, host.strip("[]"), int(port), service.scheme)
+        host = host.strip("[]")
+        kit = Kit(role, folder, host, int(port), service.scheme, server.name, server.identity or host)
     except (ValueError, ValidationError):
         raise ConfigError(f"{path}: expected servers[0].service with a target HOST:PORT and a scheme") from None
     if not kit.host or not 0 < kit.port < 65536:

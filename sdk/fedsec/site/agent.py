@@ -263,7 +263,10 @@ class SiteAgent(ABC):
         last = self._table.continued_by(exchange)
         found = self._store.find(claimed_context(body), last)
         if found is None:
-            raise PeerViolationError(f"this site knows no {last} that the message could continue from")
+            raise PeerViolationError(
+                f"this site knows no {last} that the message could continue from: it did not answer it, or its record "
+                "was lost since"
+            )
         return found
 
     def _parameters(self, adapter: AdapterState, place: Place) -> SumParameters:

@@ -126,7 +126,7 @@ class GroupAgent(MaskedAgent):
         found = self._store.draws.groups(run)
         # Check 100 (redrawn groups): no update leaves for a group that this site did not draw.
         if found is None:
-            raise PeerViolationError(f"the groups of run {run} are not drawn here yet")
+            raise PeerViolationError(f"the groups of run {run} are not drawn here yet, or the record was lost since")
         return found
 
     # ---- a round inside the group

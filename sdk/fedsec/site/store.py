@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,16 +77,17 @@ class SiteStore:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it") from None
-        try:
-            self._open(folder / "record.sqlite")
-        except BaseException:
-            os.close(self._lock)  # whoever tries again later finds the folder free
-            raise
+        path = folder / "record.sqlite"
+        with ExitStack() as opened:  # where it cannot be opened, whoever tries again later finds the folder free
+            opened.callback(os.close, self._lock)
+            path.touch(mode=0o600)
+            # Whoever calls the site may do so from another thread each time, though never from two at once.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            opened.callback(self._db.close)
+            self._prepare()
+            opened.pop_all()
 
-    def _open(self, path: Path) -> None:
-        path.touch(mode=0o600)
-        # Whoever calls the site may do so from another thread each time, though never from two at once.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA secure_delete=ON")

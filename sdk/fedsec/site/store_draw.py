@@ -57,7 +57,10 @@ class DrawRecord:
         for run, record in self._db.execute("SELECT run, opened FROM draws WHERE opened IS NOT NULL").fetchall():
             if matches(SiteOpened.restore(bytes(record))):
                 return str(run)
-        raise PeerViolationError("no draw that this site opened its commitment for is meant")
+        raise PeerViolationError(
+            "no draw that this site opened its commitment for is meant: it took no part in one, or its record was lost "
+            "since"
+        )
 
     def groups(self, run: str) -> Drawn | None:
         """The groups of a run, once they are drawn."""

@@ -112,8 +112,11 @@ class KeyRecord:
         """PeerViolationError where there is none: not taken yet, or destroyed."""
         key, destroyed = self._value(run, "key"), self.is_destroyed(run)
         if key is None or destroyed:
-            why = "destroyed its encryption key" if destroyed else "has no encryption key"
-            raise PeerViolationError(f"this site {why} of run {run}: nothing of it is encrypted or opened here")
+            if destroyed:
+                what = f"this site destroyed its encryption key of run {run}"
+            else:
+                what = f"this site has no encryption key of run {run} (never had it, or its record was lost since)"
+            raise PeerViolationError(f"{what}: nothing of it is encrypted or opened here")
         return SecretBytes(key)
 
     def is_destroyed(self, run: str) -> bool:

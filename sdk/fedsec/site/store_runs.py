@@ -52,4 +52,7 @@ class RunRecord:
         for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall():
             if matches(run):
                 return str(run)
-        raise PeerViolationError("no run of this plan that was started here is meant")
+        raise PeerViolationError(
+            "no run of this plan that was started here is meant: this site took no part in it, or its record was lost "
+            "since"
+        )

@@ -17,15 +17,15 @@ from fedsec.engines.link.desk import Desk, Terms
 from fedsec.engines.link.station import SiteTerms, Station
 from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
 from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier, Pauses
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.site import NvflareSite
+from fedsec.ops.kit import load_kit
 from fedsec.ops.operations import Answering, Operations
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
 from fedsec.plan.sitefile import Site
 from fedsec.plan.toml import read_toml
 from fedsec.site.identity import Progress
-from fedsec.spool import private_folder
+from fedsec.spool import held, private_folder
 from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST
@@ -96,14 +96,15 @@ def serve(
     Raises what `Coordination.run` raises, and ConfigError for a kit that does not fit.
     """
     coordinator, plan = folder.coordinator, folder.plan
-    kit, key = Kit.read(coordinator.engine_path, "server"), coordinator_key(folder)
+    kit, key = load_kit(coordinator.engine_path, "coordinator"), coordinator_key(folder)
     place = private_folder(engine_folder(folder.path))
     terms = Terms(plan.digest(), core_roster(plan), key.sign, software())
-    desk = Desk(terms, place / "incoming")
-    carrier = NvflareCarrier(
-        kit, place, desk, bind=options.bind, segment=options.segment, pauses=options.pauses, report=progress
-    )
     with ExitStack() as stack:
+        stack.enter_context(held(place, f"run {folder.run} is served already; wait for it, or end it"))
+        desk = Desk(terms, place / "incoming")
+        carrier = NvflareCarrier(
+            kit, place, desk, bind=options.bind, segment=options.segment, pauses=options.pauses, report=progress
+        )
         stack.callback(carrier.close)
         if (folder.path / MANIFEST).is_file():
             desk.close("the run is finished")
@@ -140,7 +141,7 @@ def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress:
     Raises:
         FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
     """
-    kit, key = Kit.read(site.engine_path, "client"), SigningKey.load(site.key_path)
+    kit, key = load_kit(site.engine_path, "site"), SigningKey.load(site.key_path)
     roster = core_roster(plan)
     if SiteId(site.name) not in roster.sites:
         names = ", ".join(roster.sites)
@@ -157,7 +158,9 @@ def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress:
         progress(event)
 
     with ExitStack() as stack:
-        engine = NvflareSite(kit, site.name, private_folder(private_folder(site.state_path) / "engine"), said)
+        place = private_folder(private_folder(site.state_path) / "engine")
+        stack.enter_context(held(place, f"site {site.name} takes part already; wait for it, or end it"))
+        engine = NvflareSite(kit, site.name, place, said)
         stack.callback(engine.close)
         authorise_site(site, plan, read_toml(site.policy_path, Policy))  # before anything is sent, or loaded
         engine.start()

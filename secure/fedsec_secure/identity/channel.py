@@ -24,7 +24,7 @@ SESSION_BYTES = 16
 OVERHEAD = SESSION_BYTES + 8 + 16
 """Bytes that a frame is longer than what it carries."""
 MAX_HANDSHAKE = 1024
-_KEY = 32
+_KEY, _NUMBERS = 32, 1 << 63
 
 
 def link_context(plan: bytes) -> bytes:
@@ -87,11 +87,11 @@ class CoordinatorChannel:
         """16 bytes that name it."""
         return self._channel.session
 
-    def serve(self, frame: bytes, answer: Callable[[bytes], Buffer]) -> bytes:
+    def serve(self, frame: Buffer, answer: Callable[[bytes], Buffer]) -> bytes:
         """Open a request, and seal what ``answer`` gives for it. VerificationError for anything but a new request."""
         session, number, sealed = split(frame)
         # Check 130 (replay): a request is served once; an engine that repeats one gets nothing.
-        if session != self._channel.session or number <= self._channel.newest:
+        if session != self._channel.session or not self._channel.newest < number < _NUMBERS:
             raise VerificationError("a request of the link was made before, or in another session")
         plain = self._channel.open(number, sealed)
         self._channel.newest = number
@@ -143,6 +143,8 @@ def welcome(
     ``claimed``: the site that the message names; PeerViolationError where the roster lacks it, or the message is
     for another plan, VerificationError where that site did not sign it.
     """
+    if claimed not in roster.sites:
+        raise PeerViolationError(f"expected a site of the pinned roster, found {claimed!r}")
     # Nobody speaks for a site but who holds its pinned key, whatever name the engine gives.
     body = open_packet(
         hello, kind="link-hello", sender=claimed, context=link_context(plan), verify=roster.verifier(claimed)
@@ -156,12 +158,12 @@ def welcome(
     return CoordinatorChannel(claimed, channel), answer, theirs
 
 
-def split(frame: bytes) -> tuple[bytes, int, memoryview]:
+def split(frame: Buffer) -> tuple[bytes, int, memoryview]:
     """Session, number and ciphertext; CodecError for what is too short."""
     if len(frame) < OVERHEAD:
         raise CodecError(f"a frame of the link has at least {OVERHEAD} bytes; found {len(frame)}")
     number = int.from_bytes(frame[SESSION_BYTES : SESSION_BYTES + 8], "big")
-    return frame[:SESSION_BYTES], number, memoryview(frame)[SESSION_BYTES + 8 :]
+    return bytes(frame[:SESSION_BYTES]), number, memoryview(frame)[SESSION_BYTES + 8 :]
 
 
 def _parse(body: memoryview) -> tuple[bytes, str]:
@@ -174,7 +176,7 @@ def _parse(body: memoryview) -> tuple[bytes, str]:
 
 
 def _nonce(number: int) -> bytes:
-    if not 0 < number < 1 << 63:
+    if not 0 < number < _NUMBERS:
         raise LocalMisuseError("a channel of the link has no numbers left")
     return number.to_bytes(12, "big")
 

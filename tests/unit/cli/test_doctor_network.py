@@ -232,7 +232,11 @@ def test_the_command_for_a_site(fedsec, tmp_path, authority, server, monkeypatch
     assert max(len(line) for line in fedsec("doctor", "--site", tmp_path / "site.toml").out.splitlines()) <= 100
     missing = fedsec("doctor", "--json", "--site", tmp_path / "none.toml")
     assert missing.code == 1
-    assert fedsec("doctor", "--json", "--kit", tmp_path).code == 1
+    (tmp_path / "coordinator.toml").write_text("")
+    office = fedsec("doctor", "--json", "--coordinator", tmp_path / "coordinator.toml")
+    rows = {r["check"]: r for r in office.json["rows"]}
+    assert (office.code, rows["startup kit"]["status"], rows["coordinator key"]["status"]) == (1, "fail", "fail")
+    assert "coordinator.key" in rows["coordinator key"]["found"]
 
 
 def test_the_engines_version(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,8 @@ class Desk:
         self._sessions: dict[bytes, _Session] = {}
         self._lines = {site: Line() for site in terms.roster.sites}
         self._errands: dict[SiteId, Errand] = {}
-        self._numbers = itertools.count(1)
+        # Not from 1: what a site still sends for an order of a process before must not pass for one of this process.
+        self._numbers = itertools.count(1 + secrets.randbits(62))
         self._resting = False
         self._over: str | None = None
         self._told: set[SiteId] = set()
@@ -82,7 +84,7 @@ class Desk:
         """To one frame of whoever sent it. Never raises: what cannot be answered is refused in words."""
         try:
             if frame[:1] == bytes([envelope.SEALED]):
-                return self._served(frame[1:])
+                return self._served(memoryview(frame)[1:])
             return self._greeted(frame)
         except FedsecError as e:
             return envelope.refused(f"{type(e).__name__}: {e}")
@@ -102,9 +104,9 @@ class Desk:
             self._sessions[channel.session] = _Session(channel)
         return envelope.welcomed(answer)
 
-    def _served(self, frame: bytes) -> bytes:
+    def _served(self, frame: memoryview) -> bytes:
         with self._changed:
-            session = self._sessions.get(frame[:SESSION_BYTES])
+            session = self._sessions.get(bytes(frame[:SESSION_BYTES]))
         if session is None:
             return envelope.UNKNOWN_SESSION
         with session.lock:
@@ -158,8 +160,10 @@ class Desk:
         with self._changed:
             while True:
                 errand = self._errands.get(site)
-                if errand is not None and errand.open and errand.number != message.busy:
-                    return errand.order()
+                if errand is not None and errand.open:
+                    if errand.number != message.busy:
+                        return errand.order()
+                    errand.works(self._clock())
                 if self._over is not None:
                     self._told.add(site)
                     return Over(self._over)
@@ -249,5 +253,5 @@ class Desk:
     def close(self, words: str) -> None:
         """The run is over: sites are told, in these words, whenever they ask."""
         with self._changed:
-            self._over = words
+            self._over = printable(words)
             self._changed.notify_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsec.engines.link.messages import MAX_REASON
 from fedsec_secure.codec import Buffer, Reader, Writer
 from fedsec_secure.errors import CodecError, TransportError
 from fedsec_secure.identity.channel import MAX_HANDSHAKE
@@ -9,7 +10,6 @@ from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.record.entries import printable
 
 GREETING, SEALED, REFUSED, UNKNOWN = 1, 2, 3, 4
-_MOST = 1 << 24
 
 
 def greeting(site: SiteId, hello: bytes) -> bytes:
@@ -20,7 +20,8 @@ def greeting(site: SiteId, hello: bytes) -> bytes:
 def open_greeting(frame: Buffer) -> tuple[SiteId, bytes]:
     """The name and the signed message; CodecError."""
     r = Reader(frame, "greeting of the link")
-    r.uint(1)
+    if (kind := r.uint(1)) != GREETING:
+        raise CodecError(f"expected a frame of kind {GREETING} or {SEALED} over the link, found {kind}")
     site, hello = SiteId(r.text(most=64)), r.blob(most=MAX_HANDSHAKE)
     r.done()
     return site, hello
@@ -48,19 +49,23 @@ UNKNOWN_SESSION = bytes([UNKNOWN])
 def open_answer(frame: bytes, expected: int) -> bytes:
     """What an answer of the ``expected`` kind holds.
 
-    SessionLostError where the coordinator does not know the session; TransportError with its words where it refuses.
+    SessionLostError where the coordinator does not know the session; TransportError with its words where it refuses;
+    CodecError for anything else.
     """
     kind = frame[0] if frame else 0
-    if kind == UNKNOWN:
+    if frame == UNKNOWN_SESSION:
         raise SessionLostError("the coordinator started anew")
     if kind == REFUSED:
-        raise TransportError(f"the other end says: {printable(Reader(frame[1:], 'refusal').text(most=4000))}")
+        r = Reader(frame[1:], "refusal of the link")
+        words = r.text(most=MAX_REASON)
+        r.done()
+        raise TransportError(f"the other end says: {printable(words)}")
     if kind != expected:
         raise CodecError(f"expected a frame of kind {expected} over the link, found {kind}")
     if kind == SEALED:
         return frame[1:]
     r = Reader(frame[1:], "welcome of the link")
-    answer = r.blob(most=_MOST)
+    answer = r.blob(most=MAX_HANDSHAKE)
     r.done()
     return answer
 

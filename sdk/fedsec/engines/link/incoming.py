@@ -46,11 +46,15 @@ class Buffered:
 class Spooled:
     """An upload in a file of its own, found again by site and announced hash, also by a coordinator that was killed.
 
-    It is read whole once more when it is complete, only where a part of it was there before this process.
+    A site has one such file at most: uploads that nobody goes on with do not fill the disk. What is there of one is
+    read once, when it is opened.
     """
 
     def __init__(self, folder: Path, site: SiteId, sha256: bytes, size: int) -> None:
         self._path = private_folder(folder) / f"{site}-{sha256.hex()}.part"
+        for other in folder.iterdir():
+            if other.name.rpartition("-")[0] == site and other != self._path:
+                other.unlink()
         self._digest = hashlib.sha256()
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         self._file = os.fdopen(handle, "r+b", buffering=0)

@@ -11,7 +11,8 @@ from fedsec_secure.errors import CodecError
 
 MAX_PIECE: Final = 1 << 23
 """Bytes of a request or reply that one frame carries at most."""
-MAX_REASON: Final = 1000
+MAX_REASON: Final = 4000
+"""Bytes of words for people."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def encode_request(m: Request) -> bytes:
         return out.fixed(m.sha256, DIGEST_BYTES).done()
     if isinstance(m, Push):
         return out.uint(4, 1).uint(m.order, 8).uint(m.offset, 8).blob(m.data).done()
-    return out.uint(5, 1).uint(m.order, 8).text(m.reason[:MAX_REASON]).done()
+    return out.uint(5, 1).uint(m.order, 8).text(m.reason).done()
 
 
 def decode_request(data: Buffer) -> Request:
@@ -141,7 +142,7 @@ _REQUESTS: Final[tuple[Callable[[Reader], Request], ...]] = (
     lambda r: Pull(r.uint(8), r.uint(8), r.uint(4, most=MAX_PIECE)),
     lambda r: Announce(r.uint(8), bool(r.uint(1, most=1)), r.uint(8), r.fixed(DIGEST_BYTES)),
     lambda r: Push(r.uint(8), r.uint(8), r.view(most=MAX_PIECE)),
-    lambda r: Refuse(r.uint(8), r.text(most=4 * MAX_REASON)),
+    lambda r: Refuse(r.uint(8), r.text(most=MAX_REASON)),
 )
 
 
@@ -151,7 +152,7 @@ def encode_answer(m: Answer) -> bytes:
     if isinstance(m, Order):
         return out.uint(1, 1).uint(m.order, 8).text(m.name).uint(m.size, 8).fixed(m.sha256, DIGEST_BYTES).done()
     if isinstance(m, Over):
-        return out.uint(4, 1).text(m.words[:MAX_REASON]).done()
+        return out.uint(4, 1).text(m.words).done()
     if isinstance(m, Piece):
         return out.uint(5, 1).blob(m.data).done()
     if isinstance(m, Have):
@@ -174,7 +175,7 @@ _ANSWERS: Final[tuple[Callable[[Reader], Answer], ...]] = (
     lambda r: Order(r.uint(8), r.text(most=64), r.uint(8), r.fixed(DIGEST_BYTES)),
     lambda r: Nothing(),
     lambda r: Rest(),
-    lambda r: Over(r.text(most=4 * MAX_REASON)),
+    lambda r: Over(r.text(most=MAX_REASON)),
     lambda r: Piece(r.view(most=MAX_PIECE)),
     lambda r: Have(r.uint(8)),
     lambda r: Gone(),

@@ -85,9 +85,13 @@ class Errand:
             line.measure(len(piece), now - self._moved)
         self._moved = now
         line.down += len(piece)
-        if message.offset + len(piece) >= len(self.request) and self.pulled is None:
-            self.pulled = now
+        if message.offset + len(piece) >= len(self.request):
+            self.works(now)
         return Piece(piece)
+
+    def works(self, now: float) -> None:
+        """The site has the whole request: from now, or from before this process, which it does not ask for again."""
+        self.pulled = now if self.pulled is None else self.pulled
 
     def announce(self, message: Announce, now: float) -> Have:
         """A reply begins, or goes on where it broke off. PeerViolationError for one that is too large."""
@@ -95,19 +99,19 @@ class Errand:
             raise PeerViolationError(
                 f"an upload of this plan has at most {self.most_upload} bytes; {self.site} announced {message.size}"
             )
-        if self.announced != message or self._incoming is None:
-            self.drop()
-            self.announced, self.replying = message, now
-            self._incoming = self._new(message)
-        self.pulled = self.pulled or now  # a site that had the request from before has not asked for it again
+        if self.announced not in (None, message):
+            self._miss()
+        if self._incoming is None:
+            self.announced, self._incoming = message, self._new(message)
+        self.replying = now if self.replying is None else self.replying
+        self.works(now)
         self._moved = now
         self._finish()
         return Have(self._incoming.size if self.reply is None else message.size)
 
     def push(self, message: Push, line: Line, now: float) -> Have:
         """A part of the reply; what does not follow the part before is not added."""
-        assert self.announced is not None
-        if self._incoming is None:
+        if self.announced is None or self._incoming is None:
             raise PeerViolationError(f"{self.site} sends a reply that it did not announce")
         if message.offset == self._incoming.size:
             if message.offset + len(message.data) > self.announced.size:
@@ -133,12 +137,15 @@ class Errand:
         if self.reply is not None:
             self._incoming = None
             return
+        self._miss()
+        self._incoming = self._new(self.announced)
+
+    def _miss(self) -> None:
+        """What came is not the announced reply, or another one is announced: never handed on, not even in part."""
         self._tries += 1
         self.drop()
-        # A reply that is not the announced one is never handed on, not even in part.
         if self._tries >= _TRIES:
-            raise PeerViolationError(f"{_TRIES} times {self.site} sent other bytes than it announced")
-        self._incoming = self._new(self.announced)
+            raise PeerViolationError(f"{_TRIES} times {self.site} sent or announced other bytes than before")
 
     def _new(self, announced: Announce) -> Buffered | Spooled:
         if not announced.upload:
@@ -159,7 +166,7 @@ class Errand:
 
     def late(self, line: Line, now: float, deadline: float, away: float) -> str | None:
         """Why this order is not waited for any longer, or None. ``deadline``: seconds for the site's own work."""
-        silent = now - max(line.heard or self.posted, self.posted)
+        silent = now - (self.posted if line.heard is None else max(line.heard, self.posted))
         if silent > away:
             return f"nothing was heard of it for {silent:.0f} s; a site that is cut off has {away:.0f} s to come back"
         if self.pulled is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,17 +39,26 @@ from fedsec.engines.link.messages import (
     encode_request,
 )
 from fedsec_secure.codec import Sign
-from fedsec_secure.errors import CodecError, FedsecError, TransportError, VerificationError
+from fedsec_secure.errors import (
+    CodecError,
+    FedsecError,
+    LocalMisuseError,
+    PeerViolationError,
+    TransportError,
+    VerificationError,
+)
 from fedsec_secure.identity.channel import Opening, SiteChannel
 from fedsec_secure.identity.roster import Roster, SiteId
+from fedsec_secure.record.entries import printable
 
 Deliver = Callable[[bytes], bytes]
 """One frame to the coordinator, and its answer. UndeliveredError where it may be tried again; LineEndedError."""
 Handle = Callable[[str, bytes], Reply]
 
 MAX_REQUEST: Final = (1 << 32) - 1
-_FIRST_PIECE, _PIECE_SECONDS = 1 << 18, 2.0
-_WAIT_MS, _PULSE, _AGAIN = 15_000, 5.0, 1.0
+_LEAST_PIECE, _PIECE_SECONDS = 1 << 14, 2.0
+_GREETINGS = 30
+"""Greetings in a row without a welcome of the plan's coordinator, over about seven minutes."""
 
 
 class UndeliveredError(TransportError):
@@ -70,6 +80,18 @@ class SiteTerms:
     says: str
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a site waits for something to do, for its agent before it says that it works, and to try again; and
+    the bytes of the first piece.
+    """
+
+    idle: float = 15.0
+    pulse: float = 5.0
+    again: float = 1.0
+    piece: int = 1 << 18
+
+
 @dataclass
 class _Work:
     """One exchange that the agent works on, or has answered."""
@@ -84,13 +106,20 @@ class _Work:
 class Station:
     """One site under one plan, over any number of connections, one after the other."""
 
-    def __init__(self, terms: SiteTerms, handle: Handle, report: Callable[[dict[str, object]], None]) -> None:
+    def __init__(
+        self,
+        terms: SiteTerms,
+        handle: Handle,
+        report: Callable[[dict[str, object]], None],
+        pace: Pace | None = None,
+    ) -> None:
         self._terms = terms
         self._handle = handle
         self._report = report
+        self._pace = pace or Pace()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="exchange")
         self._work: _Work | None = None
-        self._piece = _FIRST_PIECE
+        self._piece = self._pace.piece
 
     def close(self) -> None:
         """Let go of the thread; work that has not begun is dropped."""
@@ -99,8 +128,9 @@ class Station:
     def serve(self, deliver: Deliver) -> str | None:
         """Over one connection: until it ends (None), or until the run is over (the coordinator's words).
 
-        Raises what the agent raises that is no FedsecError, VerificationError or PeerViolationError where the other end
-        is not the plan's coordinator, and LineEndedError.
+        Raises what the agent raises that is no FedsecError, LineEndedError, and, where for minutes nobody welcomes it
+        who is the plan's coordinator, the last reason: VerificationError, PeerViolationError, CodecError or
+        TransportError.
         """
         channel = self._greet(deliver)
         while True:
@@ -111,37 +141,48 @@ class Station:
             except (TransportError, VerificationError, CodecError) as e:
                 # Nothing is decided by what did not authenticate, or by a desk that starts anew: greet it again.
                 self._report({"event": "undelivered", "reason": str(e)})
-                time.sleep(_AGAIN)
+                time.sleep(self._pace.again)
                 channel = self._greet(deliver)
                 continue
             if isinstance(end, Over):
-                return end.words
+                return printable(end.words)
             if isinstance(end, Rest):
                 return None
 
     def _greet(self, deliver: Deliver) -> SiteChannel:
-        terms = self._terms
+        terms, refused = self._terms, 0
         while True:
             opening = Opening.make(terms.site, terms.plan, terms.says, terms.sign)
             try:
-                answer = deliver(envelope.greeting(terms.site, opening.packet))
-            except UndeliveredError:
-                time.sleep(_AGAIN)
-                continue
-            channel, says = opening.finish(envelope.open_answer(answer, envelope.GREETING), terms.plan, terms.roster)
-            self._report({"event": "connected", "coordinator": says})
-            return channel
-
-    def _ask(self, channel: SiteChannel, deliver: Deliver, request: Request) -> Answer:
-        """Until it is answered. Where the answer alone was lost, asking again changes nothing."""
-        plain = encode_request(request)
-        while True:
-            try:
-                return decode_answer(channel.call(plain, lambda frame: _carried(frame, deliver)))
+                answer = envelope.open_answer(deliver(envelope.greeting(terms.site, opening.packet)), envelope.GREETING)
+                channel, says = opening.finish(answer, terms.plan, terms.roster)
+            except LineEndedError:
+                raise
             except UndeliveredError as e:
                 self._report({"event": "undelivered", "reason": str(e)})
-                self._piece = _FIRST_PIECE
-                time.sleep(_AGAIN)
+            except (TransportError, VerificationError, PeerViolationError, CodecError) as e:
+                # An engine can make all of these up: a few of them end nothing.
+                refused += 1
+                if refused == _GREETINGS:
+                    raise
+                self._report({"event": "not welcome", "reason": str(e)})
+            else:
+                self._report({"event": "connected", "coordinator": says})
+                return channel
+            time.sleep(max(refused, 1) * self._pace.again)
+
+    def _ask(self, channel: SiteChannel, deliver: Deliver, request: Callable[[], Request]) -> Answer:
+        """Until it is answered. Where the answer alone was lost, asking again changes nothing.
+
+        ``request`` is made anew for each try: a piece that is too large for the time that the engine gives is cut.
+        """
+        while True:
+            try:
+                return decode_answer(channel.call(encode_request(request()), lambda frame: _carried(frame, deliver)))
+            except UndeliveredError as e:
+                self._report({"event": "undelivered", "reason": str(e)})
+                self._piece = max(min(self._piece // 2, self._pace.piece), _LEAST_PIECE)
+                time.sleep(self._pace.again)
 
     # ---- one turn: deliver what is ready, or take what there is to do
 
@@ -149,15 +190,15 @@ class Station:
         work = self._work
         if work is not None:
             try:
-                work.future.exception(_PULSE)
+                work.future.exception(self._pace.pulse)
             except FutureTimeoutError:
                 return self._take(channel, deliver, Next(0, work.number))
             self._send(channel, deliver, work)
             self._work = None
-        return self._take(channel, deliver, Next(_WAIT_MS, 0))
+        return self._take(channel, deliver, Next(round(1000 * self._pace.idle), 0))
 
     def _take(self, channel: SiteChannel, deliver: Deliver, question: Next) -> Answer:
-        answer = self._ask(channel, deliver, question)
+        answer = self._ask(channel, deliver, lambda: question)
         if isinstance(answer, Nothing | Rest | Over):
             return answer
         if not isinstance(answer, Order):
@@ -181,7 +222,7 @@ class Station:
         body, digest = io.BytesIO(), hashlib.sha256()
         while (at := body.tell()) < order.size:
             began = time.monotonic()
-            answer = self._ask(channel, deliver, Pull(order.order, at, min(self._piece, order.size - at)))
+            answer = self._ask(channel, deliver, partial(self._pull_next, order, at))
             if isinstance(answer, Gone):
                 return None
             if not isinstance(answer, Piece) or not 0 < len(answer.data) <= order.size - body.tell():
@@ -193,25 +234,37 @@ class Station:
             raise CodecError("a request is not the one that was announced")
         return body.getvalue()  # the same bytes, not another copy
 
+    def _pull_next(self, order: Order, at: int) -> Pull:
+        return Pull(order.order, at, min(self._piece, order.size - at))
+
+    def _push_next(self, number: int, reply: Reply, at: int) -> Push:
+        piece = _part(reply, at, self._piece)
+        if not piece:
+            raise LocalMisuseError("a reply's file was shortened while it was sent: nothing else may write to it")
+        return Push(number, at, memoryview(piece))
+
     def _send(self, channel: SiteChannel, deliver: Deliver, work: _Work) -> None:
         failure = work.future.exception()
         if isinstance(failure, FedsecError):
             self._report({"event": "refusing", "exchange": work.name, "reason": str(failure)})
-            self._ask(channel, deliver, Refuse(work.number, f"{type(failure).__name__}: {failure}"))
+            reason = printable(f"{type(failure).__name__}: {failure}")
+            self._ask(channel, deliver, lambda: Refuse(work.number, reason))
             return
         if failure is not None:
-            self._ask(channel, deliver, Refuse(work.number, "the site met an error of its own, and stopped"))
+            own = Refuse(work.number, "the site met an error of its own, and stopped")
+            self._ask(channel, deliver, lambda: own)
             raise failure
         reply = work.future.result()
         if work.announced is None:
             work.announced = _measured(reply)
         upload, size, sha256 = work.announced
-        answer = self._ask(channel, deliver, Announce(work.number, upload, size, sha256))
+        announced = Announce(work.number, upload, size, sha256)
+        answer = self._ask(channel, deliver, lambda: announced)
         sent = False
         while isinstance(answer, Have) and answer.size < size:
             began = time.monotonic()
-            piece = _part(reply, answer.size, self._piece)
-            answer, sent = self._ask(channel, deliver, Push(work.number, answer.size, memoryview(piece))), True
+            push = partial(self._push_next, work.number, reply, answer.size)
+            answer, sent = self._ask(channel, deliver, push), True
             self._adapt(time.monotonic() - began)
         event = "dropped" if isinstance(answer, Gone) else "sent"
         self._report({"event": event, "exchange": work.name, "bytes": size if sent else 0})
@@ -221,7 +274,7 @@ class Station:
         if seconds < _PIECE_SECONDS / 2:
             self._piece = min(2 * self._piece, MAX_PIECE)
         elif seconds > 2 * _PIECE_SECONDS:
-            self._piece = max(self._piece // 2, 1 << 14)
+            self._piece = max(self._piece // 2, _LEAST_PIECE)
 
 
 def _carried(frame: bytes, deliver: Deliver) -> bytes:

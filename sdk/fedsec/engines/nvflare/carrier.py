@@ -12,10 +12,10 @@ from typing import Final
 
 from fedsec.engines.link.desk import Desk
 from fedsec.engines.nvflare.gate import CARRY, CONTROL, Gate, receive
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.processes import Child, Clerk
 from fedsec.engines.nvflare.provision import ADMIN
 from fedsec.engines.nvflare.workspace import USER, server_workspace
+from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder
 from fedsec_secure.errors import FedsecError, TransportError
 from fedsec_secure.identity.roster import SiteId

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedsec.engines.nvflare.kit import PROJECT, STARTUP
 from fedsec.engines.nvflare.workspace import USER
 from fedsec.spool import private_folder
 from fedsec_secure.errors import ConfigError, TransportError
 from fedsec_secure.identity.roster import COORDINATOR
 
+PROJECT = "fedsec"
 ADMIN = "admin"
 """Folder of the console's kit, inside the coordinator's."""
 
@@ -93,9 +93,9 @@ def _made(project: object, work: str, valid_days: int) -> Path:
 
 def _take(made: Path, target: Path) -> None:
     """Only what is used of a kit: certificates, key, address. No scripts."""
-    startup = private_folder(private_folder(target) / STARTUP)
-    for path in sorted((made / STARTUP).iterdir()):
+    startup = private_folder(private_folder(target) / "startup")
+    for path in sorted((made / "startup").iterdir()):
         if path.suffix in (".crt", ".key", ".pem", ".json"):
             shutil.copyfile(path, startup / path.name)
-    if (made / "local" / "resources.json.default").is_file() and (made / STARTUP / "fed_admin.json").is_file():
+    if (made / "local" / "resources.json.default").is_file() and (made / "startup" / "fed_admin.json").is_file():
         shutil.copyfile(made / "local" / "resources.json.default", private_folder(target / "local") / "resources.json")

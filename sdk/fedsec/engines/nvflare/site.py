@@ -11,9 +11,9 @@ from threading import Event
 
 from fedsec.engines.link.station import LineEndedError, Station, UndeliveredError
 from fedsec.engines.nvflare.gate import CARRIED, UNDELIVERED, Gate, receive
-from fedsec.engines.nvflare.kit import Kit
 from fedsec.engines.nvflare.processes import Child
 from fedsec.engines.nvflare.workspace import client_workspace
+from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder
 from fedsec_secure.errors import FedsecError
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedsec.engines.nvflare.job import CONTROLLER, EXECUTOR
-from fedsec.engines.nvflare.kit import STARTUP, Kit
+from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder, write_durably
+from fedsec_secure.errors import ConfigError
 
 USER: Final = "coordinator@fedsec.example"
 """Who submits jobs: the coordinator's console."""
@@ -93,11 +94,15 @@ def server_workspace(kit: Kit, folder: Path, bind: str | None) -> list[str]:
 
 def _fresh(folder: Path, kit: Kit) -> Path:
     """An empty workspace with the kit's certificates. Jobs of earlier processes are forgotten: the journal has more."""
+    if kit.scheme != "grpc":
+        raise ConfigError(
+            f"{kit.folder}: expected a kit of scheme grpc, the one that goes through proxies; found {kit.scheme}"
+        )
     shutil.rmtree(folder, ignore_errors=True)
-    startup = private_folder(private_folder(folder) / STARTUP)
+    startup = private_folder(private_folder(folder) / "startup")
     private_folder(folder / "local")
-    for name, path in kit.files().items():
-        write_durably(startup / name, [path.read_bytes()])
+    for path in kit.files():
+        write_durably(startup / path.name, [path.read_bytes()])
     _write(folder / "local" / "authorization.json", {
         "format_version": "1.0", "permissions": {"project_admin": _RIGHTS},
     })  # fmt: skip

@@ -167,3 +167,10 @@ def test_software_that_cannot_be_printed_is_refused():
     opening = Opening.make(SITE, PLAN, "one\ntwo", A.sign)
     with pytest.raises(PeerViolationError, match="printable"):
         accept(opening)
+
+
+@pytest.mark.parametrize("number", [0, 1 << 63, (1 << 64) - 1])
+def test_a_number_that_no_request_has_is_the_sender_s_fault(number):
+    site, coordinator = connect()
+    with pytest.raises(VerificationError):
+        site.call(b"words", lambda f: coordinator.serve(f[:SESSION_BYTES] + number.to_bytes(8, "big") + f[24:], upper))

@@ -1,0 +1,42 @@
+"""One site of `benchmarks.engine`, in a process of its own: answers `mask` with a file of a given size.
+
+``python -m benchmarks.tasks.engine_site FOLDER NAME BYTES``
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fedsec.engines.link.station import SiteTerms, Station
+from fedsec.engines.nvflare.site import NvflareSite
+from fedsec.ops.kit import load_kit
+from fedsec.plan.document import load_plan
+from fedsec.spool import write_durably
+from fedsec.wire import core_roster
+from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.identity.roster import SiteId
+
+
+def main() -> None:
+    folder, name, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    plan, key = load_plan(folder / "plan.json"), SigningKey.load(folder / "keys" / name)
+    upload = folder / f"{name}.upload"
+    chunk = bytes(1 << 20)
+    write_durably(upload, (chunk[: min(len(chunk), size - at)] for at in range(0, size, len(chunk))))
+
+    def handle(exchange: str, body: bytes) -> bytes | Path:
+        return upload if exchange == "mask" else body[:200]
+
+    terms = SiteTerms(SiteId(name), plan.digest(), core_roster(plan), key.sign, "benchmark")
+    station = Station(terms, handle, lambda event: None)
+    engine = NvflareSite(load_kit(folder / "kits" / name, "site"), name, folder / f"{name}-engine")
+    try:
+        engine.serve(station)
+    finally:
+        station.close()
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()
