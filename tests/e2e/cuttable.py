@@ -76,14 +76,19 @@ class Network:
                 self._reset(end)
 
 
+def _say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 async def _main(host: str, port: int) -> None:
     network = Network(host, port)
     server = await asyncio.start_server(network.accept, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    _say(server.sockets[0].getsockname()[1])
     loop = asyncio.get_running_loop()
     while word := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
         network.obey(word)
-        print(word, flush=True)
+        _say(word)
     os._exit(0)
 
 

@@ -128,7 +128,7 @@ class Apart:
     run: str = RUN
 
     def __enter__(self) -> Apart:
-        self.mark = uuid.uuid4().hex
+        self.mark, self.began = uuid.uuid4().hex, time.monotonic()
         self.machines = Machines(self.working_set, self.folder)
         self.plan: Plan = self.machines.plan
         self.sites = tuple(self.plan.roster.sites)
@@ -213,7 +213,12 @@ class Apart:
         return [*main, "site", "join", plan, "--site", str(self.home(who) / "site.toml"), "--log", log]
 
     def _spawn(self, who: str, command: list[str]) -> subprocess.Popen[bytes]:
-        environment = os.environ | {MARK: self.mark, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = os.environ | {
+            MARK: self.mark,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "COLUMNS": "1000",
+        }
         with (self.folder / f"{who}.said").open("ab") as said:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
@@ -299,6 +304,10 @@ class Apart:
             return wait_for(f"{who} says {fields}", found, seconds)
         except AssertionError as e:
             raise AssertionError(f"{e}\n{self.story()}") from None
+
+    def folder_events(self) -> list[dict]:
+        """Those of the run folder, which has reasons in full."""
+        return [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
 
     def asked(self, exchange: str, round_index: int) -> None:
         """Wait until the coordinator asks that."""

@@ -35,7 +35,7 @@ from fedsec.study.serving import ServeOptions, engine_folder, join, serve
 from fedsec.study.sites import open_agent
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, log_of
-from fedsec_secure.errors import FedsecError
+from fedsec_secure.errors import ConfigError, FedsecError
 from fedsec_secure.identity.keys import SigningKey
 from tests.e2e.federation import ArithmeticWork
 from tests.e2e.sent import NeverTheSame
@@ -166,18 +166,19 @@ def site(options: dict) -> None:
         folders={"state": here.state_path},
     )
     with operation as (operations, progress, stopping):
-        print("the coordinator says:", join(here, plan, load, operations, progress, stopping))
+        words = join(here, plan, load, operations, progress, stopping)
+        sys.stdout.write(f"the coordinator says: {words}\n")
 
 
 def main() -> None:
-    """Ends as the command line does: 1 for a refusal, with its words on standard error."""
+    """Ends as the command line does: 1 for a refusal, 2 for what was asked wrongly, with its words on standard error."""
     options = json.loads(Path(sys.argv[2]).read_bytes())
     try:
         with explained("this machine's disk", "Make room, then give the same command again"):
             {"site": site, "coordinator": coordinator}[sys.argv[1]](options)
     except FedsecError as e:
         show_error(e)
-        sys.exit(1)
+        sys.exit(2 if isinstance(e, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(1)
 
