@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from fedsec_secure.codec import SIGNATURE_BYTES, head_length
-from fedsec_secure.errors import CodecError
+from fedsec_secure.errors import CodecError, ConfigError
 from fedsec_secure.masking.coordinator_collect import UploadFacts
 from fedsec_secure.numeric.lanes import Words
 
@@ -30,6 +31,20 @@ def fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def held(folder: Path, why: str) -> Iterator[None]:
+    """The folder is this process's alone; ConfigError in these words where another process has it."""
+    handle = os.open(folder / "held", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process holds {folder}: {why}") from None
+        yield
     finally:
         os.close(handle)
 

@@ -15,8 +15,9 @@ from fedsec.cli.run import finish_study
 from fedsec.report.page import render
 from fedsec.report.seal import seal_run
 from fedsec.study.certificate import CERTIFICATE, open_certificate, sign_certificate
-from fedsec.study.coordinate import coordinator_key, open_coordination
+from fedsec.study.coordinate import open_coordination
 from fedsec.study.coordinated import coordination_folder, prepare_coordination
+from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import write_manifest
 from fedsec.study.prepare import prepare_run

@@ -65,6 +65,7 @@ def serve(
     """Serve a run until it is finished and signed. After a kill the same command goes on where it was."""
     from fedsec.cli.run import show_finished
     from fedsec.report.seal import finish_run
+    from fedsec.study.coordinate import open_coordination
     from fedsec.study.coordinated import coordination_folder
     from fedsec.study.serving import ServeOptions, engine_folder
     from fedsec.study.serving import serve as serve_run
@@ -86,6 +87,13 @@ def serve(
         if err.is_terminal and not quiet:
             err.print(f"run {folder.run}: waiting for {', '.join(names)}", style="dim", markup=False)
         operations.ready(None)
-        options = ServeOptions(bind, segment, away, linger, jobs)
-        serve_run(folder, options, finish_run, progress, operations.tick)
+        options = ServeOptions(bind, segment, away, linger)
+        serve_run(
+            folder,
+            options,
+            lambda: open_coordination(folder, progress, jobs),
+            finish_run,
+            progress,
+            operations.tick,
+        )
     show_finished(folder, json=json, quiet=quiet)

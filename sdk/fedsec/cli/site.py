@@ -13,7 +13,12 @@ from fedsec.cli.output import Json, Quiet, out, print_json
 from fedsec.cli.serving import Log, Port, operated
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from fedsec.plan.model import Plan
+    from fedsec.plan.sitefile import Site
+    from fedsec.site.agent import SiteAgent
+    from fedsec.site.identity import Progress
     from fedsec.training.adapter import AdapterState
 
 app = typer.Typer(help="A site: what it does on its own, and taking part in a run.", no_args_is_help=True)
@@ -39,6 +44,7 @@ def join(
     """
     from fedsec.plan.document import load_plan
     from fedsec.plan.sitefile import load_site
+    from fedsec.study.one_site import open_one_site
     from fedsec.study.serving import join as take_part
 
     here, approved = load_site(site), load_plan(plan)
@@ -46,8 +52,12 @@ def join(
     operation = operated(
         "site", log=log, port=port, quiet=quiet, rounds=approved.rounds, site=here.name, folders=folders
     )
+
+    def load(site: Site, plan: Plan, progress: Progress, stack: ExitStack) -> SiteAgent:
+        return open_one_site(site, plan, None, progress, stack)
+
     with operation as (operations, progress, stopping):
-        words = take_part(here, approved, operations, progress, stopping)
+        words = take_part(here, approved, load, operations, progress, stopping)
     if not quiet:
         out.print(f"the coordinator says: {words}", markup=False, soft_wrap=True)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Transport
@@ -20,6 +19,7 @@ from fedsec.plan.model import Plan
 from fedsec.site.identity import Progress
 from fedsec.site.work import validation_loss
 from fedsec.study.certify import write_certificate
+from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.corpora import PublicSets, load_public
 from fedsec.study.folder import RunFolder
 from fedsec.study.system_scores import Pooled, SystemScores
@@ -57,6 +57,10 @@ class Coordination:
             self.folder.note(event)
         self.progress(event)
 
+    def first(self) -> AdapterState:
+        """What round 0 starts from."""
+        return initial_adapter(self.models.base, self.plan.lora, self.plan.seed)
+
     def run(self, transport: Transport, known: Known | None = None) -> None:
         """All that is left to do: rounds, adapter, baselines, scores, certificate. Safe to call again after a kill.
 
@@ -90,7 +94,7 @@ class Coordination:
                 scores.after_round(index, lambda: adapter_at(index + 1, state), self.report)
 
             runner = Runner(driver, journal, transport, self.report, log, after_round)
-            last = runner.rounds(initial_adapter(self.models.base, self.plan.lora, self.plan.seed))
+            last = runner.rounds(self.first())
             adapter = adapter_at(self.plan.rounds, last)
             scores.at_the_end(adapter, runner.baselines)
             attested = runner.attest(last)
@@ -131,23 +135,6 @@ def require_without_adapter(plan: Plan) -> None:
             "has no adapter to score; expected no evaluation.round_test_limit: take it out and have the plan approved "
             "anew"
         )
-
-
-def coordinator_key(folder: RunFolder) -> SigningKey:
-    """The key that the run is signed with; ConfigError where it is not the one that the plan names."""
-    return key_of_plan(folder.plan, folder.coordinator.key_path)
-
-
-def key_of_plan(plan: Plan, path: Path) -> SigningKey:
-    """The key at ``path``; ConfigError where it is not that of the plan's coordinator."""
-    key = SigningKey.load(path)
-    expected = core_roster(plan).coordinator
-    if key.public != expected:
-        raise ConfigError(
-            f"{path} is not the key of the plan's coordinator: expected {expected.fingerprint()}, found "
-            f"{key.public.fingerprint()}; give the key that the plan's roster names"
-        )
-    return key
 
 
 def open_coordination(folder: RunFolder, progress: Progress, jobs: int | None = None) -> Coordination:

@@ -9,7 +9,8 @@ from fedsec.plan.coordinatorfile import load_coordinator
 from fedsec.plan.document import load_plan
 from fedsec.plan.matrix import verify_supported
 from fedsec.plan.model import Plan
-from fedsec.study.coordinate import key_of_plan, require_without_adapter, require_without_notes
+from fedsec.study.coordinate import require_without_adapter, require_without_notes
+from fedsec.study.coordinator_key import key_of_plan
 from fedsec.study.evidence import read_approval
 from fedsec.study.folder import RunFolder
 from fedsec.study.prepare import new_run_id, require_new

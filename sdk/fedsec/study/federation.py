@@ -16,7 +16,8 @@ from fedsec.site.agent import SiteAgent
 from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.identity import Progress, SiteWork
 from fedsec.site.work import LocalWork
-from fedsec.study.coordinate import Coordination, coordinator_key, load_models
+from fedsec.study.coordinate import Coordination, load_models
+from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.corpora import PublicSets, load_public, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.one_site import local_work

@@ -6,36 +6,39 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
+from typing import Protocol
 
+from fedsec.coordinator.exchange import Transport
 from fedsec.engines.link.desk import Desk, Terms
 from fedsec.engines.link.station import SiteTerms, Station
 from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
-from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier
+from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier, Pauses
 from fedsec.engines.nvflare.site import NvflareSite
 from fedsec.ops.kit import load_kit
-from fedsec.ops.operations import Operations
+from fedsec.ops.operations import Answering, Operations
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
 from fedsec.plan.sitefile import Site
 from fedsec.plan.toml import read_toml
 from fedsec.site.identity import Progress
-from fedsec.spool import private_folder
-from fedsec.study.coordinate import Coordination, coordinator_key, open_coordination
+from fedsec.spool import held, private_folder
+from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.folder import RunFolder
 from fedsec.study.manifest import MANIFEST
-from fedsec.study.one_site import open_one_site
 from fedsec.study.sites import authorise_site
-from fedsec.training.adapter import initial_adapter
+from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster
 from fedsec_secure.codec import PROTOCOL_VERSION
 from fedsec_secure.errors import AbortError, ConfigError, ReleaseBlockedError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 
+Opener = Callable[[Site, Plan, Progress, ExitStack], Answering]
+"""What a site answers with, loaded; the stack closes it."""
 Finish = Callable[[RunFolder, Callable[[], None]], None]
 
 LINGER_SECONDS = 60.0
@@ -53,7 +56,19 @@ class ServeOptions:
     segment: int = SEGMENT
     away: float = AWAY_SECONDS
     linger: float = LINGER_SECONDS
-    jobs: int | None = None
+    pauses: Pauses = field(default_factory=Pauses)
+
+
+class Coordinating(Protocol):
+    """What the coordinator of one run does, once it is loaded (`study.coordinate.Coordination`)."""
+
+    def first(self) -> AdapterState:
+        """What round 0 starts from: how large an upload may be follows from its shapes."""
+        ...
+
+    def run(self, transport: Transport) -> None:
+        """All that is left to do, safe to call again after a kill."""
+        ...
 
 
 def engine_folder(run: Path) -> Path:
@@ -67,43 +82,45 @@ def software() -> str:
 
 
 def serve(
-    folder: RunFolder, options: ServeOptions, finish: Finish, progress: Progress, tick: Callable[[], None]
+    folder: RunFolder,
+    options: ServeOptions,
+    load: Callable[[], Coordinating],
+    finish: Finish,
+    progress: Progress,
+    tick: Callable[[], None],
 ) -> None:
     """Everything that is left of a run whose sites join over NVFlare, and its end told to them.
 
-    ``finish``: does what is left of the run, and then its report and signed list (`report.seal.finish_run`).
+    ``load``: opens the coordinator's part, while sites connect. ``finish``: does what is left of the run, and then its
+    report and signed list (`report.seal.finish_run`).
     Raises what `Coordination.run` raises, and ConfigError for a kit that does not fit.
     """
     coordinator, plan = folder.coordinator, folder.plan
     kit, key = load_kit(coordinator.engine_path, "coordinator"), coordinator_key(folder)
     place = private_folder(engine_folder(folder.path))
     terms = Terms(plan.digest(), core_roster(plan), key.sign, software())
-    desk = Desk(terms, place / "incoming")
-    carrier = NvflareCarrier(kit, place, desk, bind=options.bind, segment=options.segment, report=progress)
     with ExitStack() as stack:
+        stack.enter_context(held(place, f"run {folder.run} is served already; wait for it, or end it"))
+        desk = Desk(terms, place / "incoming")
+        carrier = NvflareCarrier(
+            kit, place, desk, bind=options.bind, segment=options.segment, pauses=options.pauses, report=progress
+        )
         stack.callback(carrier.close)
         if (folder.path / MANIFEST).is_file():
             desk.close("the run is finished")
         else:
             carrier.start()  # sites connect while the model is loaded
-            coordination = open_coordination(folder, progress, options.jobs)
-            _run(coordination, desk, carrier, options, finish)
+            coordinating = load()
+            shapes = coordinating.first().shapes.values()
+            desk.expect(_BYTES_A_PARAMETER * sum(math.prod(shape) for shape in shapes) + _HEADS)
+            transport = LinkTransport(desk, carrier, options.away, progress)
+            try:
+                finish(folder, lambda: coordinating.run(transport))
+            except ReleaseBlockedError as e:
+                desk.close(f"the run is over, and its adapter is withheld: {e}")
+                raise
+            desk.close("the run is finished")
         _tell(desk, carrier, options.linger, tick)
-
-
-def _run(
-    coordination: Coordination, desk: Desk, carrier: NvflareCarrier, options: ServeOptions, finish: Finish
-) -> None:
-    plan = coordination.plan
-    first = initial_adapter(coordination.models.base, plan.lora, plan.seed)
-    desk.expect(_BYTES_A_PARAMETER * sum(math.prod(shape) for shape in first.shapes.values()) + _HEADS)
-    transport = LinkTransport(desk, carrier, options.away, coordination.progress)
-    try:
-        finish(coordination.folder, lambda: coordination.run(transport))
-    except ReleaseBlockedError as e:
-        desk.close(f"the run is over, and its adapter is withheld: {e}")
-        raise
-    desk.close("the run is finished")
 
 
 def _tell(desk: Desk, carrier: NvflareCarrier, linger: float, tick: Callable[[], None]) -> None:
@@ -115,10 +132,11 @@ def _tell(desk: Desk, carrier: NvflareCarrier, linger: float, tick: Callable[[],
         time.sleep(0.2)
 
 
-def join(site: Site, plan: Plan, operations: Operations, progress: Progress, stopping: Event) -> str:
+def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress: Progress, stopping: Event) -> str:
     """Take part in the runs of a plan until the coordinator says that it is over; its words.
 
-    ``progress`` hears of everything; once ``stopping`` is set, work ends at the next step.
+    ``load``: opens the site's agent (`study.one_site`). ``progress`` hears of everything; once ``stopping`` is set,
+    work ends at the next step.
 
     Raises:
         FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
@@ -140,11 +158,13 @@ def join(site: Site, plan: Plan, operations: Operations, progress: Progress, sto
         progress(event)
 
     with ExitStack() as stack:
-        engine = NvflareSite(kit, site.name, private_folder(site.state_path / "engine"), said)
+        place = private_folder(private_folder(site.state_path) / "engine")
+        stack.enter_context(held(place, f"site {site.name} takes part already; wait for it, or end it"))
+        engine = NvflareSite(kit, site.name, place, said)
         stack.callback(engine.close)
         authorise_site(site, plan, read_toml(site.policy_path, Policy))  # before anything is sent, or loaded
         engine.start()
-        agent = open_one_site(site, plan, None, step, stack)
+        agent = load(site, plan, step, stack)
         terms = SiteTerms(SiteId(site.name), plan.digest(), roster, key.sign, software())
         station = Station(terms, operations.watch(agent).handle, said)
         stack.callback(station.close)

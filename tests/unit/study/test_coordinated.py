@@ -10,8 +10,9 @@ from fedsec.plan.document import compile_plan
 from fedsec.plan.model import Draft
 from fedsec.plan.policy import Policy
 from fedsec.plan.toml import read_toml
-from fedsec.study.coordinate import Coordination, coordinator_key, open_coordination
+from fedsec.study.coordinate import Coordination, open_coordination
 from fedsec.study.coordinated import coordination_folder, prepare_coordination, reopen_coordination
+from fedsec.study.coordinator_key import coordinator_key
 from fedsec.study.corpora import PublicSets
 from fedsec.study.federation import open_study
 from fedsec.study.folder import RunFolder

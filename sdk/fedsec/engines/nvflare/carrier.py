@@ -22,12 +22,20 @@ from fedsec_secure.identity.roster import SiteId
 
 SEGMENT: Final = 5
 """Rounds that one job carries: what NVFlare keeps of a job does not grow with the run."""
-_PATIENCE: Final = 10.0
-"""Seconds that a job waits for sites that are still on their way to the server."""
-_SILENT: Final = 30.0
-"""Seconds after which a site that the server knows, and that says nothing, is taken into a new job."""
-_LONGEST_START: Final = 120.0
-_MOST_PAUSE: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """Seconds. They only decide how long a fault lasts."""
+
+    patience: float = 10.0
+    """A job waits so long for sites that are still on their way to the server."""
+    silent: float = 30.0
+    """A site that the server knows, and that says nothing for so long, is taken into a new job."""
+    start: float = 120.0
+    """A job that does not run after so long is given up."""
+    most: float = 120.0
+    """Between two tries, at most."""
 
 
 @dataclass
@@ -51,11 +59,13 @@ class NvflareCarrier:
         *,
         bind: str | None = None,
         segment: int = SEGMENT,
+        pauses: Pauses = Pauses(),
         report: Callable[[dict[str, object]], None] = lambda event: None,
     ) -> None:
         self._desk = desk
         self._report = report
         self._segment = segment
+        self._pauses = pauses
         self._lock = Lock()
         self._gate = Gate(self._meet)
         arguments = server_workspace(kit, private_folder(folder) / "server", bind)
@@ -107,13 +117,13 @@ class NvflareCarrier:
         if job.ended:
             return True
         if not job.begun:
-            return now - job.submitted > _LONGEST_START
+            return now - job.submitted > self._pauses.start
         if round_index >= self._first_round + self._segment:
             return True
-        if now - job.submitted < _SILENT or now < self._not_before:
+        if now - job.submitted < self._pauses.silent or now < self._not_before:
             return False
         heard = self._desk.heard()
-        silent = {site for site in wanted if heard.get(site, _SILENT) >= _SILENT}
+        silent = {site for site in wanted if heard.get(site, self._pauses.silent) >= self._pauses.silent}
         if not silent:
             return False
         back = silent & self._connected()
@@ -136,7 +146,7 @@ class NvflareCarrier:
         if now < self._not_before:
             return
         connected = self._connected() & self._desk.roster()
-        if not wanted & connected or (not wanted <= connected and now - self._asked_since < _PATIENCE):
+        if not wanted & connected or (not wanted <= connected and now - self._asked_since < self._pauses.patience):
             self._not_before = now + 0.5
             return
         self._desk.rest(False)
@@ -153,7 +163,7 @@ class NvflareCarrier:
 
     def _postpone(self) -> None:
         self._not_before = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, _MOST_PAUSE)
+        self._pause = min(2 * self._pause, self._pauses.most)
 
     def _finish(self) -> None:
         """Let the sites go, and end the job."""

@@ -10,17 +10,41 @@ import os
 import runpy
 import signal
 import sys
+import time
+from contextlib import suppress
 from threading import Thread
+
+import psutil
+
+ENGINE = "FEDSEC_ENGINE"
+"""The environment variable by which job processes know their parent, see `end_without_parent`."""
+_SECONDS = 0.5
 
 
 def _end_with_parent(pipe: int) -> None:
     while os.read(pipe, 1):
         pass
-    os.killpg(0, signal.SIGKILL)
+    me = psutil.Process()
+    me_and_below = [*me.children(recursive=True), me]  # NVFlare puts jobs into sessions of their own
+    for process in me_and_below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def end_without_parent() -> None:
+    """To be called in a job's process: it ends at once when NVFlare's server or client, which started it, is gone."""
+    Thread(target=_watch_parent, args=(int(os.environ[ENGINE]),), name="parent", daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
     """This process leads a group of its own: whoever started it sees to that."""
+    os.environ[ENGINE] = str(os.getpid())
     pipe = os.dup(0)
     os.set_inheritable(pipe, False)
     with open(os.devnull) as nothing:  # noqa: PTH123

@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
@@ -45,13 +47,22 @@ _DO: dict[str, Callable[[Session, dict[str, Any]], object]] = {
 }
 
 
+def _listen(questions: SimpleQueue[str]) -> None:
+    """The end of standard input is the coordinator's: nothing that NVFlare still waits for keeps this process."""
+    for line in sys.stdin:
+        questions.put(line)
+    os._exit(0)
+
+
 def main() -> None:
     """Until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     session: Session | None = None
-    for line in sys.stdin:
-        said = json.loads(line)
+    questions: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_listen, args=(questions,), daemon=True).start()
+    while True:
+        said = json.loads(questions.get())
         try:
             if session is None:
                 session = new_secure_session(sys.argv[2], sys.argv[1], timeout=5.0, auto_login_max_tries=1)

@@ -13,6 +13,7 @@ from nvflare.apis.impl.controller import Controller, Task
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from fedsec.engines.nvflare.child import end_without_parent
 from fedsec.engines.nvflare.gate import CARRY, CONTROL, VARIABLE, receive
 from fedsec.engines.nvflare.relay_site import FRAME, TOPIC
 
@@ -32,6 +33,7 @@ class RelayController(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Have every site's relay start, and wait for the end."""
+        end_without_parent()
         with Client(os.environ[VARIABLE], "AF_UNIX") as gate:
             gate.send_bytes(CONTROL + str(fl_ctx.get_job_id()).encode())
             self.broadcast(Task(name=TASK, data=Shareable()), fl_ctx, min_responses=0)

@@ -14,6 +14,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from fedsec.engines.nvflare.child import end_without_parent
 from fedsec.engines.nvflare.gate import CARRIED, UNDELIVERED, VARIABLE, receive
 
 TOPIC, FRAME = "fedsec.link", "frame"
@@ -26,6 +27,7 @@ class RelayExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Carry frames until either side ends. NVFlare calls it."""
+        end_without_parent()
         try:
             with Client(os.environ[VARIABLE], "AF_UNIX") as gate:
                 while not abort_signal.triggered:
