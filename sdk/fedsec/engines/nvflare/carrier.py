@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,10 +12,10 @@ from threading import Lock
 from typing import Final
 
 from fedsec.engines.link.desk import Desk
-from fedsec.engines.nvflare.gate import CARRY, CONTROL, Gate, receive
+from fedsec.engines.nvflare.gate import CARRY, CONTROL, END, Gate, receive
 from fedsec.engines.nvflare.processes import Child, Clerk
 from fedsec.engines.nvflare.provision import ADMIN
-from fedsec.engines.nvflare.workspace import USER, server_workspace
+from fedsec.engines.nvflare.workspace import BEAT_SECONDS, USER, console_workspace, server_workspace
 from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder
 from fedsec_secure.errors import FedsecError, TransportError
@@ -70,9 +71,10 @@ class NvflareCarrier:
         self._gate = Gate(self._meet)
         arguments = server_workspace(kit, private_folder(folder) / "server", bind)
         log = folder / "nvflare.log"
-        self._server = Child(arguments, log, self._gate.environment())
-        self._clerk = Clerk(kit.folder / ADMIN, USER, log)
+        self._server = Child(arguments, folder / "server", log, self._gate.environment())
+        self._clerk = Clerk(console_workspace(kit.folder / ADMIN, folder / "console"), USER, log)
         self._job: _Job | None = None
+        self._ending: list[tuple[_Job, float]] = []
         self._first_round = 0
         self._asked_since: float | None = None
         self._pause, self._not_before = 2.0, 0.0
@@ -105,7 +107,8 @@ class NvflareCarrier:
         if self._server.keep():
             self._report({"event": "engine", "what": "server started", "starts": self._server.starts})
             self._clerk.close()
-            self._job = None
+            self._job, self._ending = None, []
+        self._end_stragglers()
         job = self._job
         if job is not None and self._is_over(job, wanted, round_index):
             self._finish()
@@ -133,8 +136,10 @@ class NvflareCarrier:
         return bool(back)
 
     def _connected(self) -> frozenset[str]:
+        """Sites whose client gave a sign of life lately: the server lists one that is cut off for ten minutes more."""
         try:
-            return frozenset(self._clerk.ask("info")["clients"])
+            clients = self._clerk.ask("info")["clients"]
+            return frozenset(site for site, ago in clients.items() if ago < 3 * BEAT_SECONDS)
         except TransportError as e:
             self._report({"event": "engine", "what": str(e)})
             return frozenset()
@@ -171,11 +176,25 @@ class NvflareCarrier:
         if job is None:
             return
         self._desk.rest(True)
+        self._asked_since = None
         if job.control is not None:
-            job.control.close()
+            with suppress(OSError):  # it ended by itself
+                job.control.send_bytes(END)  # closing would not be seen there while a thread here still reads
+            self._ending.append((job, time.monotonic()))
         elif not job.ended:
             self._try_abort(job)
-        self._asked_since = None
+
+    def _end_stragglers(self) -> None:
+        """Jobs that were told to end, and wait for a site that is cut off: no site asks over them any more."""
+        now, rest = time.monotonic(), []
+        for job, told in self._ending:
+            if job.ended:
+                continue
+            if now - told > self._pauses.silent:
+                self._try_abort(job)
+            else:
+                rest.append((job, told))
+        self._ending = rest
 
     def _try_abort(self, job: _Job) -> None:
         try:

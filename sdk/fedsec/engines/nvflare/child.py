@@ -12,9 +12,12 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 import psutil
+
+from fedsec.engines.nvflare.fence import VARIABLE, fence
 
 ENGINE = "FEDSEC_ENGINE"
 """The environment variable by which job processes know their parent, see `end_without_parent`."""
@@ -44,6 +47,7 @@ def _watch_parent(parent: int) -> None:
 
 def main() -> None:
     """This process leads a group of its own: whoever started it sees to that."""
+    fence(Path(os.environ[VARIABLE]))  # before the first thread: later ones inherit it
     os.environ[ENGINE] = str(os.getpid())
     pipe = os.dup(0)
     os.set_inheritable(pipe, False)

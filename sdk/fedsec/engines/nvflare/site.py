@@ -32,7 +32,7 @@ class NvflareSite:
         self._waiting: SimpleQueue[tuple[Connection, Event]] = SimpleQueue()
         self._gate = Gate(self._meet)
         arguments = client_workspace(kit, site, private_folder(folder) / "client")
-        self._client = Child(arguments, folder / "nvflare.log", self._gate.environment())
+        self._client = Child(arguments, folder / "client", folder / "nvflare.log", self._gate.environment())
 
     def start(self) -> None:
         """NVFlare's client, so that it connects while the site's model is loaded."""
