@@ -31,7 +31,6 @@ tries = {
     "link to it": lambda: (os.link(secret, folder / "link"), (folder / "link").read_bytes()),
     "read it through a symbolic link": lambda: (os.symlink(secret, folder / "soft"), (folder / "soft").read_bytes()),
     "have a child read it": lambda: subprocess.run(["cat", str(secret)], check=True, capture_output=True),
-    
     "open the parent's memory": lambda: open(f"/proc/{parent}/mem", "rb").close(),
     "signal the parent": lambda: os.kill(parent, 0),
 }
