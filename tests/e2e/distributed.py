@@ -126,6 +126,8 @@ class Apart:
     networks: tuple[str, ...] = ()
     """Sites whose way to the server can be cut."""
     run: str = RUN
+    out: Path | None = None
+    """The run folder; left out: in ``folder``."""
 
     def __enter__(self) -> Apart:
         self.mark, self.began = uuid.uuid4().hex, time.monotonic()
@@ -141,6 +143,7 @@ class Apart:
         for name in self.networks:
             self.cuts[name] = Cuttable(f"127.0.0.1:{self.port}")
             self.reach(name, self.cuts[name].port)
+        self.out = self.out or self.folder / "run"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         return self
 
@@ -159,10 +162,6 @@ class Apart:
 
     def home(self, site: str) -> Path:
         return self.folder / site / "site"
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "run"
 
     def reach(self, site: str, port: int) -> None:
         """The site's kit calls that port."""

@@ -171,7 +171,7 @@ def site(options: dict) -> None:
 
 
 def main() -> None:
-    """Ends as the command line does: 1 for a refusal, 2 for what was asked wrongly, with its words on standard error."""
+    """Ends as the command line does: 1 for a refusal, 2 for a wrong command, and words on standard error."""
     options = json.loads(Path(sys.argv[2]).read_bytes())
     try:
         with explained("this machine's disk", "Make room, then give the same command again"):

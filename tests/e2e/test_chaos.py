@@ -1,4 +1,4 @@
-"""Five sites, and a coordinator, engine and network that fail at random: what is left at the end holds, or says why not.
+"""Five sites, and a coordinator, engine and network that fail at random: what is left holds, or says why not.
 
 Every run's failures follow from its seed, which stands in its line of the report; when they strike in wall-clock time
 depends on the machine. ``FEDSEC_CHAOS`` names a file for the report, a line of JSON a run.
