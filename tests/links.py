@@ -68,7 +68,7 @@ class Still:
         pass
 
 
-def over(desk: Desk, away: float = 60.0) -> LinkTransport:
+def over(desk: Desk, away: float = 15.0) -> LinkTransport:
     return LinkTransport(desk, Still(), away)
 
 

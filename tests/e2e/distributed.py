@@ -123,6 +123,7 @@ class Apart:
     """Seconds that every site takes for an exchange, by its name."""
     serve: dict[str, object] = field(default_factory=dict)
     pauses: dict[str, float] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     """Sites whose way to the server can be cut."""
     run: str = RUN
@@ -196,6 +197,7 @@ class Apart:
                 "work": self.work,
                 "sent": str(self.sent_path(who)),
                 "hold": self.hold,
+                "pace": self.pace,
             }
         path = self.folder / f"{who}.options.json"
         path.write_text(json.dumps(options | changes))

@@ -22,6 +22,7 @@ from fedsec.coordinator.exchange import Transport
 from fedsec.coordinator.journal import Journal
 from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
+from fedsec.engines.link.station import Pace
 from fedsec.engines.nvflare.carrier import Pauses
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
@@ -166,7 +167,7 @@ def site(options: dict) -> None:
         folders={"state": here.state_path},
     )
     with operation as (operations, progress, stopping):
-        words = join(here, plan, load, operations, progress, stopping)
+        words = join(here, plan, load, operations, progress, stopping, Pace(**options["pace"]))
         sys.stdout.write(f"the coordinator says: {words}\n")
 
 

@@ -191,7 +191,7 @@ def not_welcome(deliver, error, words):
     assert words in str(site.error)
     assert not agent.calls
     assert not site.named("connected")
-    assert len(site.named("not welcome")) > 10
+    assert len(site.named("not-welcome")) > 10
     return site
 
 

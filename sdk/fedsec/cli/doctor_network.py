@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedsec.cli.doctor_rows import Row, Status
 from fedsec.ops.kit import Kit, Role, load_kit, read_certificate
-from fedsec.ops.proxy import Proxy, Tunnel, connect, overlooked, proxy_for
+from fedsec.ops.proxy import Proxy, Tunnel, connect, for_grpc, proxy_for
 from fedsec.ops.tls import days_left, handshake, require_issued, require_name
 from fedsec_secure.errors import ConfigError, FedsecError, TransportError
 
@@ -27,7 +27,7 @@ def network_rows(
     folder: Path, role: Role, site: str | None = None, environ: Mapping[str, str] | None = None
 ) -> list[Row]:
     """Everything about one kit. ``site``: whose it should be; ``environ``: this process's, unless given."""
-    environ = os.environ if environ is None else environ
+    environ = for_grpc(os.environ if environ is None else environ)
     try:
         kit = load_kit(folder, role)
     except (FedsecError, OSError) as e:
@@ -91,11 +91,6 @@ def _proxy(kit: Kit, environ: Mapping[str, str]) -> tuple[Proxy | None, Row]:
     if proxy is not None and kit.scheme != "grpc":
         said = f"{proxy} is set, and the kit's scheme {kit.scheme!r} goes round it; only grpc takes a proxy"
         return None, Row("proxy", "warn", said)
-    if missed := overlooked(environ):
-        names = " and ".join(missed)
-        what = "it goes straight" if proxy is None else f"it takes {proxy}"
-        said = f"{names}: gRPC reads lower-case names only; {what}. Set {' and '.join(n.lower() for n in missed)} too"
-        return proxy, Row("proxy", "warn", said)
     return proxy, Row("proxy", "ok", f"{proxy}" if proxy else "none: a straight connection")
 
 

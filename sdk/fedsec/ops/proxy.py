@@ -1,8 +1,9 @@
 """The way through an HTTP proxy, by the rules of gRPC's C core, which carries the distributed engine.
 
 They differ from what most programs do, and tests/unit/ops/test_proxy_rules.py compares them with gRPC itself: only
-lower-case variables count (`grpc_proxy`, `https_proxy`, `http_proxy`; the first that is set, even if it is empty), only
-`http://` proxies; an entry of `no_grpc_proxy`, or else `no_proxy`, is a host, a domain or a network: no `*`, no port.
+lower-case variables count, which is why the engine's processes are given those (:func:`for_grpc`): `grpc_proxy`,
+`https_proxy`, `http_proxy`, the first that is set, even if it is empty. Only `http://` proxies; an entry of
+`no_grpc_proxy`, or else `no_proxy`, is a host, a domain or a network: no `*`, no port.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ def proxy_for(host: str, environ: Mapping[str, str]) -> Proxy | None:
     return Proxy(variable, url.hostname, port, f"{name}:{secret}" if url.username else None)
 
 
-def overlooked(environ: Mapping[str, str]) -> list[str]:
-    """Variables in capitals without their lower-case twin: other programs heed them, gRPC does not."""
-    names = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-    return [name for name in names if environ.get(name) and name.lower() not in environ]
+def for_grpc(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for the engine's processes: what is set in capitals alone also by the names that gRPC reads."""
+    twins = {n.lower(): environ[n] for n in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY") if environ.get(n)}
+    return {**twins, **environ}
 
 
 def _covers(entry: str, host: str) -> bool:

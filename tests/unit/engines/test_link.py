@@ -113,8 +113,12 @@ def test_a_reply_s_file_that_is_shortened_while_it_is_sent_is_an_error_and_no_en
     assert not desk.outcome().replies
 
 
-def test_words_at_the_end_are_shown_as_one_line(desk):
-    desk.close("done\x1b[2J\n" + "x" * 10_000)
+@pytest.mark.parametrize("honest", [True, False])
+def test_words_at_the_end_are_shown_as_one_line(desk, honest):
+    words = "done\x1b[2J\n" + "x" * (10_000 if honest else 2000)
+    desk.close(words)
+    if not honest:  # a coordinator that sends what it should not
+        desk._over = words
     site = Site(lambda name, body: b"", desk.answer)
     site.join()
     assert site.words.startswith("done [2J x")

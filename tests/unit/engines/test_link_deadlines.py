@@ -126,6 +126,18 @@ def test_168_megabytes_that_stand_still_are_not_waited_for_for_ever(spool, slow_
     assert lost_reason(slow_desk, exchange, 20.0).startswith("its reply is not through after 1089 s")
 
 
+def test_another_announcement_gives_a_site_no_more_time(spool, slow_desk, clock):
+    exchange = make_exchange(deadline=1)
+    speaker, order = posted(slow_desk, spool, deadline=1)
+    speaker.announce(order, b"one", size=168_000_000)
+    for n in range(108):
+        clock.now += 10
+        speaker.announce(order, b"one" if n < 50 else b"two", size=168_000_000)
+        assert slow_desk.wait(exchange, 20.0, 0.0) == {A}
+    clock.now += 9
+    assert lost_reason(slow_desk, exchange, 20.0).startswith("its reply is not through after 1089 s")
+
+
 def test_a_request_has_the_time_that_it_needs_at_the_rate_of_the_link(spool, slow_desk, clock):
     request = bytes(1 << 22)
     exchange = make_exchange(request, deadline=1)

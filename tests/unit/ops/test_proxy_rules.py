@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from fedsec.ops.proxy import Proxy, connect, overlooked, proxy_for
+from fedsec.ops.proxy import Proxy, connect, for_grpc, proxy_for
 from fedsec_secure.errors import ConfigError, TransportError
 from tests.engine_kits import connect_proxy
 
@@ -79,9 +79,10 @@ def test_a_password_does_not_show():
     assert "p@ss" not in f"{proxy} {proxy!r}"
 
 
-def test_capitals_that_grpc_overlooks_are_named():
-    assert overlooked({"HTTPS_PROXY": "x", "NO_PROXY": "y", "no_proxy": "y"}) == ["HTTPS_PROXY"]
-    assert overlooked({"https_proxy": "x"}) == []
+def test_capitals_that_grpc_does_not_read_are_given_to_it_in_small_letters():
+    given = {"HTTPS_PROXY": "x", "NO_PROXY": "y", "no_proxy": "z", "HTTP_PROXY": ""}
+    assert for_grpc(given) == given | {"https_proxy": "x"}
+    assert for_grpc({"https_proxy": "x"}) == {"https_proxy": "x"}
 
 
 def reach(proxy, credentials=None):

@@ -130,18 +130,20 @@ class Desk:
             return self._next(site, message)
         with self._changed:
             errand = self._errands.get(site)
-            if errand is None or errand.number != message.order or not errand.open:
-                return Gone()
-            try:
-                return self._on(errand, message)
-            except PeerViolationError as e:
-                errand.lost = f"PeerViolationError: {e}"
-                return Gone()
-            except OSError as e:
-                self._failure = e
-                return Gone()
-            finally:
-                if not errand.open or self._failure:
+        if errand is None or errand.number != message.order:
+            return Gone()
+        try:
+            with errand.lock:  # hashing and writing of one site's bytes keep no other site waiting
+                return self._on(errand, message) if errand.open else Gone()
+        except PeerViolationError as e:
+            errand.lost = f"PeerViolationError: {e}"
+            return Gone()
+        except OSError as e:
+            self._failure = e
+            return Gone()
+        finally:
+            if not errand.open or self._failure:
+                with self._changed:
                     self._changed.notify_all()
 
     def _on(self, errand: Errand, message: Pull | Announce | Push | Refuse) -> Answer:
@@ -182,12 +184,12 @@ class Desk:
 
     def post(self, exchange: Exchange, spool: Path) -> None:
         """An order for every site of the exchange."""
-        known: dict[int, bytes] = {}
+        same = {id(request): request for request in exchange.requests.values()}
+        digests = {key: digest(request) for key, request in same.items()}
         with self._changed:
             self._failure = None
             for site, request in exchange.requests.items():
-                sha256 = known.setdefault(id(request), b"") or digest(request)
-                known[id(request)] = sha256
+                sha256 = digests[id(request)]
                 name = f"{exchange.round:04d}-{exchange.attempt}-{exchange.name}-{site}"
                 number, now = next(self._numbers), self._clock()
                 files = (spool / name, self._incoming, self._most_upload)
@@ -218,10 +220,11 @@ class Desk:
         with self._changed:
             errands = dict(sorted(self._errands.items()))
             self._errands = {}
-            for errand in errands.values():
-                errand.keep()
+        for errand in errands.values():
+            with errand.lock:
+                errand.withdraw()
         replies = {s: e.reply for s, e in errands.items() if e.reply is not None}
-        lost = {s: e.lost or "it was not waited for any longer" for s, e in errands.items() if e.reply is None}
+        lost = {s: str(e.lost) for s, e in errands.items() if e.reply is None}
         return Outcome(replies, lost)
 
     def untold(self) -> frozenset[SiteId]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from fedsec.coordinator.exchange import Reply
@@ -44,7 +45,7 @@ class Line:
 
 @dataclass
 class Errand:
-    """An order that is open. Not safe for threads: the desk holds its lock."""
+    """An order that is open."""
 
     number: int
     site: SiteId
@@ -57,6 +58,8 @@ class Errand:
     incoming: Path
     """The folder of uploads that are not whole."""
     most_upload: int
+    lock: Lock = field(default_factory=Lock, repr=False)
+    """Held by whoever moves its bytes."""
     pulled: float | None = None
     """When the site had the whole request."""
     announced: Announce | None = None
@@ -158,11 +161,13 @@ class Errand:
             self._incoming.drop()
         self._incoming = None
 
-    def keep(self) -> None:
+    def withdraw(self) -> None:
         """The order is withdrawn: what came of an upload stays on disk, for when it is asked for again."""
         if isinstance(self._incoming, Spooled):
             self._incoming.keep()
         self._incoming = None
+        if self.open:
+            self.lost = "it was not waited for any longer"
 
     def late(self, line: Line, now: float, deadline: float, away: float) -> str | None:
         """Why this order is not waited for any longer, or None. ``deadline``: seconds for the site's own work."""

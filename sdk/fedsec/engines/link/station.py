@@ -165,7 +165,7 @@ class Station:
                 refused += 1
                 if refused == _GREETINGS:
                     raise
-                self._report({"event": "not welcome", "reason": str(e)})
+                self._report({"event": "not-welcome", "reason": str(e)})
             else:
                 self._report({"event": "connected", "coordinator": says})
                 return channel

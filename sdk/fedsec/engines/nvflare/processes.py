@@ -12,6 +12,7 @@ from pathlib import Path
 from select import select
 from typing import Any, Final
 
+from fedsec.ops.proxy import for_grpc
 from fedsec_secure.errors import TransportError
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 60.0, 120.0
@@ -19,16 +20,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 60.0, 120.0
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """For children: idle threads of theirs are not to take the cores from training."""
-    # gRPC reads the lower-case names alone; where both are set, those count.
-    proxies = {n: os.environ[n.upper()] for n in ("https_proxy", "http_proxy", "no_proxy") if n.upper() in os.environ}
-    return {
-        **proxies,
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "4",
-        **more,
-    }
+    own = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"}
+    return {**for_grpc(os.environ), **own, **more}
 
 
 class Child:
