@@ -41,7 +41,7 @@ from tests.machines import Machines
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "FEDSEC_TEST_FEDERATION"
 RUN = "apart-1"
-PAUSES = {"patience": 15.0, "silent": 8.0, "start": 60.0, "most": 10.0}
+PAUSES = {"patience": 15.0, "silent": 17.0, "start": 60.0, "most": 30.0}
 """For coordinators of these tests: all processes share two cores, so that starts are not scaled down as waits are."""
 ROLES = {
     "server": "nvflare.private.fed.app.server.server_train",

@@ -73,7 +73,7 @@ def one_run(folder: Path, seed: str) -> dict:
     """What came of it; AssertionError where neither a certificate nor a reason did, or something was sent twice."""
     draw = random.Random(seed)
     made = light_set(folder / "set", SITES, rounds=3)
-    options = {"work": "never-the-same", "hold": HOLD, "serve": {"away": 45.0, "segment": draw.choice([1, 5])}}
+    options = {"work": "never-the-same", "hold": HOLD, "serve": {"away": 75.0, "segment": draw.choice([1, 5])}}
     with running(folder / "apart", made, networks=tuple(p.name for p in made.glob("site-*")), **options) as apart:
         trouble = Trouble(apart, draw)
         apart.until(event="asking", exchange="train", round=0)

@@ -71,7 +71,7 @@ def server_workspace(kit: Kit, folder: Path, bind: str | None) -> list[str]:
     })  # fmt: skip
     storage = "nvflare.app_common.storages.filesystem_storage.FilesystemStorage"
     parts: dict[str, tuple[str, dict[str, Any]]] = {
-        "job_scheduler": ("nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 4}),
+        "job_scheduler": ("nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 12}),
         "job_manager": ("nvflare.apis.impl.job_def_manager.SimpleJobDefManager", {
             "uri_root": str(folder / "jobs"), "job_store_id": "job_store",
         }),
