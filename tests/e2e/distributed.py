@@ -41,7 +41,7 @@ from tests.machines import Machines
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "FEDSEC_TEST_FEDERATION"
 RUN = "apart-1"
-PAUSES = {"patience": 15.0, "silent": 8.0, "start": 60.0, "most": 10.0}
+PAUSES = {"patience": 15.0, "silent": 17.0, "start": 60.0, "most": 30.0}
 """For coordinators of these tests: all processes share two cores, so that starts are not scaled down as waits are."""
 ROLES = {
     "server": "nvflare.private.fed.app.server.server_train",
@@ -123,9 +123,12 @@ class Apart:
     """Seconds that every site takes for an exchange, by its name."""
     serve: dict[str, object] = field(default_factory=dict)
     pauses: dict[str, float] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     """Sites whose way to the server can be cut."""
     run: str = RUN
+    out: Path | None = None
+    """The run folder; left out: in ``folder``."""
 
     def __enter__(self) -> Apart:
         self.mark, self.began = uuid.uuid4().hex, time.monotonic()
@@ -141,6 +144,7 @@ class Apart:
         for name in self.networks:
             self.cuts[name] = Cuttable(f"127.0.0.1:{self.port}")
             self.reach(name, self.cuts[name].port)
+        self.out = self.out or self.folder / "run"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         return self
 
@@ -159,10 +163,6 @@ class Apart:
 
     def home(self, site: str) -> Path:
         return self.folder / site / "site"
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "run"
 
     def reach(self, site: str, port: int) -> None:
         """The site's kit calls that port."""
@@ -197,6 +197,7 @@ class Apart:
                 "work": self.work,
                 "sent": str(self.sent_path(who)),
                 "hold": self.hold,
+                "pace": self.pace,
             }
         path = self.folder / f"{who}.options.json"
         path.write_text(json.dumps(options | changes))

@@ -22,6 +22,7 @@ from fedsec.coordinator.exchange import Transport
 from fedsec.coordinator.journal import Journal
 from fedsec.coordinator.run_log import RunLog
 from fedsec.coordinator.runner import Runner
+from fedsec.engines.link.station import Pace
 from fedsec.engines.nvflare.carrier import Pauses
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
@@ -166,12 +167,12 @@ def site(options: dict) -> None:
         folders={"state": here.state_path},
     )
     with operation as (operations, progress, stopping):
-        words = join(here, plan, load, operations, progress, stopping)
+        words = join(here, plan, load, operations, progress, stopping, Pace(**options["pace"]))
         sys.stdout.write(f"the coordinator says: {words}\n")
 
 
 def main() -> None:
-    """Ends as the command line does: 1 for a refusal, 2 for what was asked wrongly, its words on standard error."""
+    """Ends as the command line does: 1 for a refusal, 2 for a wrong command, and words on standard error."""
     options = json.loads(Path(sys.argv[2]).read_bytes())
     try:
         with explained("this machine's disk", "Make room, then give the same command again"):

@@ -1,4 +1,4 @@
-"""Five sites, a coordinator, engine and network that fail at random: what is left at the end holds, or says why not.
+"""Five sites, and a coordinator, engine and network that fail at random: what is left holds, or says why not.
 
 Every run's failures follow from its seed, which stands in its line of the report; when they strike in wall-clock time
 depends on the machine. ``FEDSEC_CHAOS`` names a file for the report, a line of JSON a run.
@@ -73,7 +73,7 @@ def one_run(folder: Path, seed: str) -> dict:
     """What came of it; AssertionError where neither a certificate nor a reason did, or something was sent twice."""
     draw = random.Random(seed)
     made = light_set(folder / "set", SITES, rounds=3)
-    options = {"work": "never-the-same", "hold": HOLD, "serve": {"away": 45.0, "segment": draw.choice([1, 5])}}
+    options = {"work": "never-the-same", "hold": HOLD, "serve": {"away": 75.0, "segment": draw.choice([1, 5])}}
     with running(folder / "apart", made, networks=tuple(p.name for p in made.glob("site-*")), **options) as apart:
         trouble = Trouble(apart, draw)
         apart.until(event="asking", exchange="train", round=0)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,13 +212,11 @@ def test_a_site_comes_back_with_an_empty_state_folder(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own where uploads arrive, with room for none."""
-    place = tmp_path / "run-engine" / "incoming"
-    place.mkdir(parents=True, mode=0o700)
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=False).returncode
-    ):
+    """A file system of its own for the coordinator's run."""
+    place = tmp_path / "disk"
+    place.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("only root may mount a file system")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -225,13 +224,16 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_the_disk_is_full_where_uploads_arrive(small_disk, calm, tmp_path, record_property):
-    with Apart(tmp_path, calm.working_set, hold=HOLD) as apart:
+    options = {"hold": HOLD | {"mask": 3.0}, "out": small_disk / "run"}
+    with running(tmp_path / "apart", calm.working_set, **options) as apart:
+        apart.asked("mask", 0)
         filling = small_disk / "filling"
-        filling.write_bytes(bytes(1 << 16))
-        apart.start_all()
+        with suppress(OSError), filling.open("wb", buffering=0) as out:
+            while True:
+                out.write(bytes(1 << 12))
         assert apart.status("coordinator") == 1
-        assert "No space left on device" in apart.said("coordinator")
-        assert "make room" in apart.said("coordinator").lower()
+        assert "expected to write, found that it cannot" in apart.said("coordinator")
+        assert "make room" in apart.said("coordinator")
         apart.orphans()
         filling.unlink()
         recovery = Recovery(apart, record_property)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fedsec.coordinator.exchange import Transport
 from fedsec.engines.link.desk import Desk, Terms
-from fedsec.engines.link.station import SiteTerms, Station
+from fedsec.engines.link.station import Pace, SiteTerms, Station
 from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
 from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier, Pauses
 from fedsec.engines.nvflare.site import NvflareSite
@@ -43,6 +43,12 @@ Finish = Callable[[RunFolder, Callable[[], None]], None]
 
 LINGER_SECONDS = 60.0
 """How long a coordinator that is done waits for every site to hear of it."""
+_NOT_READY = {
+    "connected": None,
+    "disconnected": "cut off from the coordinator",
+    "undelivered": "cut off from the coordinator",
+    "not-welcome": "the coordinator does not welcome this site: its log says why",
+}
 _BYTES_A_PARAMETER, _HEADS = 16, 1 << 20
 """Of an upload, at most: eight bytes a lane and a tag; ciphertexts are smaller."""
 
@@ -132,11 +138,19 @@ def _tell(desk: Desk, carrier: NvflareCarrier, linger: float, tick: Callable[[],
         time.sleep(0.2)
 
 
-def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress: Progress, stopping: Event) -> str:
+def join(
+    site: Site,
+    plan: Plan,
+    load: Opener,
+    operations: Operations,
+    progress: Progress,
+    stopping: Event,
+    pace: Pace | None = None,
+) -> str:
     """Take part in the runs of a plan until the coordinator says that it is over; its words.
 
     ``load``: opens the site's agent (`study.one_site`). ``progress`` hears of everything; once ``stopping`` is set,
-    work ends at the next step.
+    work ends at the next step. ``pace``: how often it tries again.
 
     Raises:
         FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
@@ -153,8 +167,8 @@ def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress:
         progress(event)
 
     def said(event: dict[str, object]) -> None:
-        if event["event"] in ("connected", "disconnected", "undelivered"):
-            operations.ready(None if event["event"] == "connected" else "cut off from the coordinator")
+        if (name := str(event["event"])) in _NOT_READY:
+            operations.ready(_NOT_READY[name])
         progress(event)
 
     with ExitStack() as stack:
@@ -166,7 +180,7 @@ def join(site: Site, plan: Plan, load: Opener, operations: Operations, progress:
         engine.start()
         agent = load(site, plan, step, stack)
         terms = SiteTerms(SiteId(site.name), plan.digest(), roster, key.sign, software())
-        station = Station(terms, operations.watch(agent).handle, said)
+        station = Station(terms, operations.watch(agent).handle, said, pace)
         stack.callback(station.close)
         operations.ready("not connected to the coordinator yet")
         return engine.serve(station, operations.tick)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +23,8 @@ from fedsec_secure.identity.roster import SiteId
 
 SEGMENT: Final = 5
 """Rounds that one job carries: what NVFlare keeps of a job does not grow with the run."""
+MOST_JOBS: Final = 6
+"""At a time: one for most sites, and others for those that came later or were cut off."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,20 @@ class Pauses:
 
     patience: float = 10.0
     """A job waits so long for sites that are still on their way to the server."""
-    silent: float = 30.0
-    """A site that the server knows, and that says nothing for so long, is taken into a new job."""
+    silent: float = 20.0
+    """A site that the server knows, and that says nothing for so long, gets a job of its own; after that one in vain,
+    for twice as long, and so on. A site that has nothing to do speaks every 15 s.
+    """
     start: float = 120.0
     """A job that does not run after so long is given up."""
-    most: float = 120.0
+    most: float = 60.0
     """Between two tries, at most."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     id: str
-    sites: frozenset[str]
+    sites: frozenset[SiteId]
     submitted: float
     control: Connection | None = None
     begun: bool = False
@@ -73,8 +77,11 @@ class NvflareCarrier:
         log = folder / "nvflare.log"
         self._server = Child(arguments, folder / "server", log, self._gate.environment())
         self._clerk = Clerk(console_workspace(kit.folder / ADMIN, folder / "console"), USER, log)
-        self._job: _Job | None = None
+        self._jobs: list[_Job] = []
         self._ending: list[tuple[_Job, float]] = []
+        """Jobs that were told to end, and when."""
+        self._tries: dict[SiteId, int] = {}
+        """Jobs in a row that a site was silent in."""
         self._first_round = 0
         self._asked_since: float | None = None
         self._pause, self._not_before = 2.0, 0.0
@@ -85,7 +92,7 @@ class NvflareCarrier:
 
     @property
     def round(self) -> int:
-        """The first round of the job that runs."""
+        """The first round of the jobs that run."""
         return self._first_round
 
     @property
@@ -94,7 +101,7 @@ class NvflareCarrier:
         return self._server.pid
 
     def close(self) -> None:
-        """End the job, the console and the server."""
+        """End the jobs, the console and the server."""
         self._finish()
         self._clerk.close()
         self._server.close()
@@ -103,98 +110,116 @@ class NvflareCarrier:
     # ---- Carrier
 
     def keep(self, wanted: frozenset[SiteId], round_index: int) -> None:
-        """Server up, and a job that reaches the sites that are wanted and connected."""
+        """Server up, and jobs that reach the sites that are wanted and connected.
+
+        A site that comes later, or again, gets a job of its own beside the others: nobody's work is interrupted.
+        """
         if self._server.keep():
             self._report({"event": "engine", "what": "server started", "starts": self._server.starts})
             self._clerk.close()
-            self._job, self._ending = None, []
-        self._end_stragglers()
-        job = self._job
-        if job is not None and self._is_over(job, wanted, round_index):
+            self._forget(self._jobs)
+            self._ending = []
+        self._end_late()
+        if self._jobs and round_index >= self._first_round + self._segment:
             self._finish()
-        if self._job is None:
-            self._submit(wanted, round_index)
+        missing = self._missing(wanted)
+        if not missing:
+            self._asked_since = None
+            return
+        if len(self._jobs) >= MOST_JOBS:
+            self._finish()
+        self._submit(missing, round_index)
 
-    def _is_over(self, job: _Job, wanted: frozenset[SiteId], round_index: int) -> bool:
+    def _end_late(self) -> None:
+        """Jobs that ended are no jobs; one that does not begin is given up."""
         now = time.monotonic()
-        if job.ended:
-            return True
-        if not job.begun:
-            return now - job.submitted > self._pauses.start
-        if round_index >= self._first_round + self._segment:
-            return True
-        if now - job.submitted < self._pauses.silent or now < self._not_before:
-            return False
-        heard = self._desk.heard()
-        silent = {site for site in wanted if heard.get(site, self._pauses.silent) >= self._pauses.silent}
-        if not silent:
-            return False
-        back = silent & self._connected()
-        self._postpone()
-        if back:
-            self._report({"event": "engine", "what": "job ended", "for": sorted(back)})
-        return bool(back)
+        late = [job for job in self._jobs if not job.begun and now - job.submitted > self._pauses.start]
+        for job in late:
+            self._try_abort(job)
+        self._forget([job for job in self._jobs if job.ended or job in late])
+        # Jobs that were told to end may wait for a site that is cut off; no site asks over them any more.
+        told = [(job, since) for job, since in self._ending if not job.ended]
+        for job, since in told:
+            if now - since > self._pauses.silent:
+                self._try_abort(job)
+        self._ending = [(job, since) for job, since in told if now - since <= self._pauses.silent]
 
-    def _connected(self) -> frozenset[str]:
+    def _forget(self, jobs: Sequence[_Job]) -> None:
+        with self._lock:
+            self._jobs = [job for job in self._jobs if job not in jobs]
+
+    def _missing(self, wanted: frozenset[SiteId]) -> frozenset[SiteId]:
+        """Whom no job reaches: none was submitted for them, or they say nothing in the newest."""
+        now, heard = time.monotonic(), self._desk.heard()
+        found = set()
+        for site in wanted:
+            job = next((job for job in reversed(self._jobs) if site in job.sites), None)
+            if job is None:
+                found.add(site)
+                continue
+            since = now - job.submitted
+            quiet = min(heard.get(site, since), since)
+            if quiet < self._pauses.silent:
+                self._tries.pop(site, None)
+            elif quiet >= min(self._pauses.silent * 2 ** self._tries.get(site, 0), self._pauses.most):
+                found.add(site)
+        return frozenset(found)
+
+    def _connected(self) -> frozenset[SiteId]:
         """Sites whose client gave a sign of life lately: the server lists one that is cut off for ten minutes more."""
         try:
             clients = self._clerk.ask("info")["clients"]
-            return frozenset(site for site, ago in clients.items() if ago < 3 * BEAT_SECONDS)
+            return frozenset(SiteId(s) for s, ago in clients.items() if ago < 3 * BEAT_SECONDS) & self._desk.roster()
         except TransportError as e:
             self._report({"event": "engine", "what": str(e)})
             return frozenset()
 
-    def _submit(self, wanted: frozenset[SiteId], round_index: int) -> None:
-        """A job for the sites that are there: for all that are wanted, or after some patience for those that came."""
+    def _submit(self, missing: frozenset[SiteId], round_index: int) -> None:
+        """A job for the sites that are there: for all that are missing, or after some patience for those that came."""
         now = time.monotonic()
         self._asked_since = self._asked_since or now
         if now < self._not_before:
             return
-        connected = self._connected() & self._desk.roster()
-        if not wanted & connected or (not wanted <= connected and now - self._asked_since < self._pauses.patience):
+        connected = self._connected()
+        if not missing & connected or (not missing <= connected and now - self._asked_since < self._pauses.patience):
             self._not_before = now + 0.5
             return
+        reached = frozenset[SiteId]().union(*(job.sites for job in self._jobs))
+        sites = connected & (missing | (self._desk.roster() - reached))
         self._desk.rest(False)
         try:
-            job = self._clerk.ask("submit", sites=sorted(connected))["job"]
+            job = self._clerk.ask("submit", sites=sorted(sites))["job"]
         except TransportError as e:
             self._report({"event": "engine", "what": str(e)})
             self._postpone()
             return
+        for site in missing & reached:
+            self._tries[site] = self._tries.get(site, 0) + 1
+        if not self._jobs:
+            self._first_round = round_index
         with self._lock:
-            self._job = _Job(job, connected, now)
-        self._asked_since, self._first_round = None, round_index
-        self._report({"event": "engine", "what": "job submitted", "job": job, "sites": sorted(connected)})
+            self._jobs.append(_Job(job, sites, time.monotonic()))
+        self._asked_since = None
+        self._report({"event": "engine", "what": f"job submitted for {', '.join(sorted(sites))}", "job": job})
 
     def _postpone(self) -> None:
         self._not_before = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, self._pauses.most)
 
     def _finish(self) -> None:
-        """Let the sites go, and end the job."""
-        job, self._job = self._job, None
-        if job is None:
-            return
-        self._desk.rest(True)
-        self._asked_since = None
-        if job.control is not None:
-            with suppress(OSError):  # it ended by itself
-                job.control.send_bytes(END)  # closing would not be seen there while a thread here still reads
-            self._ending.append((job, time.monotonic()))
-        elif not job.ended:
-            self._try_abort(job)
-
-    def _end_stragglers(self) -> None:
-        """Jobs that were told to end, and wait for a site that is cut off: no site asks over them any more."""
-        now, rest = time.monotonic(), []
-        for job, told in self._ending:
-            if job.ended:
-                continue
-            if now - told > self._pauses.silent:
+        """Let the sites go, and end the jobs."""
+        jobs = self._jobs
+        self._forget(jobs)
+        if jobs:
+            self._desk.rest(True)
+        for job in jobs:
+            if job.control is not None:
+                with suppress(OSError):  # it ended by itself
+                    job.control.send_bytes(END)  # closing is not seen there while a thread here still reads
+                self._ending.append((job, time.monotonic()))
+            elif not job.ended:
                 self._try_abort(job)
-            else:
-                rest.append((job, told))
-        self._ending = rest
+        self._asked_since = None
 
     def _try_abort(self, job: _Job) -> None:
         try:
@@ -231,7 +256,8 @@ class NvflareCarrier:
         """The job's process may be here before the answer to its submission."""
         for _ in range(100):
             with self._lock:
-                if self._job is not None and self._job.id == job_id:
-                    return self._job
+                found = next((job for job in self._jobs if job.id == job_id), None)
+            if found is not None:
+                return found
             time.sleep(0.1)
         return None

@@ -54,7 +54,7 @@ class NvflareSite:
             except Empty:
                 continue
             try:
-                words = station.serve(partial(_deliver, connection, tick))
+                words = station.serve(partial(self._deliver, connection, tick))
             except LineEndedError as e:
                 self._report({"event": "disconnected", "reason": str(e)})
                 continue
@@ -74,16 +74,18 @@ class NvflareSite:
         self._waiting.put((connection, done))
         done.wait()
 
-
-def _deliver(connection: Connection, tick: Callable[[], None], frame: bytes) -> bytes:
-    tick()
-    try:
-        connection.send_bytes(frame)
-        answer = receive(connection)
-    except (EOFError, OSError, FedsecError):
-        raise LineEndedError("the engine's job ended") from None
-    if answer.startswith(CARRIED):
-        return answer[1:]
-    if answer.startswith(UNDELIVERED):
-        raise UndeliveredError(f"the engine could not deliver: {answer[1:].decode('ascii', 'replace')[:100]}")
-    raise LineEndedError("the engine's job says what nobody asked")
+    def _deliver(self, connection: Connection, tick: Callable[[], None], frame: bytes) -> bytes:
+        tick()
+        try:
+            connection.send_bytes(frame)
+            answer = receive(connection)
+        except (EOFError, OSError, FedsecError):
+            raise LineEndedError("the engine's job ended") from None
+        if answer.startswith(CARRIED):
+            return answer[1:]
+        if not answer.startswith(UNDELIVERED):
+            raise LineEndedError("the engine's job says what nobody asked")
+        reason = f"the engine could not deliver: {answer[1:].decode('ascii', 'replace')[:100]}"
+        if not self._waiting.empty():  # a later job is here: this one has lost its server
+            raise LineEndedError(reason)
+        raise UndeliveredError(reason)

@@ -1,0 +1,185 @@
+"""Who and what is not let in where sites and coordinator are machines apart, and what people see of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fedsec.engines.nvflare.job import CONTROLLER, EXECUTOR, write_job
+from fedsec.engines.nvflare.provision import ADMIN, provision
+from fedsec.engines.nvflare.workspace import USER
+from fedsec_secure.identity.keys import SigningKey
+from tests.e2e.distributed import ROOT, Apart, light_set, running, wait_for
+
+FOREIGN = "nvflare.app_common.executors.exec_command.ExecCommandExecutor"
+"""A class of NVFlare's own that a job could name."""
+CONSOLE = """
+import sys
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+
+session = new_secure_session(sys.argv[2], sys.argv[1], timeout=10.0)
+try:
+    for command in sys.argv[4:]:
+        print(command, "->", session.api.do_command(command))
+    if sys.argv[3]:
+        print("job", session.submit_job(sys.argv[3]))
+finally:
+    session.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return light_set(tmp_path_factory.mktemp("refusals") / "set", 3)
+
+
+def console(apart: Apart, job: Path | None, *commands: str) -> str:
+    """What NVFlare's own console says to the coordinator's user, with the kit's own certificate."""
+    kit = apart.machines.office / "engine" / ADMIN
+    command = [sys.executable, "-c", CONSOLE, str(kit), USER, str(job or ""), *commands]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    return done.stdout + done.stderr
+
+
+def trace_in(folder: Path) -> list[str]:
+    """Files that code of a job would have made."""
+    return [str(p) for p in folder.rglob("executed-*")]
+
+
+def job_of(folder: Path, sites: tuple[str, ...], controller=CONTROLLER, executor=EXECUTOR, code: str = "") -> Path:
+    folder.mkdir()
+    write_job(folder, list(sites), controller, executor)
+    if code:
+        custom = folder / "app" / "custom"
+        custom.mkdir()
+        (custom / "shipped.py").write_text(code)
+    return folder
+
+
+SHIPPED = """
+from pathlib import Path
+from nvflare.apis.executor import Executor
+
+Path({marker!r}).write_text("imported")
+
+class Shipped(Executor):
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        return shareable
+"""
+
+
+def test_no_job_brings_classes_or_code_and_no_console_reaches_a_shell(made, tmp_path):
+    """The coordinator's own certificate asks for it, in the middle of a run, and the run ends as if nobody had."""
+    with running(tmp_path / "apart", made, hold={"train": 30.0}) as apart:
+        apart.asked("train", 0)
+        wait_for("every site is at work", lambda: all(apart.pids("site job", s) for s in apart.sites))
+        marker = tmp_path / "executed-code"
+        jobs = {
+            "class": job_of(tmp_path / "class", apart.sites, executor=FOREIGN),
+            "code": job_of(
+                tmp_path / "code", apart.sites, executor="shipped.Shipped", code=SHIPPED.format(marker=str(marker))
+            ),
+        }
+        shell = console(apart, None, "pwd site-a", "ls site-a -al", "cat site-a ../../site.key", "env site-a")
+        assert shell.count("not authorized") + shell.count("NOT_AUTHORIZED") >= 4 or "denied" in shell, shell
+        said = {name: console(apart, job) for name, job in jobs.items()}
+        assert "job" not in said["code"] or "not authorized" in said["code"].lower(), said["code"]
+        refused = wait_for("a site refuses the class", lambda: refusals(apart, "site-a", FOREIGN), 60)
+        assert refused, said["class"]
+        assert trace_in(tmp_path) == []
+        apart.finished(240)
+
+
+def refusals(apart: Apart, site: str, what: str) -> list[str]:
+    """Lines of the logs of a site's engine that name it."""
+    found = []
+    for path in (apart.home(site) / "state" / "engine").rglob("*log*"):
+        with suppress(OSError):
+            if path.is_file():
+                found += [line for line in path.read_text(errors="replace").splitlines() if what in line]
+    return found
+
+
+# ---- certificates
+
+
+def never_served(apart: Apart, site: str, seconds: float = 25.0) -> None:
+    """The others are asked; it is not."""
+    others = [s for s in apart.sites if s != site]
+    for other in others:
+        apart.until(other, event="connected")
+    with pytest.raises(AssertionError):
+        apart.until(site, event="connected", seconds=seconds)
+
+
+def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
+    with Apart(tmp_path / "apart", made) as apart:
+        provision(apart.sites, "127.0.0.1", apart.port, tmp_path / "others")
+        kit = apart.home("site-b") / "engine"
+        shutil.rmtree(kit)
+        shutil.copytree(tmp_path / "others" / "site-b", kit)
+        apart.start_all()
+        never_served(apart, "site-b", 20)
+        waiting = [e for e in apart.events() if e.get("what") == "job submitted"]
+        assert [e["sites"] for e in waiting[:1]] == [["site-a", "site-c"]]
+
+
+def test_a_certificate_with_another_sites_name_speaks_for_nobody(made, tmp_path):
+    """The engine believes the certificate; the coordinator's process asks for a signature of the site's own key."""
+    with Apart(tmp_path / "apart", made, hold={"train": 5.0}) as apart:
+        stolen = apart.home("site-b") / "engine"
+        shutil.rmtree(stolen)
+        shutil.copytree(apart.folder / "kits" / "site-c", stolen)
+        apart.start("coordinator")
+        apart.start("site-a")
+        apart.start("site-b")
+        told = apart.until("site-b", event="engine", seconds=90)
+        assert told
+
+
+def test_a_site_that_is_not_on_the_roster_is_told_so(made, tmp_path):
+    with Apart(tmp_path / "apart", made) as apart:
+        stranger = light_set(tmp_path / "other", 4) / "site-d"
+        home = tmp_path / "apart" / "site-d" / "site"
+        shutil.copytree(stranger, home)
+        provision(("site-d",), "127.0.0.1", apart.port, tmp_path / "kits-d")
+        shutil.copytree(tmp_path / "kits-d" / "site-d", home / "engine")
+        command = [sys.executable, "-c", "from fedsec.cli import main; main()", "site", "join"]
+        command += [str(apart.machines.plan_path), "--site", str(home / "site.toml")]
+        done = joined(command)
+        assert done.returncode == 2
+        assert "the plan names the sites site-a, site-b, site-c; found site-d" in done.stderr
+
+
+def joined(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "1000"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+# ---- keys and plans
+
+
+def test_a_coordinator_with_another_signing_key_does_not_start(made, tmp_path):
+    with Apart(tmp_path / "apart", made, light=False) as apart:
+        (apart.machines.office / "coordinator.key").unlink()
+        SigningKey.generate().save(apart.machines.office / "coordinator.key")
+        apart.start("coordinator")
+        assert apart.status("coordinator") == 2
+        assert "is not the key of the plan's coordinator" in apart.said("coordinator")
+        assert not apart.out.exists()
+
+
+def test_a_plan_that_no_officer_approved_is_not_joined(made, tmp_path):
+    with Apart(tmp_path / "apart", made, light=False) as apart:
+        other = light_set(tmp_path / "other", 3) / "coordinator" / "plan.json"
+        shutil.copy(other, apart.machines.plan_path)
+        apart.start("site-a")
+        assert apart.status("site-a") == 1
+        assert "VerificationError" in apart.said("site-a")
+        assert apart.left() == []
