@@ -43,7 +43,7 @@ end() {
   trap '' INT TERM
   trap - EXIT
   take_down
-  [ -n "$KEEP" ] || rm -rf "$WORK"
+  [ -n "$KEEP" ] || rm -rf "$WORK" || { sleep 1; rm -rf "$WORK" || true; }
   exit "$code"
 }
 trap end EXIT
@@ -55,49 +55,47 @@ since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }'; }
 fail() { echo "FAILED: $1" >&2; exit 1; }
 last_words() { tail -n 5 "$WORK/logs/$1" | cut -c 1-400 >&2; }
 digest() { sha256sum "$1/adapter/adapter_model.safetensors" | cut -d ' ' -f 1; }
-both_verify() {
-  "$FEDSEC" verify "$WORK/embedded" > "$WORK/logs/verify-embedded" 2>&1 & local one=$!
-  "$FEDSEC" verify "$WORK/distributed" > "$WORK/logs/verify-distributed" 2>&1 & local other=$!
-  wait "$one" || { last_words verify-embedded; fail "fedsec verify of the run in one process"; }
-  wait "$other" || { last_words verify-distributed; fail "fedsec verify of the run on four machines"; }
-}
+fedsec_here() { start "$1" "$FEDSEC" "${@:2}"; }
 
 mkdir "$WORK/logs"
 STARTED=$EPOCHREALTIME BEGAN=$EPOCHREALTIME
 echo "three hospitals under $PLAN, run $RUN"
 
-"$FEDSEC" run "$HERE/$PLAN" --sites "$HERE/sites" --out "$WORK/embedded" --init --run-id "$RUN" \
-  > "$WORK/logs/embedded" 2>&1 & wait $! || { last_words embedded; fail "the run in one process"; }
+fedsec_here embedded run "$HERE/$PLAN" --sites "$HERE/sites" --out "$WORK/embedded" --init --run-id "$RUN"
+wait_for_all
 step "the run in one process: adapter $(digest "$WORK/embedded" | cut -c 1-12)…"
 
 # From here on these are machines: each has its own files, and neither record nor ledger of the run above.
 [ -n "$LOOPBACK" ] || lay_network || LOOPBACK=1
 [ -z "$LOOPBACK" ] || use_loopback
 cp "$WORK/embedded/plan.json" "$WORK/plan.json"
-"$FEDSEC" coordinator provision "$WORK/plan.json" --host "$COORDINATOR" --port "$PORT" --out "$WORK/kits" \
-  > "$WORK/logs/provision" 2>&1 & wait $! || { last_words provision; fail "fedsec coordinator provision"; }
+fedsec_here provision coordinator provision "$WORK/plan.json" --host "$COORDINATOR" --port "$PORT" --out "$WORK/kits"
+wait_for_all
 part_working_set "$WORK/embedded-sites" "$WORK/kits" "$WORK/machines"
 step "kits for mTLS, and ${#SITES[@]} sites and a coordinator $WHERE"
 
 start_proxy
-start coordinator "$FEDSEC" coordinator serve "$WORK/machines/coordinator/plan.json" --bind "$COORDINATOR" --away 120 \
-  --coordinator "$WORK/machines/coordinator/office/coordinator.toml" --out "$WORK/distributed" --run-id "$RUN"
+start_on coordinator "$FEDSEC" coordinator serve "$WORK/machines/coordinator/plan.json" --bind "$COORDINATOR" \
+  --away 120 --coordinator "$WORK/machines/coordinator/office/coordinator.toml" --out "$WORK/distributed" --run-id "$RUN"
 for site in "${SITES[@]}"; do
-  start "$site" "$FEDSEC" site join "$WORK/machines/$site/plan.json" --site "$WORK/machines/$site/site/site.toml"
+  start_on "$site" "$FEDSEC" site join "$WORK/machines/$site/plan.json" --site "$WORK/machines/$site/site/site.toml"
 done
 require_walls
 wait_for_all
 step "the run on machines apart: adapter $(digest "$WORK/distributed" | cut -c 1-12)…"
-stop_proxy
 require_traffic
 
-both_verify
+fedsec_here verify-embedded verify "$WORK/embedded"
+fedsec_here verify-distributed verify "$WORK/distributed"
+wait_for_all
 step "fedsec verify holds for both"
 
 cmp "$WORK/embedded/plan.json" "$WORK/distributed/plan.json" || fail "the two runs are not of one plan"
 echo "one process    $(digest "$WORK/embedded")"
 echo "machines apart $(digest "$WORK/distributed")"
 cmp "$WORK"/{embedded,distributed}/adapter/adapter_model.safetensors || fail "the two adapters differ"
-times | awk -v s="$(since "$STARTED")" 'NR == 2 { split($0, t, /[ms ]+/)
-  printf "the same, bit for bit; %.0f s in all, %.0f s of processor time\n", s, 60 * (t[1] + t[3]) + t[2] + t[4] }'
+times > "$WORK/logs/times"
+awk -v s="$(since "$STARTED")" 'NR == 2 { split($0, t, /[ms ]+/)
+  printf "the same, bit for bit; %.0f s in all, %.0f s of processor time\n", s, 60 * (t[1] + t[3]) + t[2] + t[4] }' \
+  "$WORK/logs/times"
 [ -z "$KEEP" ] || echo "everything is in $WORK"
