@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -29,11 +30,11 @@ STRICT, LAX = "strict", "lax"
 _SUBMIT = """
 import sys
 from nvflare.fuel.flare_api.flare_api import new_secure_session
-session = new_secure_session(sys.argv[1], sys.argv[2], timeout=20.0)
+session = new_secure_session(sys.argv[2], sys.argv[1], timeout=20.0)
 if sys.argv[3] == "clients":
-    print(len(session.get_system_info().client_info))
+    print('ANSWER', len(session.get_system_info().client_info))
 else:
-    print(session.submit_job(sys.argv[3]))
+    print('ANSWER', session.submit_job(sys.argv[3]))
 session.close()
 """
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Evil:\n    pass\n"
@@ -66,11 +67,11 @@ class Operator:
         gate = Gate(idle)
         stack.callback(gate.close)
         workspace = folder / "server"
-        arguments = server_workspace(load_kit(self.kits / "coordinator", "server"), workspace, "127.0.0.1")
+        arguments = server_workspace(load_kit(self.kits / "coordinator", "coordinator"), workspace, "127.0.0.1")
         all_allowed(workspace)
         self._start(arguments, "server", gate, stack)
         for site in (STRICT, LAX):
-            arguments = client_workspace(load_kit(self.kits / site, "client"), site, folder / site)
+            arguments = client_workspace(load_kit(self.kits / site, "site"), site, folder / site)
             if site == LAX:
                 all_allowed(folder / site)
             self._start(arguments, site, gate, stack)
@@ -83,12 +84,14 @@ class Operator:
     def console(self, word: str) -> str:
         command = [sys.executable, "-c", _SUBMIT, str(self.kits / "coordinator" / ADMIN), USER, word]
         run = subprocess.run(command, capture_output=True, text=True, env=environment({}), check=False, timeout=120)
-        return run.stdout.splitlines()[-1] if run.returncode == 0 and run.stdout else ""
+        found = re.findall(r"^ANSWER (.*)$", run.stdout, re.MULTILINE)
+        self.heard = run.stdout + run.stderr
+        return found[0] if found else ""
 
     def wait_for_clients(self) -> None:
         until = time.monotonic() + 120
         while self.console("clients") != "2":
-            assert time.monotonic() < until, "the sites' engines do not connect"
+            assert time.monotonic() < until, self.heard
 
     def submit(self, name: str, component: dict[str, object], code: dict[str, str]) -> None:
         """One job with an app for each site, in which MARK is a file that stands for the harm done there."""
@@ -110,7 +113,7 @@ class Operator:
         deploy = {"server": ["server"], STRICT: [STRICT], LAX: [LAX]}
         meta = {"name": name, "resource_spec": {}, "min_clients": 1, "deploy_map": deploy}
         (job / "meta.json").write_text(json.dumps(meta))
-        assert self.console(str(job)), "the server takes any job"
+        assert self.console(str(job)), self.heard
 
     def mark(self, name: str, site: str) -> Path:
         return self.folder / f"mark-{name}-{site}"
@@ -135,7 +138,7 @@ def operator(tmp_path_factory):
             "class",
             {"id": "evil", "path": "logging.FileHandler", "args": {"filename": "MARK"}},
             {},
-            "Component 'logging.FileHandler' at config path components.#1 is not in allow_list",
+            "component not authorized: Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
         ),
         ("code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "BYOC not permitted"),
     ],
@@ -155,7 +158,7 @@ def test_a_hostile_server_runs_nothing_at_a_site(operator, name, component, code
 @pytest.mark.parametrize("right", ["byoc", "shell_commands", "operate", "download_job", "anything-new"])
 def test_no_role_that_a_server_makes_up_has_rights_at_a_site(tmp_path, role, right):
     provision((STRICT,), "127.0.0.1", 8002, tmp_path / "kits")
-    client_workspace(load_kit(tmp_path / "kits" / STRICT, "client"), STRICT, tmp_path / STRICT)
+    client_workspace(load_kit(tmp_path / "kits" / STRICT, "site"), STRICT, tmp_path / STRICT)
     rules = json.loads((tmp_path / STRICT / "local" / "authorization.json").read_text())
     someone = Person(USER, "fedsec", role)
     judge = FLAuthorizer("fedsec", rules)
