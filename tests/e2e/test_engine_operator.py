@@ -138,7 +138,7 @@ def operator(tmp_path_factory):
             "class",
             {"id": "evil", "path": "logging.FileHandler", "args": {"filename": "MARK"}},
             {},
-            "component not authorized: Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
+            "Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
         ),
         ("code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "BYOC not permitted"),
     ],
