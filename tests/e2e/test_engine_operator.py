@@ -77,7 +77,7 @@ class Operator:
             self._start(arguments, site, gate, stack)
 
     def _start(self, arguments: list[str], name: str, gate: Gate, stack: ExitStack) -> None:
-        child = Child(arguments, self.folder / f"{name}.out", gate.environment())
+        child = Child(arguments, self.folder / name, self.folder / f"{name}.out", gate.environment())
         stack.callback(child.close)
         child.keep()
 
@@ -116,7 +116,8 @@ class Operator:
         assert self.console(str(job)), self.heard
 
     def mark(self, name: str, site: str) -> Path:
-        return self.folder / f"mark-{name}-{site}"
+        """Where the site's engine may write: how far what runs there reaches is `test_fence.py`'s matter."""
+        return self.folder / site / f"mark-{name}"
 
     def said(self, site: str) -> str:
         logs = [*(self.folder / site).rglob("*.txt"), self.folder / f"{site}.out"]

@@ -115,7 +115,7 @@ class NvflareCarrier:
         A site that comes later, or again, gets a job of its own beside the others: nobody's work is interrupted.
         """
         if self._server.keep():
-            self._report({"event": "engine", "what": "server started", "starts": self._server.starts})
+            self._report(self._server.started("server"))
             self._clerk.close()
             self._forget(self._jobs)
             self._ending = []

@@ -69,6 +69,12 @@ class Child:
         self.starts += 1
         return True
 
+    def started(self, what: str) -> dict[str, object]:
+        """The event that it was started, the first time or again."""
+        if self.starts == 1:
+            return {"event": "engine", "what": f"{what} started"}
+        return {"event": "engine-restarted", "what": f"{what} started again", "restarts": self.starts - 1}
+
     def _end(self) -> None:
         """The end of its standard input ends it and all that it started."""
         if self._process is not None:

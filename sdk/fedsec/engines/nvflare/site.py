@@ -47,7 +47,7 @@ class NvflareSite:
         """Until the run is over, in the coordinator's words. Raises what `Station.serve` raises but LineEndedError."""
         while True:
             if self._client.keep():
-                self._report({"event": "engine", "what": "client started", "starts": self._client.starts})
+                self._report(self._client.started("client"))
             tick()
             try:
                 connection, done = self._waiting.get(timeout=1.0)
