@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +16,11 @@ import pytest
 from fedsec.engines.nvflare.job import CONTROLLER, EXECUTOR, write_job
 from fedsec.engines.nvflare.provision import ADMIN, provision
 from fedsec.engines.nvflare.workspace import USER
+from fedsec.plan.approval import approve
+from fedsec.plan.policy import draft_policy
+from fedsec.plan.sitefile import load_site
+from fedsec.plan.toml import write_toml
+from fedsec.study.serving import engine_folder
 from fedsec_secure.identity.keys import SigningKey
 from tests.e2e.distributed import ROOT, Apart, light_set, running, wait_for
 
@@ -47,11 +54,6 @@ def console(apart: Apart, job: Path | None, *commands: str) -> str:
     return done.stdout + done.stderr
 
 
-def trace_in(folder: Path) -> list[str]:
-    """Files that code of a job would have made."""
-    return [str(p) for p in folder.rglob("executed-*")]
-
-
 def job_of(folder: Path, sites: tuple[str, ...], controller=CONTROLLER, executor=EXECUTOR, code: str = "") -> Path:
     folder.mkdir()
     write_job(folder, list(sites), controller, executor)
@@ -74,26 +76,63 @@ class Shipped(Executor):
 """
 
 
-def test_no_job_brings_classes_or_code_and_no_console_reaches_a_shell(made, tmp_path):
-    """The coordinator's own certificate asks for it, in the middle of a run, and the run ends as if nobody had."""
-    with running(tmp_path / "apart", made, hold={"train": 30.0}) as apart:
+@pytest.fixture
+def at_work(made, tmp_path):
+    """A run in which every site trains for a minute, with its engine's job at hand."""
+    with running(tmp_path / "apart", made, hold={"train": 60.0}) as apart:
         apart.asked("train", 0)
         wait_for("every site is at work", lambda: all(apart.pids("site job", s) for s in apart.sites))
-        marker = tmp_path / "executed-code"
-        jobs = {
-            "class": job_of(tmp_path / "class", apart.sites, executor=FOREIGN),
-            "code": job_of(
-                tmp_path / "code", apart.sites, executor="shipped.Shipped", code=SHIPPED.format(marker=str(marker))
-            ),
-        }
-        shell = console(apart, None, "pwd site-a", "ls site-a -al", "cat site-a ../../site.key", "env site-a")
-        assert shell.count("not authorized") + shell.count("NOT_AUTHORIZED") >= 4 or "denied" in shell, shell
-        said = {name: console(apart, job) for name, job in jobs.items()}
-        assert "job" not in said["code"] or "not authorized" in said["code"].lower(), said["code"]
-        refused = wait_for("a site refuses the class", lambda: refusals(apart, "site-a", FOREIGN), 60)
-        assert refused, said["class"]
-        assert trace_in(tmp_path) == []
-        apart.finished(240)
+        yield apart
+
+
+@pytest.mark.slow
+def test_a_job_of_another_class_is_refused_at_the_site_and_no_console_reaches_a_shell(at_work, tmp_path):
+    """The coordinator's own certificate asks for it, in the middle of a run, and the run ends as if nobody had."""
+    commands = ["pwd site-a", "ls site-a -al", "cat site-a log.txt", "tail site-a log.txt", "grep site-a x log.txt"]
+    said = console(at_work, None, *commands)
+    assert said.count("is not authorized for") == len(commands), said
+    assert "job" in console(at_work, job_of(tmp_path / "class", at_work.sites, executor=FOREIGN))
+    for site in at_work.sites:
+        assert wait_for(f"{site} refuses the class", lambda s=site: refusals(at_work, s, "ComponentNotAuthorized"), 60)
+    at_work.finished(240)
+    assert set(at_work.survivors()) == {at_work.sites}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lax", [False, True])
+def test_code_in_a_job_is_not_run(at_work, tmp_path, lax):
+    """Refused by the server; and where that one is told to let everything through, by each site."""
+    if lax:
+        let_everything_through(at_work)
+    marker = tmp_path / "executed-code"
+    text = SHIPPED.format(marker=str(marker))
+    job = job_of(tmp_path / "code", at_work.sites, executor="shipped.Shipped", code=text)
+    assert "job" in console(at_work, job)
+    if lax:
+        for site in at_work.sites:
+            assert wait_for(f"{site} refuses the code", lambda s=site: refusals(at_work, s, "BYOC"), 60)
+    else:
+        wait_for("the server refuses the code", lambda: "BYOC not permitted" in server_log(at_work), 60)
+    assert not marker.exists()
+    at_work.finished(240)
+    assert not marker.exists()
+    assert set(at_work.survivors()) == {at_work.sites}
+
+
+def let_everything_through(apart: Apart) -> None:
+    """The server is its operator's: its own rules bind nobody but itself."""
+    local = engine_folder(apart.out) / "server" / "local"
+    rights = json.loads((local / "authorization.json").read_text())
+    for role in rights["permissions"].values():
+        role.update(dict.fromkeys(role, "any"))
+    (local / "authorization.json").write_text(json.dumps(rights))
+    resources = json.loads((local / "resources.json").read_text())
+    resources["class_list_enforcement_mode"] = "off"
+    (local / "resources.json").write_text(json.dumps(resources))
+    before = len(apart.events())
+    apart.strike("server")
+    apart.until(event="engine", what="server started", after=before)
+    apart.until(event="engine", what="job runs", after=before)
 
 
 def refusals(apart: Apart, site: str, what: str) -> list[str]:
@@ -104,6 +143,18 @@ def refusals(apart: Apart, site: str, what: str) -> list[str]:
             if path.is_file():
                 found += [line for line in path.read_text(errors="replace").splitlines() if what in line]
     return found
+
+
+def engine_log(apart: Apart, site: str) -> str:
+    """What NVFlare's client says in its own log, and on its terminal."""
+    place = apart.home(site) / "state" / "engine"
+    texts = (path.read_text(errors="replace") for path in (place / "nvflare.log", place / "client" / "log.txt"))
+    return "\n".join(texts)
+
+
+def server_log(apart: Apart) -> str:
+    """What NVFlare's server says in its own log."""
+    return (engine_folder(apart.out) / "server" / "log.txt").read_text(errors="replace")
 
 
 # ---- certificates
@@ -126,21 +177,23 @@ def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
         shutil.copytree(tmp_path / "others" / "site-b", kit)
         apart.start_all()
         never_served(apart, "site-b", 20)
-        waiting = [e for e in apart.events() if e.get("what") == "job submitted"]
-        assert [e["sites"] for e in waiting[:1]] == [["site-a", "site-c"]]
+        assert apart.until(what="job submitted for site-a, site-c")
+        assert "certificate verify failed" in engine_log(apart, "site-b").lower()
 
 
-def test_a_certificate_with_another_sites_name_speaks_for_nobody(made, tmp_path):
-    """The engine believes the certificate; the coordinator's process asks for a signature of the site's own key."""
-    with Apart(tmp_path / "apart", made, hold={"train": 5.0}) as apart:
+def test_a_certificate_with_another_sites_name_is_that_site_or_nobody(made, tmp_path):
+    """NVFlare's server holds the name against the certificate; the site's client gives up, and is started again."""
+    with Apart(tmp_path / "apart", made) as apart:
         stolen = apart.home("site-b") / "engine"
         shutil.rmtree(stolen)
         shutil.copytree(apart.folder / "kits" / "site-c", stolen)
         apart.start("coordinator")
         apart.start("site-a")
         apart.start("site-b")
-        told = apart.until("site-b", event="engine", seconds=90)
-        assert told
+        apart.until("site-b", event="engine", what="client started")
+        assert "authenticated as 'site-c' but claimed endpoint 'site-b'" in server_log(apart)
+        apart.until(what="job submitted for site-a")
+        assert not [e for e in apart.events("site-b") if e["event"] == "connected"]
 
 
 def test_a_site_that_is_not_on_the_roster_is_told_so(made, tmp_path):
@@ -173,6 +226,38 @@ def test_a_coordinator_with_another_signing_key_does_not_start(made, tmp_path):
         assert apart.status("coordinator") == 2
         assert "is not the key of the plan's coordinator" in apart.said("coordinator")
         assert not apart.out.exists()
+
+
+@pytest.mark.slow
+def test_a_site_with_another_plan_is_not_welcome(made, tmp_path):
+    """Approved there, by the same officers for the same keys; the coordinator serves another one."""
+    with Apart(tmp_path / "apart", made, pace={"again": 0.02}) as apart:
+        other = another_plan(apart, rounds=3)
+        for who in ("coordinator", "site-a", "site-c"):
+            apart.start(who)
+        apart.start("site-b", plan=str(other))
+        assert apart.status("site-b", 240) == 1
+        words = "is not of the plan"
+        assert words in apart.said("site-b")
+        heard = [e for e in apart.events("site-b") if e["event"] == "not-welcome"]
+        assert len(heard) > 20
+        assert all(words in e["reason"] for e in heard)
+
+
+def another_plan(apart: Apart, **changes: object) -> Path:
+    """The same draft with changes, approved at site-b by its officer."""
+    plan = apart.plan.model_copy(update=changes)
+    path = apart.folder / "other.json"
+    path.write_bytes(plan.canonical())
+    site, now = (
+        load_site(apart.home("site-b") / "site.toml"),
+        datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+    )
+    ends, officer = now + datetime.timedelta(days=9), SigningKey.load(apart.working_set / "site-b" / "officer.key")
+    policy = draft_policy(plan, ends, 1)
+    site.policy_path.write_text(write_toml(policy, "Another policy"))
+    site.approval_path.write_bytes(approve(plan, policy, "site-b", officer, ends, now))
+    return path
 
 
 def test_a_plan_that_no_officer_approved_is_not_joined(made, tmp_path):

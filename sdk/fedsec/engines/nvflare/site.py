@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
+from typing import Final
 
 from fedsec.engines.link.station import LineEndedError, Station, UndeliveredError
 from fedsec.engines.nvflare.gate import CARRIED, UNDELIVERED, Gate, receive
@@ -16,6 +18,9 @@ from fedsec.engines.nvflare.workspace import client_workspace
 from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder
 from fedsec_secure.errors import FedsecError
+
+_ALONE: Final = 60.0
+"""Seconds after which a site that nobody asks anything says so; then after twice as long, and so on."""
 
 
 class NvflareSite:
@@ -45,6 +50,7 @@ class NvflareSite:
 
     def serve(self, station: Station, tick: Callable[[], None] = lambda: None) -> str:
         """Until the run is over, in the coordinator's words. Raises what `Station.serve` raises but LineEndedError."""
+        alone, told = time.monotonic(), _ALONE
         while True:
             if self._client.keep():
                 self._report(self._client.started("client"))
@@ -52,6 +58,10 @@ class NvflareSite:
             try:
                 connection, done = self._waiting.get(timeout=1.0)
             except Empty:
+                if time.monotonic() - alone > told:
+                    what = f"no job of the coordinator's for {told:.0f} s; `fedsec doctor --site` checks the way there"
+                    self._report({"event": "engine", "what": what})
+                    told *= 2
                 continue
             try:
                 words = station.serve(partial(self._deliver, connection, tick))
@@ -60,6 +70,7 @@ class NvflareSite:
                 continue
             finally:
                 done.set()
+                alone, told = time.monotonic(), _ALONE
             if words is not None:
                 return words
 
