@@ -56,21 +56,19 @@ def all_allowed(workspace: Path) -> None:
     """What whoever starts the engine may write there, and a site of fedsec does not."""
     change(workspace / "local" / "resources.json", class_allow_list=["*"])
     rights = dict.fromkeys(("submit_job", "manage_job", "view", "byoc"), "any")
-    change(workspace / "local" / "authorization.json", permissions={"super": rights})
+    change(workspace / "local" / "authorization.json", permissions={"project_admin": rights})
 
 
 class Operator:
     """The server, its console and two sites' engines, all real, on loopback."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, role: str, stack: ExitStack) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.folder, self.kits = folder, folder / "kits"
         with pytest.MonkeyPatch.context() as patch:  # whoever has the root signs any role
-            add = Project.add_admin
-            patch.setattr(
-                Project, "add_admin", lambda project, name, org, _: add(project, name, org, {"role": "super"})
-            )
+            add, props = Project.add_admin, {"role": role}
+            patch.setattr(Project, "add_admin", lambda project, name, org, _: add(project, name, org, props))
             provision((STRICT, LAX), "127.0.0.1", port, self.kits)
         gate = Gate(idle)
         stack.callback(gate.close)
@@ -137,26 +135,36 @@ class Operator:
         return "\n".join([own, *re.findall(rf'"({site}: [^"]*)"', records)])
 
 
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory):
+@pytest.fixture(scope="module", params=["project_admin", "super"])
+def operator(request, tmp_path_factory):
+    """With a console of that role."""
     with ExitStack() as stack:
-        operator = Operator(tmp_path_factory.mktemp("operator"), stack)
+        operator = Operator(tmp_path_factory.mktemp("operator"), request.param, stack)
         operator.wait_for_clients()
         yield operator
 
 
 @pytest.mark.parametrize(
-    ("name", "component", "code", "refusal"),
+    ("operator", "name", "component", "code", "refusal"),
     [
         (
+            "project_admin",
             "class",
             {"id": "evil", "path": "logging.FileHandler", "args": {"filename": "MARK"}},
             {},
             "Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
         ),
-        ("code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "BYOC not permitted"),
+        (
+            "project_admin",
+            "code",
+            {"id": "evil", "path": "evil.Evil", "args": {}},
+            {"evil.py": EVIL},
+            "BYOC not permitted",
+        ),
+        ("super", "code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "nobody is super here"),
     ],
-    ids=["a class of its choice", "code of its own"],
+    indirect=["operator"],
+    ids=["a class of its choice", "code of its own", "code of its own, as super"],
 )
 def test_a_hostile_server_runs_nothing_at_a_site(operator, name, component, code, refusal):
     operator.submit(name, component, code)
