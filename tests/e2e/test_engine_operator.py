@@ -15,9 +15,11 @@ import pytest
 
 pytest.importorskip("nvflare", reason="the distributed engine is not installed")
 
-from nvflare.fuel.sec.authz import AuthzContext, Person
+from nvflare.fuel.sec.authz import Authorizer, AuthzContext, Person
+from nvflare.lighter.spec import Project
 from nvflare.security.security import FLAuthorizer
 
+from fedsec.engines.nvflare.child import nobody_is_super
 from fedsec.engines.nvflare.gate import Gate, receive
 from fedsec.engines.nvflare.job import write_job
 from fedsec.engines.nvflare.processes import Child, environment
@@ -37,6 +39,7 @@ else:
     print('ANSWER', session.submit_job(sys.argv[3]))
 session.close()
 """
+_NAIVE = "from fedsec.engines.nvflare import child; child.nobody_is_super = lambda: None; child.main()"
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Evil:\n    pass\n"
 
 
@@ -59,11 +62,14 @@ def all_allowed(workspace: Path) -> None:
 class Operator:
     """The server, its console and two sites' engines, all real, on loopback."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, role: str, stack: ExitStack) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.folder, self.kits = folder, folder / "kits"
-        provision((STRICT, LAX), "127.0.0.1", port, self.kits)
+        with pytest.MonkeyPatch.context() as patch:  # whoever has the root signs any role
+            add, props = Project.add_admin, {"role": role}
+            patch.setattr(Project, "add_admin", lambda project, name, org, _: add(project, name, org, props))
+            provision((STRICT, LAX), "127.0.0.1", port, self.kits)
         gate = Gate(idle)
         stack.callback(gate.close)
         workspace = folder / "server"
@@ -78,6 +84,8 @@ class Operator:
 
     def _start(self, arguments: list[str], name: str, gate: Gate, stack: ExitStack) -> None:
         child = Child(arguments, self.folder / name, self.folder / f"{name}.out", gate.environment())
+        if name != STRICT:
+            child._command[2:4] = ["-c", _NAIVE]
         stack.callback(child.close)
         child.keep()
 
@@ -120,30 +128,43 @@ class Operator:
         return self.folder / site / f"mark-{name}"
 
     def said(self, site: str) -> str:
+        """In its own logs, and in what the server wrote down of its answers to deployments."""
         logs = [*(self.folder / site).rglob("*.txt"), self.folder / f"{site}.out"]
-        return "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
+        own = "\n".join(log.read_text(errors="replace") for log in logs if log.is_file())
+        records = "".join(path.read_text() for path in (self.folder / "server" / "jobs").rglob("meta"))
+        return "\n".join([own, *re.findall(rf'"({site}: [^"]*)"', records)])
 
 
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory):
+@pytest.fixture(scope="module", params=["project_admin", "super"])
+def operator(request, tmp_path_factory):
+    """With a console of that role."""
     with ExitStack() as stack:
-        operator = Operator(tmp_path_factory.mktemp("operator"), stack)
+        operator = Operator(tmp_path_factory.mktemp("operator"), request.param, stack)
         operator.wait_for_clients()
         yield operator
 
 
 @pytest.mark.parametrize(
-    ("name", "component", "code", "refusal"),
+    ("operator", "name", "component", "code", "refusal"),
     [
         (
+            "project_admin",
             "class",
             {"id": "evil", "path": "logging.FileHandler", "args": {"filename": "MARK"}},
             {},
             "Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
         ),
-        ("code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "BYOC not permitted"),
+        (
+            "project_admin",
+            "code",
+            {"id": "evil", "path": "evil.Evil", "args": {}},
+            {"evil.py": EVIL},
+            "BYOC not permitted",
+        ),
+        ("super", "code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "nobody is super here"),
     ],
-    ids=["a class of its choice", "code of its own"],
+    indirect=["operator"],
+    ids=["a class of its choice", "code of its own", "code of its own, as super"],
 )
 def test_a_hostile_server_runs_nothing_at_a_site(operator, name, component, code, refusal):
     operator.submit(name, component, code)
@@ -155,14 +176,17 @@ def test_a_hostile_server_runs_nothing_at_a_site(operator, name, component, code
     assert refusal not in operator.said(LAX)
 
 
-@pytest.mark.parametrize("role", ["project_admin", "org_admin", "lead", "member", "", "admin"])
+@pytest.mark.parametrize("role", ["project_admin", "org_admin", "lead", "", "super", "Super"])
 @pytest.mark.parametrize("right", ["byoc", "shell_commands", "operate", "download_job", "anything-new"])
-def test_no_role_that_a_server_makes_up_has_rights_at_a_site(tmp_path, role, right):
+def test_no_role_that_a_server_makes_up_has_rights_at_a_site(tmp_path, monkeypatch, role, right):
     provision((STRICT,), "127.0.0.1", 8002, tmp_path / "kits")
     client_workspace(load_kit(tmp_path / "kits" / STRICT, "site"), STRICT, tmp_path / STRICT)
-    rules = json.loads((tmp_path / STRICT / "local" / "authorization.json").read_text())
+    judge = FLAuthorizer("fedsec", json.loads((tmp_path / STRICT / "local" / "authorization.json").read_text()))
     someone = Person(USER, "fedsec", role)
-    judge = FLAuthorizer("fedsec", rules)
-    assert judge.authorize(AuthzContext(right=right, user=someone, submitter=someone)) == (False, "")
+    asked = AuthzContext(right=right, user=someone, submitter=someone)
+    assert judge.authorize(asked)[0] is (someone.role == "super"), "a mend that NVFlare does not need any more"
+    monkeypatch.setattr(Authorizer, "authorize", Authorizer.authorize)  # put back at the end
+    nobody_is_super()
+    assert judge.authorize(asked)[0] is False
     known = Person(USER, "fedsec", "project_admin")
     assert judge.authorize(AuthzContext(right="view", user=known, submitter=known))[0] is True

@@ -101,22 +101,24 @@ def test_one_process_and_four_machines_make_the_same_adapter(tmp_path):
 @pytest.mark.skipif(not namespaces_can_be_had(), reason="no network namespaces here")
 def test_ctrl_c_leaves_nothing(tmp_path):
     process, said = started("--smoke", TMPDIR=str(tmp_path)), ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        said += line
-        if "kits for mTLS" in line:
-            break
-    assert len(left_behind(said)) == 6
-    (work,) = tmp_path.iterdir()
-    until = time.monotonic() + 60
-    while not (work / "logs" / "priory").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    said += process.communicate(timeout=60)[0]
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if "kits for mTLS" in line:
+                break
+        assert len(left_behind(said)) == 6
+        (work,) = tmp_path.glob("three-hospitals.*")
+        until = time.monotonic() + 60
+        while not (work / "logs" / "priory").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        said += process.communicate(timeout=60)[0]
     assert process.returncode == 130, said
     assert left_behind(said) == []
-    assert list(tmp_path.iterdir()) == []
+    assert not work.exists()
     lines = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
     assert [line for line in lines if str(work).encode() in line] == []
 
