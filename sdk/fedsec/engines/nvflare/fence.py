@@ -31,7 +31,18 @@ _SCOPES_SINCE, _SCOPES = 6, 0b11
 """Neither abstract sockets nor processes outside the fence can be reached."""
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/nix/store", "/proc", "/sys/devices/system", "/sys/fs/cgroup")
 _SETTINGS = (
-    *("resolv.conf", "hosts", "host.conf", "nsswitch.conf", "gai.conf", "localtime", "passwd", "group", "protocols"),
+    *(
+        "mime.types",
+        "resolv.conf",
+        "hosts",
+        "host.conf",
+        "nsswitch.conf",
+        "gai.conf",
+        "localtime",
+        "passwd",
+        "group",
+        "protocols",
+    ),
     *("services", "ld.so.cache", "ld.so.conf", "ssl", "pki", "ca-certificates", "crypto-policies"),
 )
 _DEVICES = ("null", "zero", "urandom", "random")
