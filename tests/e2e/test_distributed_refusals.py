@@ -127,7 +127,7 @@ def let_everything_through(apart: Apart) -> None:
         role.update(dict.fromkeys(role, "any"))
     (local / "authorization.json").write_text(json.dumps(rights))
     resources = json.loads((local / "resources.json").read_text())
-    resources["class_list_enforcement_mode"] = "off"
+    resources["class_list_enforcement_mode"] = "warn"
     (local / "resources.json").write_text(json.dumps(resources))
     before = len(apart.events())
     apart.strike("server")
@@ -237,7 +237,7 @@ def test_a_site_with_another_plan_is_not_welcome(made, tmp_path):
             apart.start(who)
         apart.start("site-b", plan=str(other))
         assert apart.status("site-b", 240) == 1
-        words = "is not of the plan"
+        words = "belongs to another plan"
         assert words in apart.said("site-b")
         heard = [e for e in apart.events("site-b") if e["event"] == "not-welcome"]
         assert len(heard) > 20
