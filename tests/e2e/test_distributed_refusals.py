@@ -110,7 +110,9 @@ def test_code_in_a_job_is_not_run(at_work, tmp_path, lax):
     assert "job" in console(at_work, job)
     if lax:
         for site in at_work.sites:
-            assert wait_for(f"{site} refuses the code", lambda s=site: refusals(at_work, s, "BYOC"), 60)
+            refusal = f"{site}: NVFLARE_ERROR: BYOC not permitted"
+            wait_for(f"{site} refuses the code", lambda r=refusal: r in server_log(at_work), 60)
+            assert not list(at_work.home(site).rglob("shipped.py")), "it never lay on the site's disk"
     else:
         wait_for("the server refuses the code", lambda: "BYOC not permitted" in server_log(at_work), 60)
     assert not marker.exists()
