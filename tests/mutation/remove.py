@@ -36,6 +36,7 @@ CORE = (
     "tests/unit/encryption",
     "tests/unit/secure/test_codec.py",
     "tests/unit/secure/identity/test_roster.py",
+    "tests/unit/secure/identity/test_channel.py",
     "tests/property",
 )
 SITES = (

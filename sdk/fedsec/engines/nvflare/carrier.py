@@ -26,6 +26,9 @@ SEGMENT: Final = 5
 MOST_JOBS: Final = 6
 """At a time: one for most sites, and others for those that came later or were cut off."""
 
+_LOOK: Final = 10.0
+"""Seconds after which a job that does not run yet is asked about, and again."""
+
 
 @dataclass(frozen=True)
 class Pauses:
@@ -48,8 +51,10 @@ class _Job:
     id: str
     sites: frozenset[SiteId]
     submitted: float
+    asked: float
+    """When it was last asked what became of it."""
     control: Connection | None = None
-    begun: bool = False
+    begun: float | None = None
     ended: bool = False
 
 
@@ -132,17 +137,31 @@ class NvflareCarrier:
 
     def _end_late(self) -> None:
         """Jobs that ended are no jobs; one that does not begin is given up."""
-        now = time.monotonic()
-        late = [job for job in self._jobs if not job.begun and now - job.submitted > self._pauses.start]
-        for job in late:
-            self._try_abort(job)
-        self._forget([job for job in self._jobs if job.ended or job in late])
+        for job in self._jobs:
+            now = time.monotonic()
+            if job.begun is not None or now - job.asked < _LOOK:
+                continue
+            job.asked = now
+            if now - job.submitted > self._pauses.start:
+                self._try_abort(job)
+                job.ended = True
+            elif self._failed(job):
+                self._report({"event": "engine", "what": "job failed before it ran", "job": job.id})
+                self._postpone()
+                job.ended = True
+        self._forget([job for job in self._jobs if job.ended])
         # Jobs that were told to end may wait for a site that is cut off; no site asks over them any more.
-        told = [(job, since) for job, since in self._ending if not job.ended]
+        now, told = time.monotonic(), [(job, since) for job, since in self._ending if not job.ended]
         for job, since in told:
             if now - since > self._pauses.silent:
                 self._try_abort(job)
         self._ending = [(job, since) for job, since in told if now - since <= self._pauses.silent]
+
+    def _failed(self, job: _Job) -> bool:
+        try:
+            return str(self._clerk.ask("status", job=job.id)["status"]).startswith("FINISHED")
+        except TransportError:
+            return False  # it is given up in the end
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         with self._lock:
@@ -157,7 +176,9 @@ class NvflareCarrier:
             if job is None:
                 found.add(site)
                 continue
-            since = now - job.submitted
+            if job.begun is None:
+                continue
+            since = now - job.begun
             quiet = min(heard.get(site, since), since)
             if quiet < self._pauses.silent:
                 self._tries.pop(site, None)
@@ -198,7 +219,7 @@ class NvflareCarrier:
         if not self._jobs:
             self._first_round = round_index
         with self._lock:
-            self._jobs.append(_Job(job, sites, time.monotonic()))
+            self._jobs.append(_Job(job, sites, now := time.monotonic(), now))
         self._asked_since = None
         self._report({"event": "engine", "what": f"job submitted for {', '.join(sorted(sites))}", "job": job})
 
@@ -242,7 +263,7 @@ class NvflareCarrier:
         job = self._known(job_id)
         if job is None:
             return
-        job.control, job.begun = connection, True
+        job.control, job.begun = connection, time.monotonic()
         self._pause = 2.0
         self._report({"event": "engine", "what": "job runs", "job": job_id})
         try:
