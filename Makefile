@@ -68,6 +68,7 @@ check: $(VENV)/.test-installed
 	MYPYPATH=examples:examples/paper $(BIN)/mypy -p suite -p cells -m run
 	MYPYPATH=examples:examples/dp_tradeoff $(BIN)/mypy -p tradeoff -m run_grid
 	MYPYPATH=examples/sdk $(BIN)/mypy -m site_and_coordinator -m my_transport
+	MYPYPATH=examples/three_hospitals $(BIN)/mypy -m connect_proxy
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test-installed

@@ -193,7 +193,7 @@ def main() -> None:
         parts.append(lambda n=count: over_nvflare(n, asked.bytes))  # type: ignore[misc]
     if asked.slow:
         parts.append(lambda: over_nvflare(3, asked.bytes, asked.slow))
-    parts += [lambda n=count: many(n, round(asked.coordinates / 16)) for count in asked.many]  # type: ignore[misc]
+    parts += [lambda n=count: many(n, round(asked.coordinates / 16)) for count in asked.many if count]  # type: ignore[misc]
     print_rows([row for part in parts for row in part()], asked.json)
 
 

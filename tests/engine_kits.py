@@ -160,10 +160,9 @@ class RunningProxy:
 
 @contextmanager
 def connect_proxy(*options: str) -> Iterator[RunningProxy]:
-    """tests/connect_proxy.py as a process."""
-    command = [sys.executable, "-m", "tests.connect_proxy", *options]
-    root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    """examples/three_hospitals/connect_proxy.py as a process."""
+    program = Path(__file__).resolve().parents[1] / "examples" / "three_hospitals" / "connect_proxy.py"
+    process = subprocess.Popen([sys.executable, str(program), *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield RunningProxy(int(process.stdout.readline()), process)

@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from fedsec.cli.doctor_rows import Row, Status
+from fedsec.engines.nvflare.fence import version as landlock_version
 from fedsec.plan.sitefile import Site
 
 _ENGINE = {"nvflare": SpecifierSet(">=2.9,<2.10"), "grpcio": SpecifierSet(">=1.60")}
@@ -28,7 +29,13 @@ def engine_rows() -> list[Row]:
             continue
         good = found in wanted
         rows.append(Row(name, "ok" if good else "fail", found if good else f"expected {wanted}; found {found}"))
-    return rows
+    return [*rows, _fence_row(landlock_version())]
+
+
+def _fence_row(version: int) -> Row:
+    if version:
+        return Row("fence", "ok", f"Landlock, version {version}: the engine's processes see their own folder only")
+    return Row("fence", "warn", "no Landlock (Linux 5.13): the engine's processes could read what this account can")
 
 
 def site_disk_rows(site: Site) -> list[Row]:

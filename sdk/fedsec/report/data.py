@@ -73,6 +73,8 @@ class ReportData:
     """What the page shows."""
 
     run: str
+    distributed: bool
+    """Whether sites joined from processes of their own, or one process ran all; the coordinator's word."""
     plan: Plan
     plan_sha256: str
     certified: Certified | None
@@ -107,6 +109,7 @@ def gather(folder: RunFolder) -> ReportData:
     over = rounds(plan, entries, events, _verified(entries, said))
     return ReportData(
         run=folder.run,
+        distributed=folder.distributed,
         plan=plan,
         plan_sha256=plan.digest().hex(),
         certified=_certified(folder),

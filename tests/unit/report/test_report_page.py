@@ -34,6 +34,14 @@ def test_nothing_is_fetched(html):
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
+def test_whether_one_machine_saw_everything_is_said():
+    one, apart = (Page(page(dataclasses.replace(real(), distributed=d))).text("machine") for d in (False, True))
+    assert "All sites and the coordinator ran in one process" in one
+    assert "controls that machine can read everything" in one
+    assert "joined from processes of their own" in apart
+    assert "one process" not in apart
+
+
 def test_hostile_text_stays_text(html):
     assert HOSTILE not in html
     assert HOSTILE in Page(html).text("refusals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,10 +12,10 @@ from threading import Lock
 from typing import Final
 
 from fedsec.engines.link.desk import Desk
-from fedsec.engines.nvflare.gate import CARRY, CONTROL, Gate, receive
+from fedsec.engines.nvflare.gate import CARRY, CONTROL, END, Gate, receive
 from fedsec.engines.nvflare.processes import Child, Clerk
 from fedsec.engines.nvflare.provision import ADMIN
-from fedsec.engines.nvflare.workspace import USER, server_workspace
+from fedsec.engines.nvflare.workspace import BEAT_SECONDS, USER, console_workspace, server_workspace
 from fedsec.ops.kit import Kit
 from fedsec.spool import private_folder
 from fedsec_secure.errors import FedsecError, TransportError
@@ -79,9 +80,11 @@ class NvflareCarrier:
         self._gate = Gate(self._meet)
         arguments = server_workspace(kit, private_folder(folder) / "server", bind)
         log = folder / "nvflare.log"
-        self._server = Child(arguments, log, self._gate.environment())
-        self._clerk = Clerk(kit.folder / ADMIN, USER, log)
+        self._server = Child(arguments, folder / "server", log, self._gate.environment())
+        self._clerk = Clerk(console_workspace(kit.folder / ADMIN, folder / "console"), USER, log)
         self._jobs: list[_Job] = []
+        self._ending: list[tuple[_Job, float]] = []
+        """Jobs that were told to end, and when."""
         self._tries: dict[SiteId, int] = {}
         """Jobs in a row that a site was silent in."""
         self._first_round = 0
@@ -117,9 +120,10 @@ class NvflareCarrier:
         A site that comes later, or again, gets a job of its own beside the others: nobody's work is interrupted.
         """
         if self._server.keep():
-            self._report({"event": "engine", "what": "server started", "starts": self._server.starts})
+            self._report(self._server.started("server"))
             self._clerk.close()
             self._forget(self._jobs)
+            self._ending = []
         self._end_late()
         if self._jobs and round_index >= self._first_round + self._segment:
             self._finish()
@@ -133,25 +137,32 @@ class NvflareCarrier:
 
     def _end_late(self) -> None:
         """Jobs that ended are no jobs; one that does not begin is given up."""
+        now = time.monotonic()
         for job in self._jobs:
-            now = time.monotonic()
-            if job.begun is not None or now - job.asked < _LOOK:
-                continue
-            job.asked = now
-            if now - job.submitted > self._pauses.start:
-                self._try_abort(job)
-                job.ended = True
-            elif self._failed(job):
-                self._report({"event": "engine", "what": "job failed before it ran", "job": job.id})
-                self._postpone()
-                job.ended = True
+            if job.begun is None and now - job.asked >= _LOOK:
+                job.asked = now
+                job.ended = self._in_vain(job, now)
         self._forget([job for job in self._jobs if job.ended])
+        # Jobs that were told to end may wait for a site that is cut off; no site asks over them any more.
+        told = [(job, since) for job, since in self._ending if not job.ended]
+        for job, since in told:
+            if now - since > self._pauses.silent:
+                self._try_abort(job)
+        self._ending = [(job, since) for job, since in told if now - since <= self._pauses.silent]
 
-    def _failed(self, job: _Job) -> bool:
+    def _in_vain(self, job: _Job, now: float) -> bool:
+        """Whether a job that does not run yet failed, or is given up."""
+        if now - job.submitted > self._pauses.start:
+            self._try_abort(job)
+            return True
         try:
-            return str(self._clerk.ask("status", job=job.id)["status"]).startswith("FINISHED")
+            failed = str(self._clerk.ask("status", job=job.id)["status"]).startswith("FINISHED")
         except TransportError:
             return False  # it is given up in the end
+        if failed:
+            self._report({"event": "engine", "what": "job failed before it ran", "job": job.id})
+            self._postpone()
+        return failed
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         with self._lock:
@@ -177,8 +188,10 @@ class NvflareCarrier:
         return frozenset(found)
 
     def _connected(self) -> frozenset[SiteId]:
+        """Sites whose client gave a sign of life lately: the server lists one that is cut off for ten minutes more."""
         try:
-            return frozenset(map(SiteId, self._clerk.ask("info")["clients"])) & self._desk.roster()
+            clients = self._clerk.ask("info")["clients"]
+            return frozenset(SiteId(s) for s, ago in clients.items() if ago < 3 * BEAT_SECONDS) & self._desk.roster()
         except TransportError as e:
             self._report({"event": "engine", "what": str(e)})
             return frozenset()
@@ -223,7 +236,9 @@ class NvflareCarrier:
             self._desk.rest(True)
         for job in jobs:
             if job.control is not None:
-                job.control.close()
+                with suppress(OSError):  # it ended by itself
+                    job.control.send_bytes(END)  # closing is not seen there while a thread here still reads
+                self._ending.append((job, time.monotonic()))
             elif not job.ended:
                 self._try_abort(job)
         self._asked_since = None

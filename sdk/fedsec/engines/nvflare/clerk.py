@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,12 +18,15 @@ from typing import Any
 
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
+from fedsec.engines.nvflare.fence import VARIABLE, fence
 from fedsec.engines.nvflare.job import write_job
 
 
 def _info(session: Session, said: dict[str, Any]) -> object:
-    found = session.get_system_info()
-    return {"clients": sorted(c.name for c in found.client_info), "jobs": sorted(j.job_id for j in found.job_info)}
+    """Which clients the server knows, and how many seconds ago it heard of each."""
+    now, found = time.time(), session.get_system_info()
+    clients = {c.name: max(0.0, now - float(c.last_connect_time or 0)) for c in found.client_info}
+    return {"clients": clients, "jobs": sorted(j.job_id for j in found.job_info)}
 
 
 def _submit(session: Session, said: dict[str, Any]) -> object:
@@ -56,6 +60,7 @@ def _listen(questions: SimpleQueue[str]) -> None:
 
 def main() -> None:
     """Until standard input ends."""
+    fence(Path(os.environ[VARIABLE]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     session: Session | None = None

@@ -16,7 +16,7 @@ from fedsec_secure.errors import TransportError
 VARIABLE: Final = "FEDSEC_GATE"
 """The environment variable by which an engine's processes find the socket."""
 MAX_FRAME: Final = (1 << 23) + (1 << 16)
-CARRY, CONTROL = b"carry", b"control "
+CARRY, CONTROL, END = b"carry", b"control ", b"end"
 """The first message of a connection: frames follow, or (with the job's id) only its end is of interest."""
 CARRIED, UNDELIVERED = b"\x00", b"\x01"
 """Before a frame's answer; before the reason why there is none."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from select import select
 from typing import Any, Final
 
+from fedsec.engines.nvflare.fence import own_settings
 from fedsec.ops.proxy import for_grpc
 from fedsec_secure.errors import TransportError
 
@@ -27,10 +28,11 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
 class Child:
     """One process of NVFlare, kept running. Not safe for threads."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, more: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, log: Path, more: Mapping[str, str]) -> None:
+        """``folder``: the only one that it may write in, see `fence.py`. ``log``: takes what it prints."""
         self._command = [sys.executable, "-u", "-m", "fedsec.engines.nvflare.child", *arguments]
-        self._log = log
-        self._environment = environment(more)
+        self._folder, self._log = folder, log
+        self._environment = environment({**own_settings(folder), **more})
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._not_before = 0.0
         self._pause = _FIRST_PAUSE
@@ -61,11 +63,17 @@ class Child:
                 stderr=log,
                 env=self._environment,
                 start_new_session=True,
-                cwd=self._log.parent,
+                cwd=self._folder,
             )
         self._started = now
         self.starts += 1
         return True
+
+    def started(self, what: str) -> dict[str, object]:
+        """The event that it was started, the first time or again."""
+        if self.starts == 1:
+            return {"event": "engine", "what": f"{what} started"}
+        return {"event": "engine-restarted", "what": f"{what} started again", "restarts": self.starts - 1}
 
     def _end(self) -> None:
         """The end of its standard input ends it and all that it started."""
@@ -91,7 +99,7 @@ class Clerk:
 
     def __init__(self, kit: Path, user: str, log: Path) -> None:
         self._command = [sys.executable, "-u", "-m", "fedsec.engines.nvflare.clerk", str(kit), user]
-        self._log = log
+        self._kit, self._log = kit, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, do: str, **said: object) -> dict[str, Any]:
@@ -103,8 +111,8 @@ class Clerk:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=environment({}),
-                    cwd=self._log.parent,
+                    env=environment(own_settings(self._kit)),
+                    cwd=self._kit,
                     start_new_session=True,
                 )
         try:

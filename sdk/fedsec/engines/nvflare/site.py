@@ -37,7 +37,7 @@ class NvflareSite:
         self._waiting: SimpleQueue[tuple[Connection, Event]] = SimpleQueue()
         self._gate = Gate(self._meet)
         arguments = client_workspace(kit, site, private_folder(folder) / "client")
-        self._client = Child(arguments, folder / "nvflare.log", self._gate.environment())
+        self._client = Child(arguments, folder / "client", folder / "nvflare.log", self._gate.environment())
 
     def start(self) -> None:
         """NVFlare's client, so that it connects while the site's model is loaded."""
@@ -53,7 +53,7 @@ class NvflareSite:
         alone, told = time.monotonic(), _ALONE
         while True:
             if self._client.keep():
-                self._report({"event": "engine", "what": "client started", "starts": self._client.starts})
+                self._report(self._client.started("client"))
             tick()
             try:
                 connection, done = self._waiting.get(timeout=1.0)

@@ -17,6 +17,8 @@ from fedsec_secure.errors import ConfigError
 
 USER: Final = "coordinator@fedsec.example"
 """Who submits jobs: the coordinator's console."""
+BEAT_SECONDS: Final = 5.0
+"""How often a site's engine tells the server that it is there."""
 _CLIENT_PARTS: Final = {
     "resource_manager": ("nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager", {
         "num_of_gpus": 0, "mem_per_gpu_in_GiB": 0, "expiration_period": 300,
@@ -52,7 +54,7 @@ def client_workspace(kit: Kit, site: str, folder: Path) -> list[str]:
         "client": {"retry_timeout": 30, "compression": "Gzip"},
         "components": _parts(_CLIENT_PARTS),
     })  # fmt: skip
-    return _arguments("client", folder, f"uid={site}")
+    return _arguments("client", folder, f"uid={site}", f"heart_beat_interval={BEAT_SECONDS}")
 
 
 def server_workspace(kit: Kit, folder: Path, bind: str | None) -> list[str]:
@@ -71,7 +73,7 @@ def server_workspace(kit: Kit, folder: Path, bind: str | None) -> list[str]:
     })  # fmt: skip
     storage = "nvflare.app_common.storages.filesystem_storage.FilesystemStorage"
     parts: dict[str, tuple[str, dict[str, Any]]] = {
-        "job_scheduler": ("nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 12}),
+        "job_scheduler": ("nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 16}),
         "job_manager": ("nvflare.apis.impl.job_def_manager.SimpleJobDefManager", {
             "uri_root": str(folder / "jobs"), "job_store_id": "job_store",
         }),
@@ -92,6 +94,24 @@ def server_workspace(kit: Kit, folder: Path, bind: str | None) -> list[str]:
     return _arguments("server", folder)
 
 
+def console_workspace(admin: Path, folder: Path) -> Path:
+    """A copy of the console's kit, which NVFlare writes into; the copy's folder.
+
+    ConfigError where there is none.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if not (admin / "startup" / "fed_admin.json").is_file():
+        raise ConfigError(
+            f"{admin} is no kit of the console; `fedsec coordinator provision` makes it with the server's"
+        )
+    for part in ("startup", "local"):
+        for path in sorted((admin / part).iterdir()):
+            write_durably(private_folder(folder / part) / path.name, [path.read_bytes()])
+    for part in ("tmp", "home"):
+        private_folder(folder / part)
+    return folder
+
+
 def _fresh(folder: Path, kit: Kit) -> Path:
     """An empty workspace with the kit's certificates. Jobs of earlier processes are forgotten: the journal has more."""
     if kit.scheme != "grpc":
@@ -100,7 +120,8 @@ def _fresh(folder: Path, kit: Kit) -> Path:
         )
     shutil.rmtree(folder, ignore_errors=True)
     startup = private_folder(private_folder(folder) / "startup")
-    private_folder(folder / "local")
+    for name in ("local", "tmp", "home"):
+        private_folder(folder / name)
     for path in kit.files():
         write_durably(startup / path.name, [path.read_bytes()])
     _write(folder / "local" / "authorization.json", {
