@@ -171,6 +171,7 @@ def never_served(apart: Apart, site: str, seconds: float = 25.0) -> None:
         apart.until(site, event="connected", seconds=seconds)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
     with Apart(tmp_path / "apart", made) as apart:
         provision(apart.sites, "127.0.0.1", apart.port, tmp_path / "others")
@@ -183,6 +184,7 @@ def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
         assert "CERTIFICATE_VERIFY_FAILED" in engine_log(apart, "site-b")
 
 
+@pytest.mark.slow
 def test_a_certificate_with_another_sites_name_is_that_site_or_nobody(made, tmp_path):
     """NVFlare's server holds the name against the certificate; the site's client gives up, and is started again."""
     with Apart(tmp_path / "apart", made) as apart:
