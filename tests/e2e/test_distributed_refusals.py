@@ -133,7 +133,7 @@ def let_everything_through(apart: Apart) -> None:
     (local / "resources.json").write_text(json.dumps(resources))
     before = len(apart.events())
     apart.strike("server")
-    apart.until(event="engine", what="server started", after=before)
+    apart.until(event="engine-restarted", what="server started again", after=before)
     apart.until(event="engine", what="job runs", after=before)
 
 
@@ -171,6 +171,7 @@ def never_served(apart: Apart, site: str, seconds: float = 25.0) -> None:
         apart.until(site, event="connected", seconds=seconds)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
     with Apart(tmp_path / "apart", made) as apart:
         provision(apart.sites, "127.0.0.1", apart.port, tmp_path / "others")
@@ -183,6 +184,7 @@ def test_a_certificate_of_another_root_does_not_connect(made, tmp_path):
         assert "CERTIFICATE_VERIFY_FAILED" in engine_log(apart, "site-b")
 
 
+@pytest.mark.slow
 def test_a_certificate_with_another_sites_name_is_that_site_or_nobody(made, tmp_path):
     """NVFlare's server holds the name against the certificate; the site's client gives up, and is started again."""
     with Apart(tmp_path / "apart", made) as apart:
@@ -192,7 +194,7 @@ def test_a_certificate_with_another_sites_name_is_that_site_or_nobody(made, tmp_
         apart.start("coordinator")
         apart.start("site-a")
         apart.start("site-b")
-        apart.until("site-b", event="engine", what="client started")
+        apart.until("site-b", event="engine-restarted", what="client started again")
         assert "authenticated as 'site-c' but claimed endpoint 'site-b'" in server_log(apart)
         apart.until(what="job submitted for site-a")
         assert not [e for e in apart.events("site-b") if e["event"] == "connected"]

@@ -137,31 +137,32 @@ class NvflareCarrier:
 
     def _end_late(self) -> None:
         """Jobs that ended are no jobs; one that does not begin is given up."""
+        now = time.monotonic()
         for job in self._jobs:
-            now = time.monotonic()
-            if job.begun is not None or now - job.asked < _LOOK:
-                continue
-            job.asked = now
-            if now - job.submitted > self._pauses.start:
-                self._try_abort(job)
-                job.ended = True
-            elif self._failed(job):
-                self._report({"event": "engine", "what": "job failed before it ran", "job": job.id})
-                self._postpone()
-                job.ended = True
+            if job.begun is None and now - job.asked >= _LOOK:
+                job.asked = now
+                job.ended = self._in_vain(job, now)
         self._forget([job for job in self._jobs if job.ended])
         # Jobs that were told to end may wait for a site that is cut off; no site asks over them any more.
-        now, told = time.monotonic(), [(job, since) for job, since in self._ending if not job.ended]
+        told = [(job, since) for job, since in self._ending if not job.ended]
         for job, since in told:
             if now - since > self._pauses.silent:
                 self._try_abort(job)
         self._ending = [(job, since) for job, since in told if now - since <= self._pauses.silent]
 
-    def _failed(self, job: _Job) -> bool:
+    def _in_vain(self, job: _Job, now: float) -> bool:
+        """Whether a job that does not run yet failed, or is given up."""
+        if now - job.submitted > self._pauses.start:
+            self._try_abort(job)
+            return True
         try:
-            return str(self._clerk.ask("status", job=job.id)["status"]).startswith("FINISHED")
+            failed = str(self._clerk.ask("status", job=job.id)["status"]).startswith("FINISHED")
         except TransportError:
             return False  # it is given up in the end
+        if failed:
+            self._report({"event": "engine", "what": "job failed before it ran", "job": job.id})
+            self._postpone()
+        return failed
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         with self._lock:
