@@ -1,6 +1,8 @@
 """Uploads go on where they were: over another connection, at another process, after a full disk."""
 
 import resource
+import tempfile
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -115,3 +117,16 @@ def test_a_full_disk_comes_out_of_the_exchange_and_it_can_be_asked_again(tmp_pat
     site.join()
     assert outcome.uploads()[A].read_bytes() == LARGE
     assert line.bytes - got < len(LARGE) - len(there) + 20_000
+
+
+def test_the_run_folder_may_be_on_another_disk(tmp_path):
+    """/dev/shm is one, where it is a file system of its own."""
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir=other) as spool:
+        desk, reply = make_desk(tmp_path / "incoming"), file_of(tmp_path)
+        outcome, _ = exchanged(desk, Path(spool), make_exchange(), {A: Agent(lambda name, body: reply)})
+        assert outcome.uploads()[A].parent == Path(spool)
+        assert outcome.uploads()[A].read_bytes() == LARGE
+        assert list((tmp_path / "incoming").iterdir()) == []

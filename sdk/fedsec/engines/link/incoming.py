@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 from typing import Final
 
-from fedsec.spool import fsync_folder, private_folder, read_chunks
+from fedsec.spool import fsync_folder, private_folder, read_chunks, write_durably
 from fedsec_secure.codec import Buffer
 from fedsec_secure.errors import PeerViolationError
 from fedsec_secure.identity.roster import SiteId
@@ -88,7 +89,13 @@ class Spooled:
             return None
         os.fsync(self._file.fileno())
         self._file.close()
-        self._path.replace(target)
+        try:
+            self._path.replace(target)
+        except OSError as e:
+            if e.errno != errno.EXDEV:  # the run folder may be on a disk of its own
+                raise
+            write_durably(target, read_chunks(self._path))
+            self._path.unlink()
         fsync_folder(target.parent)
         return target
 

@@ -47,6 +47,7 @@ class LinkTransport:
     def exchange(self, exchange: Exchange, spool: Path) -> Outcome:
         """Ask every site, and wait for each until it answers, refuses, or is lost."""
         self._desk.post(exchange, spool)
+        refused = self._desk.refused
         try:
             waiting = told = frozenset(exchange.requests)
             self._carrier.keep(waiting, exchange.round)
@@ -54,6 +55,9 @@ class LinkTransport:
                 if waiting != told:
                     self._report({"event": "waiting", "exchange": exchange.name, "survivors": sorted(waiting)})
                     told = waiting
+                if self._desk.refused != refused:
+                    refused = self._desk.refused
+                    self._report({"event": "not-welcome", "reason": refused})
                 self._carrier.keep(waiting, exchange.round)
         finally:
             outcome = self._desk.outcome()
