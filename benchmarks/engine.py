@@ -75,7 +75,7 @@ def delivery_rows(title: str, clock: Clock, sizes: Sequence[int], goal: bool) ->
 
 @contextmanager
 def nvflare(
-    folder: Path, count: int, size: int, slow: float | None
+    folder: Path, count: int, sizes: Sequence[int], slow: float | None
 ) -> Iterator[tuple[LinkTransport, Sequence[SiteId]]]:
     """A server here and ``count`` sites; the first behind a slow link where that is asked for."""
     keys = Keys.generate(count)
@@ -96,7 +96,7 @@ def nvflare(
         stack.callback(carrier.close)
         carrier.start()
         for site in sites:
-            stack.enter_context(_process("benchmarks.tasks.engine_site", folder, site, size))
+            stack.enter_context(_process("benchmarks.tasks.engine_site", folder, site, ",".join(map(str, sizes))))
         yield LinkTransport(desk, carrier), sites
         desk.close("done")
 
@@ -117,7 +117,7 @@ def over_nvflare(count: int, sizes: Sequence[int], slow: float | None = None) ->
     with tempfile.TemporaryDirectory(prefix="fedsec-bench-") as name:
         folder = Path(name)
         (folder / "spool").mkdir()
-        with nvflare(folder, count, max(sizes), slow) as (transport, sites):
+        with nvflare(folder, count, sizes, slow) as (transport, sites):
             clock = Clock(transport, sites, folder / "spool")
             yield Row(f"{title}: from the start to the first answer of all", clock.ask("share", b"first"), "s")
             if slow is None:
@@ -128,7 +128,10 @@ def over_nvflare(count: int, sizes: Sequence[int], slow: float | None = None) ->
 
 def _slow_rows(title: str, clock: Clock, site: Sequence[SiteId], size: int, bits: float) -> Iterator[Row]:
     least = 8 * size / bits
-    for way, took in (("to", clock.ask("train", bytes(size), site)), ("from", clock.ask("mask", b"", site))):
+    for way, took in (
+        ("to", clock.ask("train", bytes(size), site)),
+        ("from", clock.ask("mask", size.to_bytes(8, "big"), site)),
+    ):
         yield Row(f"{title}: {size / 1e6:.0f} MB {way} it", took, "s")
         yield Row(f"{title}: {size / 1e6:.0f} MB {way} it, over the link's own time", took / least, "times")
 
@@ -188,7 +191,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     parts: list[Callable[[], Iterator[Row]]] = []
-    for count in asked.sites:
+    for count in filter(None, asked.sites):
         parts.append(lambda n=count: embedded(asked.bytes, n))  # type: ignore[misc]
         parts.append(lambda n=count: over_nvflare(n, asked.bytes))  # type: ignore[misc]
     if asked.slow:

@@ -1,6 +1,6 @@
-"""One site of `benchmarks.engine`, in a process of its own: answers `mask` with a file of a given size.
+"""One site of `benchmarks.engine`, in a process of its own: answers `mask` with a file of the size that is asked for.
 
-``python -m benchmarks.tasks.engine_site FOLDER NAME BYTES``
+``python -m benchmarks.tasks.engine_site FOLDER NAME BYTES,BYTES``
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from fedsec_secure.identity.roster import SiteId
 
 
 def main() -> None:
-    folder, name, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    folder, name = Path(sys.argv[1]), sys.argv[2]
     plan, key = load_plan(folder / "plan.json"), SigningKey.load(folder / "keys" / name)
-    upload = folder / f"{name}.upload"
+    uploads = {size: folder / f"{name}-{size}.upload" for size in map(int, sys.argv[3].split(","))}
     chunk = bytes(1 << 20)
-    write_durably(upload, (chunk[: min(len(chunk), size - at)] for at in range(0, size, len(chunk))))
+    for size, path in uploads.items():
+        write_durably(path, (chunk[: min(len(chunk), size - at)] for at in range(0, size, len(chunk))))
 
     def handle(exchange: str, body: bytes) -> bytes | Path:
-        return upload if exchange == "mask" else body[:200]
+        return uploads[int.from_bytes(body, "big")] if exchange == "mask" else body[:200]
 
     terms = SiteTerms(SiteId(name), plan.digest(), core_roster(plan), key.sign, "benchmark")
     station = Station(terms, handle, lambda event: None)

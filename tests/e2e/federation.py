@@ -62,7 +62,8 @@ RUN = "run-1"
 
 
 def site_names(count: int) -> list[str]:
-    return [f"site-{chr(ord('a') + i)}" for i in range(count)]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [f"site-{letters[i]}" if count <= len(letters) else f"site-{i:03d}" for i in range(count)]
 
 
 @dataclass(frozen=True)
