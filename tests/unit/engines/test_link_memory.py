@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fedsec.engines.link import envelope
-from fedsec.engines.link.messages import MAX_PIECE, Have, Pull, Push, decode_answer, encode_request
+from fedsec.engines.link.messages import MAX_PIECE, Have, Pull, Push, decode_answer, encode_request, largest_piece
 from fedsec_secure.identity.channel import split
 from tests.links import KEYS, Speaker, make_desk, make_exchange
 
@@ -91,3 +91,10 @@ def test_a_request_to_four_sites_is_held_once_and_goes_out_in_pieces(tmp_path, t
     assert desks.peak < 4 * 3 * MAX_PIECE + SLACK, "three copies at most: made, sealed, framed"
     assert tracemalloc.get_traced_memory()[0] - start < SLACK
     assert len(desk.outcome().lost) == 4
+
+
+@pytest.mark.parametrize(
+    ("sites", "bytes_"), [(1, 8 << 20), (3, 8 << 20), (6, 4 << 20), (48, 1 << 19), (1000, 1 << 19)]
+)
+def test_pieces_are_smaller_where_many_sites_may_send_at_once(sites, bytes_):
+    assert largest_piece(sites) == bytes_

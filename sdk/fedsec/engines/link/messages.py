@@ -11,8 +11,15 @@ from fedsec_secure.errors import CodecError
 
 MAX_PIECE: Final = 1 << 23
 """Bytes of a request or reply that one frame carries at most."""
+_MOST_AT_ONCE: Final = 3 * MAX_PIECE
+"""Bytes of pieces from all sites together: what the coordinator's machine has in memory does not grow with them."""
 MAX_REASON: Final = 4000
 """Bytes of words for people."""
+
+
+def largest_piece(sites: int) -> int:
+    """Bytes of a piece, where so many sites may send one at the same time; half a MiB at the least."""
+    return min(MAX_PIECE, max(_MOST_AT_ONCE // sites, 1 << 19))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import Final
 from fedsec.coordinator.exchange import Reply
 from fedsec.engines.link import envelope
 from fedsec.engines.link.messages import (
-    MAX_PIECE,
     Announce,
     Answer,
     Gone,
@@ -37,6 +36,7 @@ from fedsec.engines.link.messages import (
     Rest,
     decode_answer,
     encode_request,
+    largest_piece,
 )
 from fedsec_secure.codec import Sign
 from fedsec_secure.errors import (
@@ -272,7 +272,7 @@ class Station:
     def _adapt(self, seconds: float) -> None:
         """Pieces as large as go through in about two seconds: a cut costs no more than that."""
         if seconds < _PIECE_SECONDS / 2:
-            self._piece = min(2 * self._piece, MAX_PIECE)
+            self._piece = min(2 * self._piece, largest_piece(len(self._terms.roster.sites)))
         elif seconds > 2 * _PIECE_SECONDS:
             self._piece = max(self._piece // 2, _LEAST_PIECE)
 
