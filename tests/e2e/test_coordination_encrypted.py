@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from fedsec.cli.run import finish_study
+from fedsec.cli.run import finish_study, show_finished
 from fedsec.report.page import render
 from fedsec.report.seal import seal_run
 from fedsec.study.certificate import CERTIFICATE, open_certificate, sign_certificate
@@ -87,6 +88,10 @@ def test_the_run_ends_without_an_adapter_and_every_site_writes_the_embedded_one(
     assert (absent.outcome, "fedsec site adapter" in absent.reason) == ("not here", True)
     shown = fedsec("verify", apart.path)
     assert (shown.code, "not in the folder" in " ".join(shown.out.split())) == (0, True)
+    said_at_the_end = io.StringIO()
+    with redirect_stdout(said_at_the_end):
+        show_finished(apart, json=True, quiet=False)
+    assert json.loads(said_at_the_end.getvalue())["adapter"] is None
     page = render(apart)
     assert "Not in the run folder" in page
     assert "the coordinator could not score it" in page

@@ -62,15 +62,18 @@ def show_finished(folder: RunFolder, *, json: bool, quiet: bool) -> None:
     from fedsec.study.verify import REPORT
 
     path, results = folder.path, folder.results()
-    report = path / REPORT
+    report, here = path / REPORT, folder.adapter.is_dir()
     if json:
         means = {s: {_key(name): v for name, v in results.figures(s).items()} for s in results.scores}
-        value = {"run": folder.run, "folder": str(path), "adapter": str(folder.adapter), "report": str(report)}
+        value: dict[str, str | None] = {"run": folder.run, "folder": str(path), "report": str(report)}
+        value["adapter"] = str(folder.adapter) if here else None
         print_json(value | {"macro_f1": means})
     elif not quiet:
         if results.scores:
             show_results(out, results)
-        adapter = f"adapter:    {folder.adapter} (plain PEFT)"
+        adapter = (
+            f"adapter:    {folder.adapter} (plain PEFT)" if here else "adapter:    at each site: `fedsec site adapter`"
+        )
         out.print(f"run folder: {path}\n{adapter}\nreport:     {report}", markup=False, soft_wrap=True)
 
 
