@@ -182,5 +182,6 @@ def join(
         terms = SiteTerms(SiteId(site.name), plan.digest(), roster, key.sign, software())
         station = Station(terms, operations.watch(agent).handle, said, pace)
         stack.callback(station.close)
+        stack.callback(stopping.set)  # first: the agent's work ends at its next step, and its record is closed after it
         operations.ready("not connected to the coordinator yet")
         return engine.serve(station, operations.tick)

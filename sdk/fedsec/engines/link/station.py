@@ -122,8 +122,10 @@ class Station:
         self._piece = self._pace.piece
 
     def close(self) -> None:
-        """Let go of the thread; work that has not begun is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Wait for the answer that is being made; work that has not begun is dropped. What the agent works with may be
+        closed only after this.
+        """
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def serve(self, deliver: Deliver) -> str | None:
         """Over one connection: until it ends (None), or until the run is over (the coordinator's words).

@@ -235,9 +235,10 @@ class NvflareCarrier:
         if jobs:
             self._desk.rest(True)
         for job in jobs:
-            if job.control is not None:
+            control = job.control  # the thread that watches it may take it away at any moment
+            if control is not None:
                 with suppress(OSError):  # it ended by itself
-                    job.control.send_bytes(END)  # closing is not seen there while a thread here still reads
+                    control.send_bytes(END)  # closing is not seen there while a thread here still reads
                 self._ending.append((job, time.monotonic()))
             elif not job.ended:
                 self._try_abort(job)
@@ -267,12 +268,9 @@ class NvflareCarrier:
         job.control, job.begun = connection, time.monotonic()
         self._pause = 2.0
         self._report({"event": "engine", "what": "job runs", "job": job_id})
-        try:
+        with suppress(EOFError, OSError, FedsecError):  # whatever it is, the job's process is over
             receive(connection)
-        except (EOFError, OSError, FedsecError):
-            pass
-        finally:
-            job.ended, job.control = True, None
+        job.ended, job.control = True, None
 
     def _known(self, job_id: str) -> _Job | None:
         """The job's process may be here before the answer to its submission."""
