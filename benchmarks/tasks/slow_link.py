@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing, suppress
 
 _CHUNK = 1 << 14
 
@@ -26,15 +27,11 @@ class Bucket:
 
 
 async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, bucket: Bucket) -> None:
-    try:
+    with closing(sink), suppress(ConnectionError):  # either end may close; the other is then closed too
         while data := await source.read(_CHUNK):
             await bucket.pass_on(len(data))
             sink.write(data)
             await sink.drain()
-    except ConnectionError:
-        pass
-    finally:
-        sink.close()
 
 
 async def main() -> None:

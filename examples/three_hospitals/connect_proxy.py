@@ -12,6 +12,7 @@ import asyncio
 import base64
 import sys
 from collections.abc import Iterable
+from contextlib import closing, suppress
 
 import h11
 
@@ -65,16 +66,12 @@ class Proxy:
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, first: bytes = b"") -> int:
     """Until either end closes; how many bytes went through."""
     carried = len(first)
-    try:
+    with closing(sink), suppress(ConnectionError):  # either end may close; the other is then closed too
         sink.write(first)
         while data := await source.read(1 << 16):
             sink.write(data)
             await sink.drain()
             carried += len(data)
-    except ConnectionError:
-        pass
-    finally:
-        sink.close()
     return carried
 
 

@@ -24,6 +24,23 @@ def is_storage(error: BaseException) -> bool:
 
 
 @contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All that the block writes into a database, or nothing; inside another one, a part of that."""
+    if db.in_transaction:
+        yield
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        # Left open, a transaction that a full disk did not take would have later ones count as parts of it.
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite may have rolled back by itself
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
 def explained(what: str, then: str) -> Iterator[None]:
     """StorageError for what a disk did. ``what``: whose disk. ``then``: what to do.
 

@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Reply
 from fedsec.spool import private_folder, read_chunks
+from fedsec.storage import transaction
 from fedsec.training.adapter import AdapterState
 from fedsec_secure.errors import ConfigError, VerificationError
 from fedsec_secure.identity.roster import SiteId
@@ -67,18 +67,6 @@ class Journal:
         finally:
             self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All that the block writes, or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # SQLite may have rolled back by itself
-                self._db.execute("ROLLBACK")
-            raise
-
     def bind(self, plan: bytes, run: str, roster: bytes) -> None:
         """Bind an empty journal to this run, or check that it is this run's."""
         row = self._db.execute("SELECT plan, run, roster FROM run").fetchone()
@@ -127,7 +115,7 @@ class Journal:
         rows = [_reply_row(sequence, s, r) for s, r in outcome.replies.items()]
         lost = json.dumps(dict(outcome.lost), sort_keys=True)
         row = (sequence, exchange.round, exchange.name, _requests_digest(exchange), lost)
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
             self._db.executemany("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", rows)
 
@@ -138,7 +126,7 @@ class Journal:
         """
         last = finals[-1]
         rows = [tuple(vars(final).values()) for final in finals]
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (last.round,))
             self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (last.sequence,))

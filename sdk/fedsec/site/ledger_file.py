@@ -10,12 +10,12 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from fedsec.spool import fsync_folder, private_folder
-from fedsec.storage import is_storage
+from fedsec.storage import is_storage, transaction
 from fedsec_secure.accounting.chain import Head, History, StoredEntry, next_entry
 from fedsec_secure.accounting.entries import Body, Witness
 from fedsec_secure.errors import AbortError, ConfigError, FedsecError, StorageError, VerificationError
@@ -87,11 +87,10 @@ class LedgerFile:
             raise ConfigError(f"{self.path}: this file system cannot hold a write-ahead log; use a local disk")
         self._db.execute("PRAGMA synchronous=FULL")
         if self._schema() == ({}, 0):
-            self._db.execute("BEGIN IMMEDIATE")
-            for sql in _SCHEMA.values():
-                self._db.execute(sql)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
-            self._db.execute("COMMIT")
+            with transaction(self._db):
+                for sql in _SCHEMA.values():
+                    self._db.execute(sql)
+                self._db.execute(f"PRAGMA user_version={_VERSION}")
         if self._schema() != (_SCHEMA, _VERSION):
             raise VerificationError(
                 f"{self.path} is not a privacy ledger of format {_VERSION} as fedsec writes it: its tables or the "
@@ -143,20 +142,13 @@ class LedgerFile:
     @contextmanager
     def writing(self, at: int, witness: Witness | None) -> Iterator[Batch]:
         """Take the write lock, catch up, and append what the block adds to the batch: all of it, or nothing."""
-        with _explained(self.path.name):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self.catch_up()
-                batch = Batch(self.history.head, at, witness)
-                yield batch
-                for entry in batch.entries:
-                    row = (entry.sequence, entry.body, entry.digest)
-                    self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.OperationalError):  # SQLite may have rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
+        with _explained(self.path.name), transaction(self._db):
+            self.catch_up()
+            batch = Batch(self.history.head, at, witness)
+            yield batch
+            for entry in batch.entries:
+                row = (entry.sequence, entry.body, entry.digest)
+                self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
         for entry in batch.entries:
             self.history.add(entry)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
+from fedsec.storage import transaction
 from fedsec_secure.accounting.entries import ID_BYTES, RecordId, Witness
 from fedsec_secure.codec import Writer, sha256
 
@@ -28,21 +28,9 @@ class RecordChain:
         db.execute("INSERT OR IGNORE INTO record VALUES (1, ?)", (os.urandom(ID_BYTES),))
         self.id: RecordId = RecordId(bytes(db.execute("SELECT id FROM record").fetchone()[0]))
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All that the block writes into the record, or nothing; inside another one, a part of that."""
-        if self._db.in_transaction:
-            yield
-            return
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            # Left open, a transaction that a full disk did not take would have later ones count as parts of it.
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # SQLite may have rolled back by itself
-                self._db.execute("ROLLBACK")
-            raise
+        return transaction(self._db)
 
     def advance(self, *parts: bytes) -> None:
         """Add a link over ``parts``. The caller's transaction makes it durable, or neither."""

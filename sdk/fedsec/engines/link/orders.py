@@ -30,8 +30,6 @@ class Line:
     """When it last said anything."""
     rate: float = FIRST_RATE
     """Bytes a second, smoothed."""
-    up: int = 0
-    down: int = 0
 
     def measure(self, size: int, seconds: float) -> None:
         """Another piece went through."""
@@ -87,7 +85,6 @@ class Errand:
         if message.offset:
             line.measure(len(piece), now - self._moved)
         self._moved = now
-        line.down += len(piece)
         if message.offset + len(piece) >= len(self.request):
             self.works(now)
         return Piece(piece)
@@ -123,7 +120,6 @@ class Errand:
                 )
             self._incoming.append(message.data)
             line.measure(len(message.data), now - self._moved)
-            line.up += len(message.data)
         self._moved = now
         self._finish()
         return Have(self.announced.size if self.reply is not None else self._incoming.size)

@@ -100,11 +100,6 @@ class NvflareCarrier:
         """The first round of the jobs that run."""
         return self._first_round
 
-    @property
-    def server_pid(self) -> int | None:
-        """Of NVFlare's server."""
-        return self._server.pid
-
     def close(self) -> None:
         """End the jobs, the console and the server."""
         self._finish()

@@ -43,11 +43,6 @@ class NvflareSite:
         """NVFlare's client, so that it connects while the site's model is loaded."""
         self._client.keep()
 
-    @property
-    def client_pid(self) -> int | None:
-        """Of NVFlare's client."""
-        return self._client.pid
-
     def serve(self, station: Station, tick: Callable[[], None] = lambda: None) -> str:
         """Until the run is over, in the coordinator's words. Raises what `Station.serve` raises but LineEndedError."""
         alone, told = time.monotonic(), _ALONE
