@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from fedsec_secure.codec import DIGEST_BYTES, Buffer, Reader, Writer
 from fedsec_secure.errors import CodecError
+
+T = TypeVar("T")
 
 MAX_PIECE: Final = 1 << 23
 """Bytes of a request or reply that one frame carries at most."""
@@ -135,13 +137,7 @@ def encode_request(m: Request) -> bytes:
 
 def decode_request(data: Buffer) -> Request:
     """Strict inverse; CodecError."""
-    r = Reader(data, "request of the link")
-    kind = r.uint(1, most=len(_REQUESTS))
-    if kind == 0:
-        raise CodecError("a request of the link is of kind 1 to 5; found 0")
-    found = _REQUESTS[kind - 1](r)
-    r.done()
-    return found
+    return _decode(data, "request of the link", _REQUESTS)
 
 
 _REQUESTS: Final[tuple[Callable[[Reader], Request], ...]] = (
@@ -169,13 +165,7 @@ def encode_answer(m: Answer) -> bytes:
 
 def decode_answer(data: Buffer) -> Answer:
     """Strict inverse; CodecError."""
-    r = Reader(data, "answer of the link")
-    kind = r.uint(1, most=len(_ANSWERS))
-    if kind == 0:
-        raise CodecError("an answer of the link is of kind 1 to 7; found 0")
-    found = _ANSWERS[kind - 1](r)
-    r.done()
-    return found
+    return _decode(data, "answer of the link", _ANSWERS)
 
 
 _ANSWERS: Final[tuple[Callable[[Reader], Answer], ...]] = (
@@ -187,3 +177,13 @@ _ANSWERS: Final[tuple[Callable[[Reader], Answer], ...]] = (
     lambda r: Have(r.uint(8)),
     lambda r: Gone(),
 )
+
+
+def _decode(data: Buffer, what: str, kinds: Sequence[Callable[[Reader], T]]) -> T:
+    r = Reader(data, what)
+    kind = r.uint(1, most=len(kinds))
+    if kind == 0:
+        raise CodecError(f"{what}: a kind of 1 to {len(kinds)} was expected; found 0")
+    found = kinds[kind - 1](r)
+    r.done()
+    return found
