@@ -86,10 +86,16 @@ class WatchedDatabase:
         self._db.close()
 
 
+def over_database(store: SiteStore, db) -> None:
+    """Have every part of a site's record write through this."""
+    for part in (store, *vars(store).values()):
+        if hasattr(part, "_db"):
+            part._db = db
+
+
 def watch_site(store: SiteStore, ledger: Ledger, who: str, moments: Moments) -> None:
     """A site's record and its ledger, two files that have to agree."""
-    watched = WatchedDatabase(store._db, who, moments)
-    store._db = store.chain._db = store.log._db = store.personal._db = store.draws._db = store.keys._db = watched
+    over_database(store, WatchedDatabase(store._db, who, moments))
     ledger._file._db = WatchedDatabase(ledger._file._db, f"{who} ledger", moments)
 
 

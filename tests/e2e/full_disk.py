@@ -14,6 +14,7 @@ import stat
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.e2e.crash import over_database
 from tests.e2e.federation import Federation
 
 NO_ROOM = "No space left on device"
@@ -80,9 +81,7 @@ class FullDatabase:
 def on_disks(federation: Federation, disks: Disks) -> None:
     """The databases of an open federation."""
     for name, store in federation.stores.items():
-        watched = FullDatabase(store._db, name, disks)
-        store._db = store.chain._db = store.log._db = store.personal._db = watched
-        store.draws._db = store.keys._db = store.runs._db = watched
+        over_database(store, FullDatabase(store._db, name, disks))
         file = federation.ledgers[name]._file
         file._db = FullDatabase(file._db, name, disks)
     federation.journal._db = FullDatabase(federation.journal._db, "coordinator", disks)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.masking.transitions import GROUPED, MASKED, PLAIN, SEALED, Stage, Table, Transition
 
@@ -27,11 +28,11 @@ def reach(store: SiteStore, table: Table, stage: Stage) -> None:
     store.start_round("run", 0, bytes(32), b"adapter")
     place = Place("run", 0, 0)
     for exchange in table.exchanges:
-        if store.stage(place, table)[1] == stage:
+        if store.answers.stage(place, table)[1] == stage:
             return
-        store.claim(place, exchange, table)
-        store.save(place, exchange, bytes(32), exchange.encode(), b"record", b"reply")
-    assert store.stage(place, table)[1] == stage
+        store.answers.claim(place, exchange, table)
+        store.answers.save(place, exchange, bytes(32), exchange.encode(), b"record", b"reply")
+    assert store.answers.stage(place, table)[1] == stage
 
 
 @pytest.mark.parametrize(("mode", "stage", "exchange", "attempt"), PAIRS)
@@ -41,10 +42,10 @@ def test_the_record_lets_through_what_the_table_has_and_nothing_else(tmp_path, m
     # From NEW whatever the attempt: a site may have been away in the ones before.
     legal = table.is_legal(stage, exchange, attempt=attempt > 0 and stage is not Stage.NEW)
     if legal:
-        store.claim(Place("run", 0, attempt), exchange, table)
+        store.answers.claim(Place("run", 0, attempt), exchange, table)
     else:
         with pytest.raises(PeerViolationError, match=r"this site is|is over here"):
-            store.claim(Place("run", 0, attempt), exchange, table)
+            store.answers.claim(Place("run", 0, attempt), exchange, table)
     store.close()
 
 
@@ -52,11 +53,11 @@ def test_the_record_lets_through_what_the_table_has_and_nothing_else(tmp_path, m
 def test_an_older_attempt_is_never_answered(tmp_path, mode):
     table, store = TABLES[mode], SiteStore(tmp_path / "state")
     reach(store, table, Stage.STATED)
-    store.claim(Place("run", 0, 2), "train", table)
-    store.save(Place("run", 0, 2), "train", b"c" * 32, b"later", b"record", b"reply")
+    store.answers.claim(Place("run", 0, 2), "train", table)
+    store.answers.save(Place("run", 0, 2), "train", b"c" * 32, b"later", b"record", b"reply")
     for exchange in table.exchanges:
         with pytest.raises(PeerViolationError, match="moved on from attempt"):
-            store.claim(Place("run", 0, 1), exchange, table)
+            store.answers.claim(Place("run", 0, 1), exchange, table)
     store.close()
 
 

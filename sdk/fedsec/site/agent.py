@@ -19,7 +19,8 @@ from fedsec.site.identity import Progress, SiteIdentity, SiteWork
 from fedsec.site.notes import Notes
 from fedsec.site.own_log import OwnLog
 from fedsec.site.provenance import check_first, check_next
-from fedsec.site.store import Place, SiteStore, StoredUpdate
+from fedsec.site.store import SiteStore, StoredUpdate
+from fedsec.site.store_answers import Place
 from fedsec.storage import explained
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import adapter_of, after_sum, factors_of, shapes_before
@@ -99,7 +100,7 @@ class SiteAgent(ABC):
 
     def _place(self, name: str, body: bytes) -> Place | None:
         """Where a request was answered, as far as it belongs to a round."""
-        return self._store.place_of(name, body)
+        return self._store.answers.place_of(name, body)
 
     def _answer(self, name: str, body: bytes) -> Reply:
         # Check 55 (withdrawn approval): read anew before every answer.
@@ -107,7 +108,7 @@ class SiteAgent(ABC):
         handler = self._handlers.get(name)
         if handler is None:
             raise PeerViolationError(f"expected one of {', '.join(self._handlers)}, found exchange {name!r}")
-        stored = self._store.answered(name, body)
+        stored = self._store.answers.answered(name, body)
         return stored if stored is not None else handler(body)
 
     # ---- train
@@ -128,14 +129,14 @@ class SiteAgent(ABC):
         if claimed_context(body) != context:
             raise PeerViolationError("the train request is signed for another plan, run, round, roster or adapter")
         self._admit(place, place.round)
-        self._store.claim(place, "train", self._table)
+        self._store.answers.claim(place, "train", self._table)
         adapter = begin()
         self._start(place, adapter, request)
         update = self._ensure_update(place, adapter)
         if self._plan.weighting.private is not None and update.score is not None:
             self._id.charges.spend(place.run, place.round, SCORE, sha256(bytes([update.score])))
         state = SiteStated.begin(self._id.me, context, update.sha256, self._id.key.sign, update.score)
-        self._store.save(place, "train", context, body, state.record(), state.statement)
+        self._store.answers.save(place, "train", context, body, state.record(), state.statement)
         return state.statement
 
     def _admit(self, place: Place, last: int) -> None:
@@ -216,7 +217,7 @@ class SiteAgent(ABC):
 
     def _verdict(self, body: bytes) -> Reply:
         place, new, reply = self._judge(body)
-        self._store.claim(place, "verdict", self._table)
+        self._store.answers.claim(place, "verdict", self._table)
         self._store.finish_round(place, new.digest(), claimed_context(body), body, reply)
         return reply
 
@@ -261,7 +262,7 @@ class SiteAgent(ABC):
         checks the message's signature over it next.
         """
         last = self._table.continued_by(exchange)
-        found = self._store.find(claimed_context(body), last)
+        found = self._store.answers.find(claimed_context(body), last)
         if found is None:
             raise PeerViolationError(
                 f"this site knows no {last} that the message could continue from: it did not answer it, or its record "

@@ -18,7 +18,8 @@ from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.masked import MaskedAgent
 from fedsec.site.record_upload import write_upload
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import KeysRequest, TrainRequest, decode_bundle, encode_bundle
 from fedsec_secure.codec import Header, head_length, open_packet, sha256
@@ -45,9 +46,9 @@ class AheadAgent(MaskedAgent):
 
     def _place(self, name: str, body: bytes) -> Place | None:
         if name == "keys":
-            return self._store.place_of("train", _of_round(body, 0))
+            return self._store.answers.place_of("train", _of_round(body, 0))
         if name == "deal":
-            return self._store.place_of("share", decode_bundle(body)[0])
+            return self._store.answers.place_of("share", decode_bundle(body)[0])
         return super()._place("mask" if name == "step" else name, body)
 
     def _keys(self, body: bytes) -> Reply:
@@ -68,13 +69,13 @@ class AheadAgent(MaskedAgent):
         return encode_bundle([self._stated(place, _of_round(body, i)) for i, place in enumerate(places)])
 
     def _stated(self, place: Place, request: bytes) -> bytes:
-        stored = self._store.answered("train", request)
+        stored = self._store.answers.answered("train", request)
         if isinstance(stored, bytes):
             return stored
-        self._store.claim(place, "train", self._table)
+        self._store.answers.claim(place, "train", self._table)
         context = self._context(place, AHEAD)
         state = SiteStated.begin(self._id.me, context, NOTHING_YET, self._id.key.sign)
-        self._store.save(place, "train", context, request, state.record(), state.statement)
+        self._store.answers.save(place, "train", context, request, state.record(), state.statement)
         return state.statement
 
     def _deal(self, body: bytes) -> Reply:
@@ -83,7 +84,7 @@ class AheadAgent(MaskedAgent):
         if not requests:
             raise PeerViolationError("shares of no round are asked for; expected one request for each round")
         for request in requests:
-            stored = self._store.answered("share", request)
+            stored = self._store.answers.answered("share", request)
             reply = stored if stored is not None else self._share(request)
             assert isinstance(reply, bytes)  # shares are never a file
             dealt.append(reply)
@@ -91,7 +92,7 @@ class AheadAgent(MaskedAgent):
 
     def _step(self, body: bytes) -> Reply:
         """Start a round from what comes with it, train, and upload."""
-        stored = self._store.answered("mask", body)
+        stored = self._store.answers.answered("mask", body)
         if stored is not None:
             return stored
         start, request = decode_bundle(body, count=2)
@@ -100,7 +101,7 @@ class AheadAgent(MaskedAgent):
         # Checked again with the sets below; here so that nobody but the coordinator has a site read its notes.
         open_request("mask", request, shared.stated.context, self._cohort)
         adapter = self._begun(place, start, shared.stated.context)
-        self._store.claim(place, "mask", self._table)
+        self._store.answers.claim(place, "mask", self._table)
         self._ensure_update(place, adapter)
         group = self._group(place.run)
         parameters, contribution = self._contribution(place, shared.weights(group))
@@ -110,7 +111,7 @@ class AheadAgent(MaskedAgent):
             state, upload.head = SiteMasked.enter(
                 shared, request, group, parameters, contribution, signing, upload.write, digest
             )
-        self._store.save(place, "mask", state.bound, body, state.record(), path)
+        self._store.answers.save(place, "mask", state.bound, body, state.record(), path)
         return path
 
     def _begun(self, place: Place, start: bytes, context: bytes) -> AdapterState:
@@ -130,18 +131,19 @@ class AheadAgent(MaskedAgent):
 
     def _verified(self, place: Place, start: bytes) -> AdapterState:
         """From the last round's sum, which this site verifies, unless it did before and was killed afterwards."""
-        if self._store.answered("verdict", start) is None:
+        if self._store.answers.answered("verdict", start) is None:
             before, new, reply = self._judge(start)
             # Check 82 (replayed round): only the sum of the round before.
             if (before.run, before.round + 1) != (place.run, place.round):
                 raise PeerViolationError(f"round {place.round} does not start from the sum of round {before.round}")
-            self._store.claim(before, "verdict", self._table)
+            self._store.answers.claim(before, "verdict", self._table)
             verdict = (claimed_context(start), start, reply)
             self._store.pass_on(before, verdict, new.digest(), new.to_bytes())
             return new
-        ended = self._store.ended(place.run, place.round - 1)
+        ended = self._store.answers.ended(place.run, place.round - 1)
+        newest = self._store.newest_round(place.run)
         # Check 83 (replayed round): the sum that was verified is that of the round before, and this one began with it.
-        if self._store.place_of("verdict", start) != ended or self._store.newest_round(place.run) != place.round:
+        if self._store.answers.place_of("verdict", start) != ended or newest != place.round:
             raise PeerViolationError(f"round {place.round} does not start from the sum that came with it")
         return self._parsed(self._store.adapter(place.run, place.round), place)
 

@@ -18,7 +18,8 @@ from fedsec.site.agent import SiteAgent
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.provenance import check_first, check_next
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import after_sum
 from fedsec.wire import CatchUp, EncryptedStart, TrainRequest
@@ -163,7 +164,7 @@ class EncryptedAgent(SiteAgent):
     def _verdict(self, body: bytes) -> Reply:
         """The next round starts here, from what this site has opened."""
         place, new, reply = self._judge(body)
-        self._store.claim(place, "verdict", self._table)
+        self._store.answers.claim(place, "verdict", self._table)
         self._store.pass_on(place, (claimed_context(body), body, reply), new.digest(), new.to_bytes())
         return reply
 

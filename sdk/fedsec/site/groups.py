@@ -17,7 +17,8 @@ from fedsec.plan.model import Plan
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.masked import MaskedAgent
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec.training.adapter import AdapterState
 from fedsec.training.group_step import combined, group_rule, stepped
 from fedsec.training.public_step import after_sum
@@ -147,8 +148,8 @@ class GroupAgent(MaskedAgent):
         said = GroupSum(tuple(sorted(request.heads)), sha256(request.words))
         context = self._all_context(place, adapter)
         reply = seal("sum", self._id.me, context, said.encode(), self._id.key.sign)
-        self._store.claim(place, "sum", self._table)
-        self._store.save(place, "sum", context, body, said.encode(), reply)
+        self._store.answers.claim(place, "sum", self._table)
+        self._store.answers.save(place, "sum", context, body, said.encode(), reply)
         return reply
 
     def _all_context(self, place: Place, adapter: AdapterState) -> bytes:
@@ -168,7 +169,7 @@ class GroupAgent(MaskedAgent):
         new = after_sum(self._plan, place.round, adapter, mean)
         signing = verdict_context(self._plan_digest, place.run, place.round, self._roster.digest())
         reply = seal("verdict", self._id.me, signing, new.digest(), self._id.key.sign)
-        self._store.claim(place, "verdict", self._table)
+        self._store.answers.claim(place, "verdict", self._table)
         self._store.draws.save_scores(place.run, place.round, request.scores)
         self._store.finish_round(place, new.digest(), context, body, reply)
         return reply

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fedsec.site.agent import SiteAgent, words_of
 from fedsec.site.end import Reply
 from fedsec.site.record_upload import write_upload
-from fedsec.site.store import Place
+from fedsec.site.store_answers import Place
 from fedsec.wire import VerdictRequest, weight_rule
 from fedsec_secure.errors import LocalMisuseError
 from fedsec_secure.masking.checks import check_members
@@ -36,15 +36,15 @@ class MaskedAgent(SiteAgent):
     def _share(self, body: bytes) -> Reply:
         place, record = self._continue("share", body)
         stated = SiteStated.restore(record)
-        self._store.claim(place, "share", self._table)
+        self._store.answers.claim(place, "share", self._table)
         state, reply = SiteShared.enter(stated, body, self._group(place.run), self._id.key.sign)
-        self._store.save(place, "share", stated.context, body, state.record(), reply)
+        self._store.answers.save(place, "share", stated.context, body, state.record(), reply)
         return reply
 
     def _mask(self, body: bytes) -> Reply:
         place, record = self._continue("mask", body)
         shared = SiteShared.restore(record)
-        self._store.claim(place, "mask", self._table)
+        self._store.answers.claim(place, "mask", self._table)
         group = self._group(place.run)
         parameters, contribution = self._contribution(place, shared.weights(group))
         path = self._store.upload_path(shared.stated.context)
@@ -56,7 +56,7 @@ class MaskedAgent(SiteAgent):
             state, upload.head = SiteMasked.enter(
                 shared, body, group, parameters, contribution, sign, upload.write, encrypting=encrypting
             )
-        self._store.save(place, "mask", state.bound, body, state.record(), path)
+        self._store.answers.save(place, "mask", state.bound, body, state.record(), path)
         return path
 
     @contextmanager
@@ -67,7 +67,7 @@ class MaskedAgent(SiteAgent):
     def _confirm(self, body: bytes) -> Reply:
         place, record = self._continue("confirm", body)
         masked = SiteMasked.restore(record)
-        self._store.claim(place, "confirm", self._table)
+        self._store.answers.claim(place, "confirm", self._table)
         state, reply = SiteConfirmed.enter(masked, body, self._group(place.run), self._id.key.sign)
         sites = frozenset(self._roster.sites[site].hex for site in state.survivors)
         self._check_change(sites)
@@ -77,10 +77,10 @@ class MaskedAgent(SiteAgent):
     def _unmask(self, body: bytes) -> Reply:
         place, record = self._continue("unmask", body)
         confirmed = SiteConfirmed.restore(record)
-        self._store.claim(place, "unmask", self._table)
+        self._store.answers.claim(place, "unmask", self._table)
         state, reply = SiteRevealed.enter(confirmed, body, self._group(place.run), self._id.key.sign)
         bound = confirmed.masked.bound
-        self._store.save(place, "unmask", bound, body, state.record(), reply)
+        self._store.answers.save(place, "unmask", bound, body, state.record(), reply)
         return reply
 
     def _decoded(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.masked import MaskedAgent
-from fedsec.site.store import Place
+from fedsec.site.store_answers import Place
 from fedsec.wire import VerdictRequest
 from fedsec_secure.masking.checks import check_members
 from fedsec_secure.masking.parameters import SumParameters

@@ -12,7 +12,8 @@ from fedsec.plan.model import Plan
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.identity import SiteIdentity
 from fedsec.site.own_log import OwnLog
-from fedsec.site.store import Place, SiteStore
+from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec.storage import is_storage
 from fedsec.wire import attest_context, baseline_context, core_roster, witness_context
 from fedsec_secure.codec import head_length, sha256

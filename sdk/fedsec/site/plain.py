@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fedsec.site.agent import SiteAgent, words_of
 from fedsec.site.end import Reply
 from fedsec.site.record_upload import write_upload
-from fedsec.site.store import Place
+from fedsec.site.store_answers import Place
 from fedsec.wire import VerdictRequest, weight_rule
 from fedsec_secure.masking.checks import check_members
 from fedsec_secure.masking.parameters import Cohort, SumParameters
@@ -32,13 +32,13 @@ class PlainAgent(SiteAgent):
         place, record = self._continue("plain", body)
         state = SitePlain.enter(SiteStated.restore(record), body, self._cohort)
         context, weights = state.stated.context, state.weights(self._cohort)
-        self._store.claim(place, "plain", self._table)
+        self._store.answers.claim(place, "plain", self._table)
         parameters, contribution = self._contribution(place, weights)
         path = self._store.upload_path(context)
         source = contribution.source(parameters.weighted(weights))
         with write_upload(path, "plain", self._id.me, parameters.words) as upload:
             upload.copy_from(source, context, self._id.key.sign)
-        self._store.save(place, "plain", context, body, state.record(), path)
+        self._store.answers.save(place, "plain", context, body, state.record(), path)
         return path
 
     def _decoded(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fedsec.site.encrypted import EncryptedAgent
 from fedsec.site.end import Reply, claimed_context
 from fedsec.site.record_upload import write_upload
-from fedsec.site.store import Place
+from fedsec.site.store_answers import Place
 from fedsec.wire import VerdictRequest, weight_rule
 from fedsec_secure.errors import LocalMisuseError
 from fedsec_secure.identity.roster import SiteId
@@ -39,7 +39,7 @@ class SharedKeyAgent(EncryptedAgent):
         place, record = self._continue("encrypt", body)
         state = SiteEncrypted.enter(SiteStated.restore(record), body, self._cohort)
         context = state.stated.context
-        self._store.claim(place, "encrypt", self._table)
+        self._store.answers.claim(place, "encrypt", self._table)
         # As it is: its weight is the coordinator's to apply, but for a count that nobody else is to know.
         parameters, contribution = self._contribution(place, dict.fromkeys(state.statements, 1))
         if isinstance(contribution, NoisyContribution):
@@ -51,7 +51,7 @@ class SharedKeyAgent(EncryptedAgent):
         ):
             key, out = self._id.key.sign, upload.write
             upload.head = state.upload(parameters, contribution, shared, key, out, workers.encrypting)
-        self._store.save(place, "encrypt", context, body, state.record(), path)
+        self._store.answers.save(place, "encrypt", context, body, state.record(), path)
         return path
 
     def _decoded(
@@ -67,7 +67,7 @@ class SharedKeyAgent(EncryptedAgent):
 
     def _verdict(self, body: bytes) -> Reply:
         place, new, reply = self._judge(body)
-        self._store.claim(place, "verdict", self._table)
+        self._store.answers.claim(place, "verdict", self._table)
         request = VerdictRequest.decode(open_request("verdict", body, claimed_context(body), self._cohort))
         verdict = claimed_context(body), body, reply
         self._store.pass_on(place, verdict, new.digest(), new.to_bytes(), self._keys_of(request))

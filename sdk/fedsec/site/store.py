@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsec.site.record_chain import RecordChain
+from fedsec.site.store_answers import AnswerRecord, Place
 from fedsec.site.store_draw import DrawRecord
 from fedsec.site.store_key import KeyRecord
 from fedsec.site.store_log import LogRecord
@@ -26,30 +27,15 @@ from fedsec.site.store_runs import RunRecord
 from fedsec.spool import private_folder, write_durably
 from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
-from fedsec_secure.masking.transitions import Stage, Table
 from fedsec_secure.numeric.lanes import Floats
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
   run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, score INTEGER,
   result BLOB, PRIMARY KEY (run, round));
-CREATE TABLE IF NOT EXISTS stages (
-  run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, stage TEXT NOT NULL, context BLOB NOT NULL,
-  request BLOB NOT NULL, record BLOB, reply BLOB, file TEXT, PRIMARY KEY (run, round, attempt, stage));
-CREATE INDEX IF NOT EXISTS by_context ON stages (context);
-CREATE UNIQUE INDEX IF NOT EXISTS one_survivor_set ON stages (run, round) WHERE stage = 'confirm';
 CREATE TABLE IF NOT EXISTS baselines (run TEXT PRIMARY KEY, reply BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 1), head BLOB NOT NULL);
 """
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which attempt of which round of which run."""
-
-    run: str
-    round: int
-    attempt: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +79,7 @@ class SiteStore:
         self._db.execute("PRAGMA secure_delete=ON")
         self._db.executescript(_SCHEMA)
         self.chain = RecordChain(self._db)
+        self.answers = AnswerRecord(self._db, self.chain, self.folder)
         self.log = LogRecord(self._db, self.chain)
         self.personal = PersonalRecord(self._db, self.folder)
         self.draws = DrawRecord(self._db, self.chain)
@@ -112,7 +99,7 @@ class SiteStore:
     ) -> None:
         """Record the signature on a survivor set, and who is in it, in one transaction."""
         with self.chain.transaction():
-            self.save(place, "confirm", context, request, record, reply)
+            self.answers.save(place, "confirm", context, request, record, reply)
             self.runs.keep_survivors(place.run, place.round, sites)
 
     def result(self, run: str, round_index: int) -> bytes | None:
@@ -182,82 +169,13 @@ class SiteStore:
             raise VerificationError(f"{path.name} is not the update that was recorded: this site sits the run out")
         return StoredUpdate(update, row[0], int(row[1]), row[2])
 
-    # ---- stages
-
-    def find(self, context: bytes, stage: str) -> tuple[Place, bytes] | None:
-        """Place and record of the stage that a later message of this context continues from."""
-        query = "SELECT run, round, attempt, record FROM stages WHERE context = ? AND stage = ?"
-        row = self._db.execute(query, (context, stage)).fetchone()
-        return None if row is None or row[3] is None else (Place(row[0], row[1], row[2]), row[3])
-
-    def answered(self, stage: str, request: bytes) -> bytes | Path | None:
-        """The stored reply where this very request was answered before."""
-        query = "SELECT request, reply, file FROM stages WHERE request = ? AND stage = ?"
-        row = self._db.execute(query, (hashlib.sha256(request).digest(), stage)).fetchone()
-        if row is None:
-            return None
-        if row[2] is None:
-            return bytes(row[1])
-        path = self.folder / str(row[2])
-        if not path.is_file():
-            raise PeerViolationError(f"the upload was deleted here when its round ended: {stage} is not answered again")
-        return path
-
-    def place_of(self, stage: str, request: bytes) -> Place | None:
-        """Where this request was answered."""
-        query = "SELECT run, round, attempt FROM stages WHERE request = ? AND stage = ?"
-        row = self._db.execute(query, (hashlib.sha256(request).digest(), stage)).fetchone()
-        return None if row is None else Place(str(row[0]), int(row[1]), int(row[2]))
-
-    def stage(self, place: Place, table: Table) -> tuple[int, Stage]:
-        """The newest attempt of a round, and where this site stands in it."""
-        rows = self._db.execute(
-            "SELECT attempt, stage FROM stages WHERE run = ? AND round = ?", (place.run, place.round)
-        ).fetchall()
-        if not rows:
-            return place.attempt, Stage.NEW
-        newest = max(attempt for attempt, _ in rows)
-        reached = {table.after(exchange) for attempt, exchange in rows if attempt == newest}
-        return newest, max(reached, key=table.stages.index)
-
-    def claim(self, place: Place, exchange: str, table: Table) -> None:
-        """May this be answered now? Never twice, never for an older attempt, and only as the table says."""
-        newest, stage = self.stage(place, table)
-        # Check 68 (replayed attempt): an attempt that was given up stays so.
-        if place.attempt < newest:
-            raise PeerViolationError(f"round {place.round} has moved on from attempt {place.attempt}")
-        # Check 69 (second survivor set): one answer an exchange, in order, and no attempt after `confirm`.
-        if not table.is_legal(stage, exchange, attempt=place.attempt > newest):
-            raise PeerViolationError(_why_not(place, exchange, newest, stage))
-
-    def save(  # one row, many columns
-        self,
-        place: Place,
-        stage: str,
-        context: bytes,
-        request: bytes,
-        record: bytes | None,
-        reply: bytes | Path,
-    ) -> None:
-        """Record an answer, durably, before it is sent. ``context``: what later messages name."""
-        file = reply.relative_to(self.folder).as_posix() if isinstance(reply, Path) else None
-        inline = reply if isinstance(reply, bytes) else None
-        digest = hashlib.sha256(request).digest()
-        row = (place.run, place.round, place.attempt, stage, context, digest, record, inline, file)
-        try:
-            with self.chain.transaction():
-                self._db.execute("INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-                self.chain.advance(stage.encode(), context, digest, inline or str(file).encode())
-        except sqlite3.IntegrityError:
-            raise PeerViolationError(f"{stage} of round {place.round} was answered before") from None
-
     def finish_round(self, place: Place, result: bytes, context: bytes, request: bytes, reply: bytes) -> None:
         """Record the verdict and the result's digest, and delete the round's secrets, uploads and global adapter.
 
         One transaction: a site that is killed here has either not answered, or has nothing left to hide.
         """
         with self.chain.transaction():
-            self.save(place, "verdict", context, request, None, reply)
+            self.answers.save(place, "verdict", context, request, None, reply)
             where = "WHERE run = ? AND round = ?"
             self._db.execute(f"UPDATE rounds SET result = ? {where}", (result, place.run, place.round))  # noqa: S608
             self._db.execute(f"UPDATE stages SET record = NULL {where}", (place.run, place.round))  # noqa: S608
@@ -278,7 +196,7 @@ class SiteStore:
         context, request, reply = verdict
         write_durably(global_path(self.folder, place.run, place.round + 1), [adapter])
         with self.chain.transaction():
-            self.save(place, "verdict", context, request, None, reply)
+            self.answers.save(place, "verdict", context, request, None, reply)
             if sites is not None:
                 self.runs.keep_survivors(place.run, place.round, sites)
             row = (place.run, place.round)
@@ -287,12 +205,6 @@ class SiteStore:
             sql = "INSERT INTO rounds (run, round, adapter) VALUES (?, ?, ?)"
             self._db.execute(sql, (place.run, place.round + 1, digest))
         self._sweep()
-
-    def ended(self, run: str, round_index: int) -> Place | None:
-        """The attempt in which a round ended with a verdict here."""
-        query = "SELECT attempt FROM stages WHERE run = ? AND round = ? AND stage = 'verdict'"
-        row = self._db.execute(query, (run, round_index)).fetchone()
-        return None if row is None else Place(run, round_index, int(row[0]))
 
     def _sweep(self) -> None:
         """Delete what no later answer needs: files of rounds that are over, and what a killed process left half-made.
@@ -358,17 +270,3 @@ class SiteStore:
 def global_path(folder: Path, run: str, round_index: int) -> Path:
     """Where a site's record keeps what a round starts from; of the round after the last, the run's adapter."""
     return folder / f"{run}-{round_index:04d}.global"
-
-
-def _why_not(place: Place, exchange: str, newest: int, stage: Stage) -> str:
-    if stage is Stage.OVER:
-        return f"round {place.round} is over here"
-    if place.attempt > newest:
-        return (
-            f"{exchange} of attempt {place.attempt}: this site is {stage} in attempt {newest} of round "
-            f"{place.round}, and joins no other attempt from there"
-        )
-    return (
-        f"{exchange} of round {place.round}, attempt {place.attempt}: this site is {stage}; it was answered before or "
-        "is not due"
-    )
