@@ -52,7 +52,7 @@ class Clock:
         self._at += 1
         requests = dict.fromkeys(sites or self._sites, request)
         began = time.monotonic()
-        outcome = self._transport.exchange(Exchange(name, 0, self._at, requests, _DEADLINE, 1), self._spool)
+        outcome = self._transport.exchange(Exchange(name, 0, self._at, requests, _DEADLINE), self._spool)
         took = time.monotonic() - began
         assert not outcome.lost, outcome.lost
         for path in outcome.uploads().values():

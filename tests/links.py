@@ -58,7 +58,7 @@ def make_desk(incoming, clock=time.monotonic, *, most=1 << 28, key=COORDINATOR, 
 
 
 def make_exchange(request=b"words", sites=(A,), *, name="train", deadline=60.0, attempt=0) -> Exchange:
-    return Exchange(name, 0, attempt, dict.fromkeys(sites, request), deadline, 1)
+    return Exchange(name, 0, attempt, dict.fromkeys(sites, request), deadline)
 
 
 class Still:

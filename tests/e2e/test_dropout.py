@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fedsec.plan.specs import DpSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import local_update, shared_names
 from fedsec.wire import sum_parameters
-from fedsec_secure.errors import AbortError, TransportError
+from fedsec_secure.errors import AbortError, FedsecError, PeerViolationError, StorageError, TransportError
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, run_once
 
 SITES = 4  # threshold and floor 3: one may be lost
@@ -32,16 +32,17 @@ class Flaky:
     exchange: str
     times: int = 1
     after_work: bool = False
+    error: FedsecError = field(default_factory=lambda: TransportError("connection refused"))
 
     def handle(self, name: str, body: bytes):
         lost = name == self.exchange and self.times > 0
         if lost and not self.after_work:
             self.times -= 1
-            raise TransportError("connection refused")
+            raise self.error
         reply = self.agent.handle(name, body)
         if lost:
             self.times -= 1
-            raise TransportError("connection reset")
+            raise self.error
         return reply
 
 
@@ -131,23 +132,71 @@ def test_attempts_end_and_the_reason_is_named(tmp_path, keys):
     assert reasons["sites"]["site-a"] == "TransportError: connection refused"
 
 
-@pytest.mark.parametrize("exchange", ["confirm", "unmask", "verdict"])
-def test_from_confirm_on_a_round_is_never_tried_again(tmp_path, keys, exchange):
-    lost = {s: Flaky(None, exchange) for s in ("site-a", "site-d")}
-    with (
-        Federation(tmp_path, keys, make_plan(keys), wrap=flaky(lost)) as federation,
-        pytest.raises(AbortError, match="2 sites, 3 are needed"),
-    ):
-        federation.run()
-    asked = [(e["exchange"], e["attempt"]) for e in federation.events if e["event"] == "exchange"]
-    assert asked.count(("train", 0)) == 1
-    assert {attempt for _, attempt in asked} == {0}
-
-
-# ---- one answer per exchange, for ever
+# ---- from `confirm` on there is no other attempt: who does not answer is asked the same again
 
 
 AHEAD = DpSpec(mode="distributed", unit="record", target_epsilon=6.0, sampling_rate=0.05, dimension=192, keys_ahead=2)
+NO_OTHER_ATTEMPT = [
+    *((exchange, {}) for exchange in ("confirm", "unmask", "verdict", "witness")),
+    ("verdict", {"mode": "none"}),
+    *((exchange, {"dp": AHEAD}) for exchange in ("confirm", "unmask", "verdict")),
+]
+
+
+def asked_of(federation: Federation, exchange: str) -> list[tuple[int, list[str]]]:
+    """Attempt and sites, by time, in the first round that has this exchange."""
+    asked = [e for e in federation.events if e["event"] == "exchange" and e["exchange"] == exchange]
+    return [(e["attempt"], list(e["bytes_down"])) for e in asked if e["round"] == asked[0]["round"]]
+
+
+@pytest.mark.parametrize("after_work", [False, True])
+@pytest.mark.parametrize(("exchange", "options"), NO_OTHER_ATTEMPT)
+def test_who_is_away_from_confirm_on_is_asked_again(tmp_path, keys, exchange, options, after_work):
+    plan = make_plan(keys, rounds=2, **options)
+    calm = run_once(tmp_path / "calm", keys, plan) if not options else None
+    away = {s: Flaky(None, exchange, 2, after_work) for s in ("site-a", "site-d")}
+    with Federation(tmp_path / "away", keys, plan, wrap=flaky(away)) as federation:
+        adapter = federation.run()
+        assert asked_of(federation, exchange) == [(0, list(keys.sites))] + [(0, ["site-a", "site-d"])] * 2
+        assert survivors(federation) == [list(keys.sites)] * 2
+        assert not any(e["event"] == "attempt-aborted" for e in federation.events)
+    assert calm in (None, adapter)
+
+
+@pytest.mark.parametrize("after_work", [False, True])
+@pytest.mark.parametrize(("exchange", "options"), NO_OTHER_ATTEMPT)
+def test_a_run_that_too_many_sites_left_at_its_end_goes_on_when_it_is_resumed(
+    tmp_path, keys, exchange, options, after_work
+):
+    """Otherwise a network that is away at the wrong moment would end it for good: no site joins another attempt."""
+    plan = make_plan(keys, rounds=2, **options)
+    away = flaky({s: Flaky(None, exchange, 4, after_work) for s in ("site-a", "site-d")})
+    with Federation(tmp_path, keys, plan, wrap=away) as federation:
+        with pytest.raises(
+            AbortError, match=f"answered `{exchange}` of round .: 2 of 4, .* did not in 3 tries. A resumed run asks"
+        ):
+            federation.run()
+        lost = [e["sites"] for e in federation.events if e["event"] == "lost" and e["exchange"] == exchange]
+        assert [list(sites) for sites in lost] == [["site-a", "site-d"]]
+    with Federation(tmp_path, keys, plan, wrap=away) as federation:
+        federation.run()
+        assert asked_of(federation, exchange) == [(0, list(keys.sites)), (0, ["site-a", "site-d"])]
+        assert [set(s) for s in federation.journal.survivors()] == [set(keys.sites)] * 2
+
+
+@pytest.mark.parametrize("error", [StorageError("no room"), PeerViolationError("check 7"), AbortError("too close")])
+def test_a_site_that_says_no_is_not_asked_again_and_one_without_room_is(tmp_path, keys, error):
+    away = {s: Flaky(None, "confirm", 2, error=error) for s in ("site-a", "site-d")}
+    with Federation(tmp_path, keys, make_plan(keys), wrap=flaky(away)) as federation:
+        if isinstance(error, StorageError):
+            federation.run()
+        else:
+            with pytest.raises(AbortError, match="the confirmations has 2 sites, 3 are needed"):
+                federation.run()
+        assert len(asked_of(federation, "confirm")) == (3 if isinstance(error, StorageError) else 1)
+
+
+# ---- one answer per exchange, for ever
 
 
 @pytest.mark.parametrize(

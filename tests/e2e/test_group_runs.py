@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -158,28 +161,54 @@ def test_one_site_of_each_group_may_be_lost(tmp_path, keys, exchange):
         assert len(finished[1]["survivors"]) == SITES
 
 
-def test_two_lost_sites_of_one_group_end_the_attempt_for_all(tmp_path, keys):
-    plan = group_plan(keys)
-    lost = []
+@dataclass
+class TwoAway:
+    """Two sites of the first group do not get one exchange, ``times`` times each."""
 
-    class Drops:
-        def __init__(self, site, agent):
-            self.site, self.agent = site, agent
+    federation: Callable[[], Federation]
+    exchange: str
+    times: int = 1
+    lost: Counter[str] = field(default_factory=Counter)
 
-        def handle(self, name, body):
-            if name == "mask" and len(lost) < 2:
-                group = federation.stores[self.site].draws.groups(RUN)[0]
-                if self.site in group[:2]:
-                    lost.append(self.site)
+    def wrap(self, site: str, agent):
+        away = self
+
+        class Away:
+            def handle(self, name, body):
+                groups = away.federation().stores[site].draws.groups(RUN) if name == away.exchange else None
+                if groups and site in groups[0][:2] and away.lost[site] < away.times:
+                    away.lost[site] += 1
                     raise TransportError("connection refused")
-            return self.agent.handle(name, body)
+                return agent.handle(name, body)
 
-    with opened(tmp_path, keys, plan, wrap=Drops) as federation:
+        return Away()
+
+
+def test_two_lost_sites_of_one_group_end_the_attempt_for_all(tmp_path, keys):
+    away = TwoAway(lambda: federation, "mask")
+    with opened(tmp_path, keys, group_plan(keys), wrap=away.wrap) as federation:
         federation.run()
         (aborted,) = said(federation, "attempt-aborted")
         assert "U3 has 2 sites, 3 are needed" in aborted["reason"]
         assert len(said(federation, "round")[0]["survivors"]) == SITES
         assert all(work.trained == [0] for work in federation.works.values())
+
+
+@pytest.mark.parametrize("exchange", ["confirm", "unmask", "sum"])
+def test_two_lost_sites_of_one_group_are_asked_again_where_no_attempt_can_follow(tmp_path, keys, exchange):
+    """Of eight sites six answered, more than the plan's floor; of the first group two."""
+    away = TwoAway(lambda: federation, exchange, times=4)
+    with opened(tmp_path / "away", keys, group_plan(keys), wrap=away.wrap) as federation:
+        with pytest.raises(AbortError, match=f"too few sites answered `{exchange}` of round 0: 6 of 8"):
+            federation.run()
+        asked = [len(e["bytes_down"]) for e in said(federation, "exchange") if e["exchange"] == exchange]
+        assert asked == [8, 2, 2]
+    with opened(tmp_path / "away", keys, group_plan(keys), wrap=away.wrap) as federation:
+        federation.run()
+        assert len(said(federation, "round")[0]["survivors"]) == SITES
+        asked = [len(e["bytes_down"]) for e in said(federation, "exchange") if e["exchange"] == exchange]
+        assert asked == [8, 2]
+        assert not said(federation, "attempt-aborted")
 
 
 def test_a_site_that_is_missing_at_the_draw_is_asked_again_and_without_it_nothing_begins(tmp_path, keys):

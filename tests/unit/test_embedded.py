@@ -11,7 +11,7 @@ from fedsec_secure.errors import AbortError, PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 
 SITES = [SiteId(name) for name in ("a", "b", "c", "d")]
-ASKED = Exchange("train", 0, 0, {site: site.encode() for site in SITES}, 60.0, 3)
+ASKED = Exchange("train", 0, 0, {site: site.encode() for site in SITES}, 60.0)
 
 
 class Site:
@@ -63,7 +63,7 @@ def test_a_refusal_is_a_lost_site_with_its_reason(tmp_path, jobs):
 
     sites = {s: Site(refuse if s == "b" else slowly) for s in SITES if s != "d"}
     found = EmbeddedTransport(sites, jobs).exchange(ASKED, tmp_path)
-    assert found.lost == {"b": "PeerViolationError: check 7", "d": "AbortError: not in this engine"}
+    assert found.lost == {"b": "PeerViolationError: check 7", "d": "TransportError: not in this engine"}
     assert list(found.replies) == ["a", "c"]
 
 

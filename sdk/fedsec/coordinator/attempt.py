@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.exchange import Exchange, Outcome
+from fedsec.coordinator.exchange import Exchange, Floors, Outcome
 from fedsec.coordinator.state import State
 from fedsec.spool import Upload, UploadWords
 from fedsec.training.adapter import AdapterState
@@ -38,10 +38,8 @@ from fedsec_secure.masking.vector import decode_sum
 from fedsec_secure.numeric.lanes import Words
 from fedsec_secure.record.entries import (
     AggregateEntry,
-    RefusalEntry,
     RoundStartedEntry,
     SurvivorsEntry,
-    printable,
 )
 
 Steps = Generator[Exchange, Outcome, "RoundResult"]
@@ -123,19 +121,22 @@ class Attempt:
         plan, roster = self.driver.plan.digest(), self.driver.roster.digest()
         return RoundContext(plan, self.driver.run, self.index, self.attempt, roster, self.adapter.digest()).digest()
 
-    def ask(self, name: str, requests: Mapping[SiteId, bytes]) -> Generator[Exchange, Outcome, Outcome]:
+    def ask(
+        self, name: str, requests: Mapping[SiteId, bytes], floors: Floors = ()
+    ) -> Generator[Exchange, Outcome, Outcome]:
         """One exchange; who is lost in it is noted."""
-        deadline, quorum = self.driver.plan.deadline_seconds, self.driver.cohort().floor
-        outcome = yield Exchange(name, self.index, self.attempt, requests, deadline, quorum)
+        deadline = self.driver.plan.deadline_seconds
+        outcome = yield Exchange(name, self.index, self.attempt, requests, deadline, floors)
         self.note("lost", name, outcome.lost)
         return outcome
 
+    def insist(self, name: str, requests: Mapping[SiteId, bytes]) -> Generator[Exchange, Outcome, Outcome]:
+        """`ask`, from `confirm` on: no other attempt of the round can follow."""
+        return (yield from self.ask(name, requests, ((frozenset(requests), self.driver.cohort().floor),)))
+
     def note(self, event: str, name: str, sites: Mapping[SiteId, str]) -> None:
         """Report and log who is out of an exchange, and why."""
-        if sites:
-            self.driver.report({"event": event, "round": self.index, "exchange": name, "sites": dict(sites)})
-        for site, reason in sorted(sites.items()):
-            self.driver.record(RefusalEntry(site=site, exchange=name, reason=printable(reason)))
+        self.driver.note(event, self.index, name, sites)
 
     def train(self) -> Generator[Exchange, Outcome, Outcome]:
         """`train`, to everyone."""
@@ -210,11 +211,11 @@ class Attempt:
         state = uploaded.masked
         if state is None:
             raise LocalMisuseError("expected masked uploads")
-        signed = yield from self.ask("confirm", state.confirm_requests())
+        signed = yield from self.insist("confirm", state.confirm_requests())
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)
         self.survivors(state.digest, state.heads)
-        revealed = yield from self.ask("unmask", confirmed.unmask_requests())
+        revealed = yield from self.insist("unmask", confirmed.unmask_requests())
         unmasked, refused = Unmasked.gather(confirmed, revealed.small())
         self.note("refused", "unmask", refused)
         summed = self.total(unmasked, uploaded)
@@ -258,7 +259,7 @@ class Attempt:
 
     def judged(self, ended: Ended) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
         """`verdict`: at least the floor's number of signatures on what follows."""
-        outcome = yield from self.ask("verdict", dict.fromkeys(ended.witnesses, ended.request))
+        outcome = yield from self.insist("verdict", dict.fromkeys(ended.witnesses, ended.request))
         verdicts, refused = self._judge(outcome, ended.adapter.digest())
         self.note("refused", "verdict", refused)
         require(len(verdicts), self.driver.cohort(), "the verdict")

@@ -13,7 +13,7 @@ from fedsec_secure.masking.coordinator_collect import sift
 from fedsec_secure.masking.coordinator_draw import Draw
 from fedsec_secure.masking.draw import draw_context
 from fedsec_secure.masking.messages import encode_packets
-from fedsec_secure.record.entries import DrawEntry, RefusalEntry, printable
+from fedsec_secure.record.entries import DrawEntry
 
 
 def empty_draw(driver: Driver) -> Draw:
@@ -36,13 +36,10 @@ def ask(
 ) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
     """One exchange of a draw; the replies that hold. Who gave none is reported and logged."""
     requests = dict.fromkeys(sites, request)
-    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds, len(requests))
+    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds)
     good, refused = sift(outcome.small(), accept)
-    for event, absent in (("lost", outcome.lost), ("refused", refused)):
-        if absent:
-            driver.report({"event": event, "round": index, "exchange": name, "sites": dict(absent)})
-            for site, why in sorted(absent.items()):
-                driver.record(RefusalEntry(site=site, exchange=name, reason=printable(why)))
+    driver.note("lost", index, name, outcome.lost)
+    driver.note("refused", index, name, refused)
     return good
 
 

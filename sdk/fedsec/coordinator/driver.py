@@ -12,9 +12,9 @@ from fedsec.training.adapter import AdapterState
 from fedsec.training.strategies import shared_names
 from fedsec.wire import core_roster, sum_parameters, weight_rule
 from fedsec_secure.codec import Sign
-from fedsec_secure.identity.roster import Roster
+from fedsec_secure.identity.roster import Roster, SiteId
 from fedsec_secure.masking.parameters import Cohort, Group, SumParameters
-from fedsec_secure.record.entries import Entry
+from fedsec_secure.record.entries import Entry, RefusalEntry, printable
 
 Report = Callable[[dict[str, object]], None]
 
@@ -39,6 +39,13 @@ class Driver:
     def roster(self) -> Roster:
         """The pinned keys."""
         return core_roster(self.plan)
+
+    def note(self, event: str, index: int, exchange: str, sites: Mapping[SiteId, str]) -> None:
+        """Report and log who is out of an exchange of round ``index``, and why."""
+        if sites:
+            self.report({"event": event, "round": index, "exchange": exchange, "sites": dict(sites)})
+        for site, reason in sorted(sites.items()):
+            self.record(RefusalEntry(site=site, exchange=exchange, reason=printable(reason)))
 
     def group(self) -> Group:
         """Who aggregates under masks, with the plan's floors."""

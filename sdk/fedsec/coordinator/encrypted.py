@@ -71,7 +71,7 @@ class EncryptedAttempt(Attempt):
         frames = summed.total.frames.parts()
         head = VerdictRequest(summed.heads, summed.total.tag, b"").parts()
         request = seal_parts("verdict-request", COORDINATOR, summed.context, [*head, *frames], self.driver.sign)
-        outcome = yield from self.ask("verdict", dict.fromkeys(summed.witnesses, request))
+        outcome = yield from self.insist("verdict", dict.fromkeys(summed.witnesses, request))
         digest, verdicts = self._agreed(outcome)
         entry = AggregateEntry(
             run=self.driver.run,

@@ -6,14 +6,14 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TypeVar
 
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.exchange import Exchange, Outcome
+from fedsec.coordinator.exchange import Exchange, Floors, Outcome
 from fedsec.plan.attestation import Attestation, open_attestation
 from fedsec.wire import WitnessReply, WitnessRequest, attest_context, baseline_context, witness_context
 from fedsec_secure.codec import open_packet, seal, sha256
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking.coordinator_collect import require, sift
 from fedsec_secure.record.checkpoint import add_cosignature
-from fedsec_secure.record.entries import AttestationEntry, LedgerHeadEntry, RefusalEntry, printable
+from fedsec_secure.record.entries import AttestationEntry, LedgerHeadEntry
 
 A = TypeVar("A")
 Context = Callable[[bytes, str, bytes], bytes]
@@ -23,7 +23,7 @@ def _ask(
     driver: Driver,
     name: str,
     index: int,
-    quorum: int,
+    floors: Floors,
     context: Context,
     body: bytes,
     read: Callable[[SiteId, bytes], A],
@@ -33,18 +33,15 @@ def _ask(
     bound = context(driver.plan.digest(), driver.run, driver.roster.digest())
     request = seal(f"{name}-request", COORDINATOR, bound, body, driver.sign)
     requests = dict.fromkeys(driver.roster.ids, request)
-    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds, quorum)
+    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds, floors)
 
     def accept(site: SiteId, packet: bytes) -> A:
         verify = driver.roster.verifier(site)
         return read(site, bytes(open_packet(packet, kind=name, sender=site, context=bound, verify=verify)))
 
     answers, refused = sift(outcome.small(), accept)
-    for event, sites in (("lost", outcome.lost), ("refused", refused)):
-        if sites:
-            driver.report({"event": event, "round": index, "exchange": name, "sites": dict(sites)})
-            for site, why in sorted(sites.items()):
-                driver.record(RefusalEntry(site=site, exchange=name, reason=printable(why)))
+    driver.note("lost", index, name, outcome.lost)
+    driver.note("refused", index, name, refused)
     return answers
 
 
@@ -59,8 +56,8 @@ def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) 
         add_cosignature(note, reply.line, site, driver.roster.sites[site])
         return reply
 
-    body, quorum = WitnessRequest(note, leaves).encode(), driver.cohort().floor
-    replies = yield from _ask(driver, "witness", index, quorum, witness_context, body, read)
+    body, floors = WitnessRequest(note, leaves).encode(), ((frozenset(driver.roster.ids), driver.cohort().floor),)
+    replies = yield from _ask(driver, "witness", index, floors, witness_context, body, read)
     require(len(replies), driver.cohort(), "the cosignatures of the log")
     for site, reply in replies.items():
         note = add_cosignature(note, reply.line, site, driver.roster.sites[site])
@@ -72,7 +69,7 @@ def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) 
 def baselines(driver: Driver) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
     """Ask every site for its single-site baseline's scores on the plan's public tests; JSON a site."""
     scores = yield from _ask(
-        driver, "baseline", driver.plan.rounds, 1, baseline_context, b"", lambda site, content: content
+        driver, "baseline", driver.plan.rounds, (), baseline_context, b"", lambda site, content: content
     )
     return scores
 
@@ -87,8 +84,7 @@ def attestations(driver: Driver, body: bytes, attempt: int) -> Generator[Exchang
     def read(site: SiteId, content: bytes) -> tuple[bytes, Attestation]:
         return content, open_attestation(content, site, driver.roster.sites[site], driver.plan, driver.run)
 
-    quorum = driver.cohort().floor
-    found = yield from _ask(driver, "attest", driver.plan.rounds, quorum, attest_context, body, read, attempt)
+    found = yield from _ask(driver, "attest", driver.plan.rounds, (), attest_context, body, read, attempt)
     return found
 
 

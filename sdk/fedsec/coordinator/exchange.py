@@ -6,15 +6,40 @@ one into the other. An engine needs to know nothing else, and is trusted with de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
+from fedsec_secure.errors import (
+    AbortError,
+    CodecError,
+    ConfigError,
+    LocalMisuseError,
+    PeerViolationError,
+    PrivacyBudgetExceededError,
+    ReleaseBlockedError,
+    VerificationError,
+)
 from fedsec_secure.identity.roster import SiteId
 
 Reply = bytes | Path
 """Small replies are bytes; uploads are files in the run's spool."""
+Floors = tuple[tuple[frozenset[SiteId], int], ...]
+_REFUSALS: Final = frozenset(
+    kind.__name__
+    for kind in (
+        AbortError,
+        CodecError,
+        ConfigError,
+        LocalMisuseError,
+        PeerViolationError,
+        PrivacyBudgetExceededError,
+        ReleaseBlockedError,
+        VerificationError,
+    )
+)
+"""What a site answers to the same request again. A full disk, or an engine that failed, may be over by then."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +51,8 @@ class Exchange:
         round: from 0. attempt: from 0 within the round.
         requests: what goes to each site; bytes are shared where the request is the same for all.
         deadline: seconds after which missing replies count as lost.
-        quorum: replies below which the driver will abort: an engine may stop waiting early, never has to.
+        floors: where nothing can be tried instead: sites, and how many of them have to reply. Whoever is silent is
+            asked the same again; a site has one answer to it, for ever.
     """
 
     name: str
@@ -34,7 +60,11 @@ class Exchange:
     attempt: int
     requests: Mapping[SiteId, bytes]
     deadline: float
-    quorum: int
+    floors: Floors = ()
+
+    def is_short(self, replied: Collection[SiteId]) -> bool:
+        """Whether the run stops if nobody else replies."""
+        return any(len(sites.intersection(replied)) < least for sites, least in self.floors)
 
 
 @dataclass(frozen=True)
@@ -47,6 +77,10 @@ class Outcome:
     def small(self) -> dict[SiteId, bytes]:
         """The replies that are bytes."""
         return {s: r for s, r in self.replies.items() if isinstance(r, bytes)}
+
+    def silent(self) -> frozenset[SiteId]:
+        """Who is lost without having said no: the reason of a refusal begins with the class of the site's error."""
+        return frozenset(site for site, why in self.lost.items() if why.partition(":")[0] not in _REFUSALS)
 
     def uploads(self) -> dict[SiteId, Path]:
         """The replies that are spooled files."""

@@ -147,7 +147,10 @@ class _Combining:
             parts = VerdictRequest(summed.heads, summed.total.tag, words).parts()
             request = seal_parts("sum-request", COORDINATOR, summed.context, parts, self.whole.driver.sign)
             requests |= dict.fromkeys(summed.witnesses, request)
-        outcome = yield from self.whole.ask("sum", requests)
+        floors = tuple(
+            (frozenset(s.witnesses), e.driver.group().floor) for s, e in zip(self.summed, self.each, strict=True)
+        )
+        outcome = yield from self.whole.ask("sum", requests, floors)
         due = {site: one.encode() for one in said for site in one.survivors}
 
         def accept(site: SiteId, packet: bytes) -> bytes:
@@ -190,8 +193,8 @@ def _merged(asked: Sequence[Exchange]) -> Exchange:
     if len({(e.name, e.round, e.attempt) for e in asked}) > 1:
         raise LocalMisuseError("groups that go different ways cannot be asked together")
     requests = {site: request for e in asked for site, request in e.requests.items()}
-    quorum = sum(e.quorum for e in asked)
-    return Exchange(first.name, first.round, first.attempt, requests, first.deadline, quorum)
+    floors = tuple(floor for e in asked for floor in e.floors)
+    return Exchange(first.name, first.round, first.attempt, requests, first.deadline, floors)
 
 
 def _part(outcome: Outcome, sites: Mapping[SiteId, object]) -> Outcome:

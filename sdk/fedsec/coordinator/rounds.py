@@ -1,8 +1,8 @@
 """The round driver: a generator over exchanges, without clock, network or randomness.
 
 Training comes first, so that whoever drops out in the long part costs nothing. An attempt that falls below the floor
-before `confirm` is tried again, with the sites' stored updates and fresh keys; from `confirm` on a round is never
-retried, because a site confirms one survivor set only.
+before `confirm` is tried again, with the sites' stored updates and fresh keys; from `confirm` on there is no other
+attempt, because a site confirms one survivor set only: sites that do not answer are asked the same again.
 """
 
 from __future__ import annotations

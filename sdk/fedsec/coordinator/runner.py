@@ -239,15 +239,46 @@ class Runner:
     def _exchange(self, exchange: Exchange) -> Outcome:
         stored = self.journal.look_up(self.sequence, exchange)
         if stored is None:
-            self.report({"event": "asking", "round": exchange.round, "exchange": exchange.name})
-            began = time.monotonic()
-            stored = self.transport.exchange(exchange, self.journal.spool)
-            seconds = round(time.monotonic() - began, 3)
+            stored = self._insist(exchange)
             self.journal.append(self.sequence, exchange, stored)
             self._asked += 1
-            self.report(_measured(exchange, stored, seconds))
         self.sequence += 1
         return stored
+
+    def _insist(self, exchange: Exchange) -> Outcome:
+        """Who is silent is asked again while the exchange is short of them; AbortError in the end.
+
+        It is not journalled then: a resumed run asks all sites, and who answered before says the same.
+        """
+        outcome = self._ask(exchange)
+        for _ in range(MAX_ATTEMPTS - 1):
+            if not _waits(exchange, outcome):
+                return outcome
+            silent = outcome.silent()
+            again = self._ask(replace(exchange, requests={site: exchange.requests[site] for site in sorted(silent)}))
+            lost = {site: why for site, why in outcome.lost.items() if site not in silent}
+            outcome = Outcome({**outcome.replies, **again.replies}, {**lost, **again.lost})
+        if _waits(exchange, outcome):
+            lost = dict(sorted(outcome.lost.items()))
+            self.report({"event": "lost", "round": exchange.round, "exchange": exchange.name, "sites": lost})
+            raise AbortError(
+                f"too few sites answered `{exchange.name}` of round {exchange.round}: {len(outcome.replies)} of "
+                f"{len(exchange.requests)}, and {', '.join(sorted(outcome.silent()))} did not in {MAX_ATTEMPTS} tries. "
+                "A resumed run asks again"
+            )
+        return outcome
+
+    def _ask(self, exchange: Exchange) -> Outcome:
+        self.report({"event": "asking", "round": exchange.round, "exchange": exchange.name})
+        began = time.monotonic()
+        outcome = self.transport.exchange(exchange, self.journal.spool)
+        self.report(_measured(exchange, outcome, round(time.monotonic() - began, 3)))
+        return outcome
+
+
+def _waits(exchange: Exchange, outcome: Outcome) -> bool:
+    """Whether it depends on silent sites that there are enough."""
+    return exchange.is_short(outcome.replies) and not exchange.is_short(outcome.replies.keys() | outcome.silent())
 
 
 def _shown(state: State) -> State:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fedsec.coordinator.exchange import Exchange, Outcome, Reply
 from fedsec.spool import read_chunks, write_durably
-from fedsec_secure.errors import AbortError, FedsecError
+from fedsec_secure.errors import FedsecError, TransportError
 from fedsec_secure.identity.roster import SiteId
 
 
@@ -68,7 +68,7 @@ class EmbeddedTransport:
         try:
             handler = self._sites.get(site)
             if handler is None:
-                raise AbortError("not in this engine")
+                raise TransportError("not in this engine")
             reply = handler.handle(exchange.name, request)
         except FedsecError as e:
             return f"{type(e).__name__}: {e}"
