@@ -145,6 +145,7 @@ def _link_targets() -> dict[str, Target]:
         link.Announce(7, True, 20, digest),
         link.Push(7, 0, data),
         link.Refuse(7, "AbortError: no"),
+        link.Heard(),
     )
     says = (
         link.Order(7, "train", 20, digest),

@@ -4,8 +4,8 @@ from threading import Event, Lock
 
 import pytest
 
-from fedsec.engines.link.messages import Gone, Next, Rest
-from fedsec.engines.link.station import Pace
+from fedsec.engines.link.messages import Gone, Heard, Next, Nothing, Over, Rest
+from fedsec.engines.link.station import LineEndedError, Pace
 from fedsec_secure.errors import AbortError, LocalMisuseError
 from tests.links import (
     KEYS,
@@ -207,6 +207,38 @@ def test_whoever_waits_is_told_at_once_that_connections_end_or_that_the_run_is_o
     desk.close("the run is over")
     site.join()
     assert site.words == "the run is over"
+
+
+def test_the_end_is_told_again_to_whom_the_answer_did_not_reach(desk):
+    """The connection is cut at the answer; over the next one the site hears of it, and says so."""
+    ended, cut = Event(), list[bytes]()
+
+    def deliver(frame: bytes) -> bytes:
+        answer = desk.answer(frame)
+        if ended.is_set() and not cut:
+            cut.append(answer)
+            raise LineEndedError("the job ended")
+        return answer
+
+    site = Site(lambda name, body: b"", deliver, B, Pace(15.0, 0.01, 0.0))
+    until(lambda: B in desk.heard())
+    ended.set()
+    desk.close("the run is over")
+    site.join()
+    assert cut
+    assert site.connections == 2
+    assert site.words == "the run is over"
+    assert B not in desk.untold()
+
+
+def test_a_site_that_was_answered_and_did_not_say_that_it_heard_is_untold(desk):
+    speaker, others = Speaker(desk), desk.untold() - {A}
+    assert speaker.ask(Heard()) == Nothing(), "before the end it means nothing"
+    desk.close("the run is over")
+    assert speaker.ask(Next(0, 0)) == Over("the run is over")
+    assert desk.untold() == {A, *others}
+    assert speaker.ask(Heard()) == Nothing()
+    assert desk.untold() == others
 
 
 def test_an_order_of_a_desk_before_is_none_of_this_one(tmp_path, spool):

@@ -11,6 +11,7 @@ from fedsec.engines.link.messages import (
     Announce,
     Gone,
     Have,
+    Heard,
     Next,
     Nothing,
     Order,
@@ -40,6 +41,7 @@ REQUESTS = st.one_of(
     st.builds(Announce, U64, st.booleans(), U64, DIGEST),
     st.builds(Push, U64, U64, BYTES),
     st.builds(Refuse, U64, WORDS),
+    st.just(Heard()),
 )
 ANSWERS = st.one_of(
     st.builds(Order, U64, NAME, U64, DIGEST),

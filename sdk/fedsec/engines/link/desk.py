@@ -16,6 +16,7 @@ from fedsec.engines.link.messages import (
     Announce,
     Answer,
     Gone,
+    Heard,
     Next,
     Nothing,
     Over,
@@ -128,6 +129,8 @@ class Desk:
     def _handle(self, site: SiteId, message: Request) -> Answer:
         if isinstance(message, Next):
             return self._next(site, message)
+        if isinstance(message, Heard):
+            return self._heard_of_the_end(site)
         with self._changed:
             errand = self._errands.get(site)
         if errand is None or errand.number != message.order:
@@ -167,7 +170,6 @@ class Desk:
                         return errand.order()
                     errand.works(self._clock())
                 if self._over is not None:
-                    self._told.add(site)
                     return Over(self._over)
                 if self._resting:
                     return Rest()
@@ -175,6 +177,12 @@ class Desk:
                 if left <= 0:
                     return Nothing()
                 self._changed.wait(left)
+
+    def _heard_of_the_end(self, site: SiteId) -> Answer:
+        with self._changed:
+            if self._over is not None:
+                self._told.add(site)
+        return Nothing()
 
     # ---- the coordinator's side
 
@@ -228,7 +236,7 @@ class Desk:
         return Outcome(replies, lost)
 
     def untold(self) -> frozenset[SiteId]:
-        """Who has not heard yet that the run is over."""
+        """Who has not said yet that it knows of the end: the answer that told it may have been lost."""
         with self._changed:
             return frozenset(self._lines) - self._told
 

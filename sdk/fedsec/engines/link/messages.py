@@ -68,7 +68,12 @@ class Refuse:
     reason: str
 
 
-Request = Next | Pull | Announce | Push | Refuse
+@dataclass(frozen=True)
+class Heard:
+    """I know that the run is over, and ask nothing more."""
+
+
+Request = Next | Pull | Announce | Push | Refuse | Heard
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,9 @@ def encode_request(m: Request) -> bytes:
         return out.fixed(m.sha256, DIGEST_BYTES).done()
     if isinstance(m, Push):
         return out.uint(4, 1).uint(m.order, 8).uint(m.offset, 8).blob(m.data).done()
-    return out.uint(5, 1).uint(m.order, 8).text(m.reason).done()
+    if isinstance(m, Refuse):
+        return out.uint(5, 1).uint(m.order, 8).text(m.reason).done()
+    return out.uint(6, 1).done()
 
 
 def decode_request(data: Buffer) -> Request:
@@ -146,6 +153,7 @@ _REQUESTS: Final[tuple[Callable[[Reader], Request], ...]] = (
     lambda r: Announce(r.uint(8), bool(r.uint(1, most=1)), r.uint(8), r.fixed(DIGEST_BYTES)),
     lambda r: Push(r.uint(8), r.uint(8), r.view(most=MAX_PIECE)),
     lambda r: Refuse(r.uint(8), r.text(most=MAX_REASON)),
+    lambda r: Heard(),
 )
 
 

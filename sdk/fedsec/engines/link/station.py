@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedsec.engines.link.messages import (
     Answer,
     Gone,
     Have,
+    Heard,
     Next,
     Nothing,
     Order,
@@ -147,6 +149,8 @@ class Station:
                 channel = self._greet(deliver)
                 continue
             if isinstance(end, Over):
+                with suppress(TransportError, VerificationError, CodecError):  # then the coordinator waits in vain
+                    channel.call(encode_request(Heard()), lambda frame: _carried(frame, deliver))
                 return printable(end.words)
             if isinstance(end, Rest):
                 return None
