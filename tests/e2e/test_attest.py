@@ -184,7 +184,7 @@ def test_a_run_ends_only_with_enough_attestations(tmp_path, keys, lie):
         assert set(federation.attestations) == set(keys.sites) - lying
     lying |= {"site-b"}
     federation = Federation(tmp_path / "two", keys, make_plan(keys, rounds=1), wrap=wrap)
-    with federation, pytest.raises(AbortError, match="the attestations"):
+    with federation, pytest.raises(AbortError, match="the set of attestations"):
         federation.run()
 
 

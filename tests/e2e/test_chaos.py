@@ -96,7 +96,7 @@ def one_run(folder: Path, seed: str) -> dict:
         for site in apart.sites:
             apart.processes[site].kill()
             apart.processes[site].wait()
-        report["orphans gone after"] = round(apart.orphans(), 1)
+        report["orphans gone after"] = round(apart.orphans(30), 1)
         sent = apart.sent()
         report |= {"answers": len(sent.names), "uploads": sent.uploads, "wrong": sent.wrong()}
     return report

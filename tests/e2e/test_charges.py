@@ -47,14 +47,14 @@ def test_a_run_charges_each_round_once_and_the_baseline(tmp_path, keys):
     with Federation(tmp_path, keys, plan) as federation:
         runner = federation.runner()
         runner.rounds(federation.initial())
-        runner.baselines()
+        runner.baselines(bytes)
         expected = [(0, "update", True), (1, "update", True), (2, "baseline", True)]
         assert all(charged(federation, site) == expected for site in keys.sites)
         assert federation.ledgers["site-a"].spent(RdpFilter(), 1e-6) == math.inf
     with Federation(tmp_path, keys, plan) as federation:  # resumed: nothing is charged again
         runner = federation.runner()
         runner.rounds(federation.initial())
-        runner.baselines()
+        runner.baselines(bytes)
         assert charged(federation) == expected
 
 

@@ -73,7 +73,7 @@ def test_sites_refuse_what_a_coordinator_with_another_idea_shows_them(tmp_path, 
     """The plan allows any difference, the sites' own policies do not."""
     wrap = away("site-b", {0, 1, 2})
     with Federation(tmp_path, keys, make_plan(keys, change=1), wrap=wrap, change=2) as federation:
-        with pytest.raises(AbortError, match="the confirmations has 0 sites"):
+        with pytest.raises(AbortError, match="the set of confirmations has 0 sites"):
             federation.run()
         refusals = of(federation, "lost")[-1]["sites"]
         assert set(refusals) == set(keys.sites) - {"site-b"}

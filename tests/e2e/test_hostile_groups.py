@@ -349,7 +349,7 @@ def test_a_log_with_other_groups_or_scores_is_not_cosigned(tmp_path, keys, kind)
             record(entry)
 
         runner.driver = replace(runner.driver, record=edited)
-        with pytest.raises(FedsecError, match="the cosignatures of the log has 0 sites"):
+        with pytest.raises(FedsecError, match="the set of cosignatures of the log has 0 sites"):
             runner.rounds(federation.initial())
         (lost,) = [e["sites"] for e in federation.events if e["event"] == "lost" and e["exchange"] == "witness"]
     why = "other groups than this site drew" if kind is DrawEntry else "other scores of round 0"

@@ -197,7 +197,7 @@ def test_a_run_whose_log_the_sites_do_not_cosign_stops(tmp_path, keys, monkeypat
     honest = RunLog.leaves
     monkeypatch.setattr(RunLog, "leaves", lambda self: honest(self)[:-1])
     with Federation(tmp_path, keys, make_plan(keys)) as federation:
-        with pytest.raises(AbortError, match="the cosignatures of the log has 0 sites"):
+        with pytest.raises(AbortError, match="the set of cosignatures of the log has 0 sites"):
             federation.run()
         assert [e["round"] for e in federation.events if e["event"] == "round"] == [0]
 

@@ -120,7 +120,7 @@ class TestFedsa:
         with Federation(tmp_path, keys, plan) as federation:
             runner, start = federation.runner(), federation.initial()
             runner.rounds(start)
-            scores = runner.baselines()
+            scores = runner.baselines(bytes)
             path = tmp_path / "state" / "site-a" / f"{RUN}-0000.personal"
             path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
             with pytest.raises(VerificationError, match="lost its own part"):

@@ -70,7 +70,7 @@ def tapped(folder, keys, plan, work, *, without: dict[str, str] | None = None) -
             silence(taps[site], exchange)
         federation.adapter = runner.rounds(federation.initial())
         if "single" in plan.evaluation.baselines:
-            runner.baselines()
+            runner.baselines(bytes)
         runner.close(federation.adapter, runner.attest(federation.adapter))
     return federation, taps
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 import warnings
 from functools import cache
 
@@ -13,7 +14,17 @@ import typer
 
 from fedsec.cli.output import show_error
 from fedsec.storage import explained
-from fedsec_secure.errors import ConfigError, FedsecError
+from fedsec_secure.errors import (
+    AbortError,
+    ConfigError,
+    FedsecError,
+    ReleaseBlockedError,
+    StorageError,
+    TransportError,
+)
+
+NOT_NOW, OWN_ERROR = 3, 70
+"""Exit codes after which the same command may well go on, which a service manager gives again."""
 
 app = typer.Typer(
     name="fedsec",
@@ -64,9 +75,18 @@ def run(arguments: list[str] | None = None) -> None:
     except ConfigError as e:
         show_error(e)
         sys.exit(2)
+    except ReleaseBlockedError as e:
+        show_error(e)
+        sys.exit(1)
+    except (AbortError, StorageError, TransportError) as e:
+        show_error(e)
+        sys.exit(NOT_NOW)
     except FedsecError as e:
         show_error(e)
         sys.exit(1)
     except KeyboardInterrupt:
         show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`, or with the same command again"))
         sys.exit(1)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(OWN_ERROR)

@@ -13,7 +13,7 @@ from rich.table import Table
 from fedsec.cli.output import Json, err, out, print_json
 from fedsec.plan.sitefile import Site, load_site
 from fedsec.plan.spoken import spoken_bytes
-from fedsec_secure.errors import AbortError, ConfigError
+from fedsec_secure.errors import ConfigError, FedsecError
 
 if TYPE_CHECKING:
     from fedsec.site.store_key import KeyState
@@ -84,14 +84,14 @@ def _site(path: Path) -> Site:
 
 
 def _ask(run: str, site: Site) -> None:
-    """AbortError for a no; ConfigError where nobody can be asked."""
+    """FedsecError for a no; ConfigError where nobody can be asked."""
     if not sys.stdin.isatty():
         raise ConfigError(
             f"expected a yes to destroying the key of run {run} at {site.name}, found no terminal to ask on: add --yes"
         )
     err.print(f"This destroys the key of run {run} at {site.name}. {_WHAT_IT_MEANS}", markup=False, soft_wrap=True)
     if not typer.confirm("Destroy it?", err=True):
-        raise AbortError(f"the key of run {run} was left as it is")
+        raise FedsecError(f"the key of run {run} was left as it is")
 
 
 def _plain(state: KeyState) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 A round's sum goes out with the next round's `step`, and the sites sign a verdict on the last one only: before, each
 upload is signed under the adapter that its site computed from the sum. A site that misses an exchange is out until the
-batch ends. A round that cannot be had ends the batch after the rounds that could; the next one goes on from there.
+batch ends. A `step` that too few answer ends the batch after the rounds before it; the next one goes on from there.
 """
 
 from __future__ import annotations

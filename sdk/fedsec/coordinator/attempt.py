@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.exchange import Exchange, Floors, Outcome
+from fedsec.coordinator.exchange import Exchange, Outcome, Settle
 from fedsec.coordinator.state import State
 from fedsec.spool import Upload, UploadWords
 from fedsec.training.adapter import AdapterState
@@ -122,17 +122,13 @@ class Attempt:
         return RoundContext(plan, self.driver.run, self.index, self.attempt, roster, self.adapter.digest()).digest()
 
     def ask(
-        self, name: str, requests: Mapping[SiteId, bytes], floors: Floors = ()
+        self, name: str, requests: Mapping[SiteId, bytes], settle: Settle | None = None
     ) -> Generator[Exchange, Outcome, Outcome]:
-        """One exchange; who is lost in it is noted."""
+        """One exchange; who is lost in it is noted. ``settle``: from `confirm` on, as no other attempt can follow."""
         deadline = self.driver.plan.deadline_seconds
-        outcome = yield Exchange(name, self.index, self.attempt, requests, deadline, floors)
+        outcome = yield Exchange(name, self.index, self.attempt, requests, deadline, settle)
         self.note("lost", name, outcome.lost)
         return outcome
-
-    def insist(self, name: str, requests: Mapping[SiteId, bytes]) -> Generator[Exchange, Outcome, Outcome]:
-        """`ask`, from `confirm` on: no other attempt of the round can follow."""
-        return (yield from self.ask(name, requests, ((frozenset(requests), self.driver.cohort().floor),)))
 
     def note(self, event: str, name: str, sites: Mapping[SiteId, str]) -> None:
         """Report and log who is out of an exchange, and why."""
@@ -211,11 +207,12 @@ class Attempt:
         state = uploaded.masked
         if state is None:
             raise LocalMisuseError("expected masked uploads")
-        signed = yield from self.insist("confirm", state.confirm_requests())
+        signed = yield from self.ask("confirm", state.confirm_requests(), lambda o: Confirmed.gather(state, o.small()))
         confirmed, refused = Confirmed.gather(state, signed.small())
         self.note("refused", "confirm", refused)
         self.survivors(state.digest, state.heads)
-        revealed = yield from self.insist("unmask", confirmed.unmask_requests())
+        requests = confirmed.unmask_requests()
+        revealed = yield from self.ask("unmask", requests, lambda o: Unmasked.gather(confirmed, o.small()))
         unmasked, refused = Unmasked.gather(confirmed, revealed.small())
         self.note("refused", "unmask", refused)
         summed = self.total(unmasked, uploaded)
@@ -259,10 +256,11 @@ class Attempt:
 
     def judged(self, ended: Ended) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
         """`verdict`: at least the floor's number of signatures on what follows."""
-        outcome = yield from self.insist("verdict", dict.fromkeys(ended.witnesses, ended.request))
-        verdicts, refused = self._judge(outcome, ended.adapter.digest())
+        digest = ended.adapter.digest()
+        requests = dict.fromkeys(ended.witnesses, ended.request)
+        outcome = yield from self.ask("verdict", requests, lambda outcome: self._judge(outcome, digest))
+        verdicts, refused = self._judge(outcome, digest)
         self.note("refused", "verdict", refused)
-        require(len(verdicts), self.driver.cohort(), "the verdict")
         return verdicts
 
     def _judge(self, outcome: Outcome, digest: bytes) -> tuple[dict[SiteId, bytes], Refused]:
@@ -277,7 +275,9 @@ class Attempt:
                 raise PeerViolationError(f"{site} computed another adapter from the same sum")
             return packet
 
-        return sift(outcome.small(), accept)
+        verdicts, refused = sift(outcome.small(), accept)
+        require(len(verdicts), driver.cohort(), "the verdict")
+        return verdicts, refused
 
 
 def measure(outcome: Outcome) -> tuple[dict[SiteId, UploadFacts], Refused]:

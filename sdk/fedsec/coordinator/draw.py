@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Exchange, Outcome
@@ -33,10 +33,15 @@ def ask(
     sites: Iterable[SiteId],
     request: bytes,
     accept: Callable[[SiteId, bytes], bytes],
+    enough: Callable[[Mapping[SiteId, bytes]], None] | None = None,
 ) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
-    """One exchange of a draw; the replies that hold. Who gave none is reported and logged."""
+    """One exchange of a draw; the replies that hold. Who gave none is reported and logged.
+
+    ``enough``: AbortError for replies without which nothing can follow.
+    """
     requests = dict.fromkeys(sites, request)
-    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds)
+    settle = None if enough is None else lambda outcome: enough(sift(outcome.small(), accept)[0])
+    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds, settle)
     good, refused = sift(outcome.small(), accept)
     driver.note("lost", index, name, outcome.lost)
     driver.note("refused", index, name, refused)

@@ -71,8 +71,9 @@ class EncryptedAttempt(Attempt):
         frames = summed.total.frames.parts()
         head = VerdictRequest(summed.heads, summed.total.tag, b"").parts()
         request = seal_parts("verdict-request", COORDINATOR, summed.context, [*head, *frames], self.driver.sign)
-        outcome = yield from self.insist("verdict", dict.fromkeys(summed.witnesses, request))
-        digest, verdicts = self._agreed(outcome)
+        outcome = yield from self.ask("verdict", dict.fromkeys(summed.witnesses, request), self._agreed)
+        digest, verdicts, refused = self._agreed(outcome)
+        self.note("refused", "verdict", refused)
         entry = AggregateEntry(
             run=self.driver.run,
             round=self.index,
@@ -84,8 +85,8 @@ class EncryptedAttempt(Attempt):
         after = self._after(self.catch_up(summed, b"".join(frames)), digest, verdicts)
         return RoundResult(self.index, after, verdicts, {s: summed.weights[s] for s in summed.heads})
 
-    def _agreed(self, outcome: Outcome) -> tuple[bytes, dict[SiteId, bytes]]:
-        """The digest that most sites signed, and their packets; AbortError where those are too few."""
+    def _agreed(self, outcome: Outcome) -> tuple[bytes, dict[SiteId, bytes], Refused]:
+        """The digest that most sites signed, their packets, and whose do not count; AbortError for too few."""
         driver = self.driver
         context = verdict_context(driver.plan.digest(), driver.run, self.index, driver.roster.digest())
 
@@ -99,12 +100,11 @@ class EncryptedAttempt(Attempt):
         digest = max(sorted(set(counted)), key=counted.count, default=b"")
         other = {site for site, value in said.items() if value != digest}
         refused |= dict.fromkeys(other, "computed another adapter from the same sum than most sites")
-        self.note("refused", "verdict", refused)
         # Check 126 (forged verdict): what counts is what so many sites computed from the sum that they opened.
         if len(digest) != DIGEST_BYTES or len(said) - len(other) < driver.cohort().floor:
             agree, floor = len(said) - len(other), driver.cohort().floor
-            raise AbortError(f"{agree} sites attest one adapter, and {floor} are needed: the run ends here")
-        return digest, {site: packets[site] for site in said if site not in other}
+            raise AbortError(f"{agree} sites attest one adapter, and {floor} are needed")
+        return digest, {site: packets[site] for site in said if site not in other}, refused
 
     def catch_up(self, summed: Summed, frames: bytes) -> CatchUp:
         """The sum for a site that was away."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from fedsec.coordinator.driver import Driver
-from fedsec.coordinator.exchange import Exchange, Floors, Outcome
+from fedsec.coordinator.exchange import Exchange, Outcome
 from fedsec.plan.attestation import Attestation, open_attestation
 from fedsec.wire import WitnessReply, WitnessRequest, attest_context, baseline_context, witness_context
 from fedsec_secure.codec import open_packet, seal, sha256
+from fedsec_secure.errors import AbortError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
 from fedsec_secure.masking.coordinator_collect import require, sift
 from fedsec_secure.record.checkpoint import add_cosignature
@@ -23,22 +25,25 @@ def _ask(
     driver: Driver,
     name: str,
     index: int,
-    floors: Floors,
     context: Context,
     body: bytes,
     read: Callable[[SiteId, bytes], A],
-    attempt: int = 0,
+    enough: Callable[[Mapping[SiteId, A]], None] | None = None,
 ) -> Generator[Exchange, Outcome, dict[SiteId, A]]:
-    """Every site's signed answer to one request, as ``read`` takes it; who did not answer is reported."""
+    """Every site's signed answer to one request, as ``read`` takes it; who did not answer is reported.
+
+    ``enough``: AbortError for answers that the run cannot go on with.
+    """
     bound = context(driver.plan.digest(), driver.run, driver.roster.digest())
     request = seal(f"{name}-request", COORDINATOR, bound, body, driver.sign)
     requests = dict.fromkeys(driver.roster.ids, request)
-    outcome = yield Exchange(name, index, attempt, requests, driver.plan.deadline_seconds, floors)
 
     def accept(site: SiteId, packet: bytes) -> A:
         verify = driver.roster.verifier(site)
         return read(site, bytes(open_packet(packet, kind=name, sender=site, context=bound, verify=verify)))
 
+    settle = None if enough is None else lambda outcome: enough(sift(outcome.small(), accept)[0])
+    outcome = yield Exchange(name, index, 0, requests, driver.plan.deadline_seconds, settle)
     answers, refused = sift(outcome.small(), accept)
     driver.note("lost", index, name, outcome.lost)
     driver.note("refused", index, name, refused)
@@ -56,9 +61,11 @@ def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) 
         add_cosignature(note, reply.line, site, driver.roster.sites[site])
         return reply
 
-    body, floors = WitnessRequest(note, leaves).encode(), ((frozenset(driver.roster.ids), driver.cohort().floor),)
-    replies = yield from _ask(driver, "witness", index, floors, witness_context, body, read)
-    require(len(replies), driver.cohort(), "the cosignatures of the log")
+    def enough(replies: Mapping[SiteId, WitnessReply]) -> None:
+        require(len(replies), driver.cohort(), "the set of cosignatures of the log")
+
+    body = WitnessRequest(note, leaves).encode()
+    replies = yield from _ask(driver, "witness", index, witness_context, body, read, enough)
     for site, reply in replies.items():
         note = add_cosignature(note, reply.line, site, driver.roster.sites[site])
         if index < driver.plan.rounds:
@@ -66,10 +73,10 @@ def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) 
     return note
 
 
-def baselines(driver: Driver) -> Generator[Exchange, Outcome, dict[SiteId, bytes]]:
-    """Ask every site for its single-site baseline's scores on the plan's public tests; JSON a site."""
+def baselines(driver: Driver, read: Callable[[bytes], A]) -> Generator[Exchange, Outcome, dict[SiteId, A]]:
+    """Ask every site for its single-site baseline's scores on the plan's public tests; ``read`` takes their JSON."""
     scores = yield from _ask(
-        driver, "baseline", driver.plan.rounds, (), baseline_context, b"", lambda site, content: content
+        driver, "baseline", driver.plan.rounds, baseline_context, b"", lambda site, content: read(content)
     )
     return scores
 
@@ -78,13 +85,23 @@ Attested = Mapping[SiteId, tuple[bytes, Attestation]]
 """By site: the envelope and what it says."""
 
 
-def attestations(driver: Driver, body: bytes, attempt: int) -> Generator[Exchange, Outcome, Attested]:
-    """Ask every site to sign what it did in this run. ``body``: the last adapter, where canaries are looked for."""
+def attestations(driver: Driver, body: bytes, needed: AbstractSet[SiteId]) -> Generator[Exchange, Outcome, Attested]:
+    """Ask every site to sign what it did in this run. ``body``: the last adapter, where canaries are looked for;
+    ``needed``: the sites that must.
+    """
 
     def read(site: SiteId, content: bytes) -> tuple[bytes, Attestation]:
         return content, open_attestation(content, site, driver.roster.sites[site], driver.plan, driver.run)
 
-    found = yield from _ask(driver, "attest", driver.plan.rounds, (), attest_context, body, read, attempt)
+    def enough(found: Attested) -> None:
+        require(len(found), driver.cohort(), "the set of attestations")
+        if missing := needed - found.keys():
+            raise AbortError(
+                f"{', '.join(sorted(missing))} did not attest the exposure of canaries: without every site of the last "
+                "sum nothing is released"
+            )
+
+    found = yield from _ask(driver, "attest", driver.plan.rounds, attest_context, body, read, enough)
     return found
 
 

@@ -6,8 +6,8 @@ one into the other. An engine needs to know nothing else, and is trusted with de
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,7 +25,6 @@ from fedsec_secure.identity.roster import SiteId
 
 Reply = bytes | Path
 """Small replies are bytes; uploads are files in the run's spool."""
-Floors = tuple[tuple[frozenset[SiteId], int], ...]
 _REFUSALS: Final = frozenset(
     kind.__name__
     for kind in (
@@ -39,7 +38,9 @@ _REFUSALS: Final = frozenset(
         VerificationError,
     )
 )
-"""What a site answers to the same request again. A full disk, or an engine that failed, may be over by then."""
+"""What is not answered better when it is asked at once. A full disk, or an engine that failed, may be over by then."""
+UPLOADS: Final = frozenset({"mask", "plain", "encrypt", "step"})
+"""The exchanges whose replies are files."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Exchange:
     """One request to each of some sites.
 
     Attributes:
-        name: `train`, `share`, `mask`, `plain`, `confirm`, `unmask`, `verdict` or `baseline`.
+        name: as in docs/protocol.md.
         round: from 0. attempt: from 0 within the round.
         requests: what goes to each site; bytes are shared where the request is the same for all.
         deadline: seconds after which missing replies count as lost.
-        floors: where nothing can be tried instead: sites, and how many of them have to reply. Whoever is silent is
-            asked the same again; a site has one answer to it, for ever.
+        settle: where nothing can be tried instead: AbortError for replies that the run cannot go on with. Whoever is
+            silent is asked the same again; a site has one answer to it, for ever. It has no effects.
     """
 
     name: str
@@ -60,11 +61,7 @@ class Exchange:
     attempt: int
     requests: Mapping[SiteId, bytes]
     deadline: float
-    floors: Floors = ()
-
-    def is_short(self, replied: Collection[SiteId]) -> bool:
-        """Whether the run stops if nobody else replies."""
-        return any(len(sites.intersection(replied)) < least for sites, least in self.floors)
+    settle: Settle | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,9 @@ class Outcome:
     def uploads(self) -> dict[SiteId, Path]:
         """The replies that are spooled files."""
         return {s: r for s, r in self.replies.items() if isinstance(r, Path)}
+
+
+Settle = Callable[[Outcome], object]
 
 
 class Transport(Protocol):

@@ -24,7 +24,7 @@ from fedsec.wire import VerdictRequest
 from fedsec_secure.codec import open_packet, seal, seal_parts, sha256
 from fedsec_secure.errors import LocalMisuseError, PeerViolationError
 from fedsec_secure.identity.roster import COORDINATOR, Roster, SiteId
-from fedsec_secure.masking.coordinator_collect import require, sift
+from fedsec_secure.masking.coordinator_collect import Refused, require, sift
 from fedsec_secure.masking.coordinator_draw import Draw
 from fedsec_secure.masking.draw import least_threshold, roster_of_group
 from fedsec_secure.masking.group_messages import QUARTERS, CombineRequest, GroupSum, Scores, groups_context
@@ -147,10 +147,13 @@ class _Combining:
             parts = VerdictRequest(summed.heads, summed.total.tag, words).parts()
             request = seal_parts("sum-request", COORDINATOR, summed.context, parts, self.whole.driver.sign)
             requests |= dict.fromkeys(summed.witnesses, request)
-        floors = tuple(
-            (frozenset(s.witnesses), e.driver.group().floor) for s, e in zip(self.summed, self.each, strict=True)
-        )
-        outcome = yield from self.whole.ask("sum", requests, floors)
+        outcome = yield from self.whole.ask("sum", requests, lambda outcome: self._members(said, outcome))
+        signed, refused = self._members(said, outcome)
+        self.whole.note("refused", "sum", refused)
+        return signed
+
+    def _members(self, said: Sequence[GroupSum], outcome: Outcome) -> tuple[list[dict[SiteId, bytes]], Refused]:
+        """By group, who signed its sum; AbortError where those are too few."""
         due = {site: one.encode() for one in said for site in one.survivors}
 
         def accept(site: SiteId, packet: bytes) -> bytes:
@@ -162,11 +165,10 @@ class _Combining:
             return packet
 
         packets, refused = sift(outcome.small(), accept)
-        self.whole.note("refused", "sum", refused)
         signed = [{s: packets[s] for s in one.survivors if s in packets} for one in said]
         for one, part in zip(self.each, signed, strict=True):
-            require(len(part), one.driver.group(), "the signatures on a group's sum")
-        return signed
+            require(len(part), one.driver.group(), "the set of signatures on a group's sum")
+        return signed, refused
 
 
 def together(generators: Sequence[Generator[Exchange, Outcome, T]]) -> Generator[Exchange, Outcome, list[T]]:
@@ -193,8 +195,14 @@ def _merged(asked: Sequence[Exchange]) -> Exchange:
     if len({(e.name, e.round, e.attempt) for e in asked}) > 1:
         raise LocalMisuseError("groups that go different ways cannot be asked together")
     requests = {site: request for e in asked for site, request in e.requests.items()}
-    floors = tuple(floor for e in asked for floor in e.floors)
-    return Exchange(first.name, first.round, first.attempt, requests, first.deadline, floors)
+
+    def settle(outcome: Outcome) -> None:
+        for each in asked:
+            if each.settle is not None:
+                each.settle(_part(outcome, each.requests))
+
+    last_chance = any(e.settle is not None for e in asked)
+    return Exchange(first.name, first.round, first.attempt, requests, first.deadline, settle if last_chance else None)
 
 
 def _part(outcome: Outcome, sites: Mapping[SiteId, object]) -> Outcome:

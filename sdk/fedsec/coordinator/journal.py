@@ -74,7 +74,8 @@ class Journal:
             self._db.execute("INSERT INTO run VALUES (?, ?, ?)", (plan, run, roster))
         elif (row[0], row[1], row[2]) != (plan, run, roster):
             raise ConfigError(f"the journal here belongs to run {row[1]!r} of another plan, run or roster")
-        self._sweep()
+        final = self.last_final()
+        self._sweep(-1 if final is None else final.round)
 
     def last_final(self) -> Final | None:
         """The newest finished round."""
@@ -130,7 +131,7 @@ class Journal:
             self._db.executemany("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("UPDATE finals SET adapter = x'' WHERE round < ?", (last.round,))
             self._db.execute("UPDATE replies SET body = x'', file = NULL WHERE sequence < ?", (last.sequence,))
-        self._sweep()
+        self._sweep(last.round)
 
     def keep_draw(self, packets: bytes) -> None:
         """The commitments and nonces of a run in groups: what they were asked with is dropped after round 0."""
@@ -151,11 +152,15 @@ class Journal:
         self._db.execute("INSERT INTO losses VALUES (?, ?)", (digest, nats))
         return nats
 
-    def _sweep(self) -> None:
-        """Delete spooled uploads that no journalled outcome of an open round names, a killed process's included."""
+    def _sweep(self, last: int) -> None:
+        """Delete spooled uploads of rounds up to ``last`` that no journalled outcome names.
+
+        Those of an exchange in which a process was killed stay: an engine need not have them sent again.
+        """
         needed = {row[0] for row in self._db.execute("SELECT file FROM replies WHERE file IS NOT NULL").fetchall()}
         for path in self.spool.iterdir():
-            if path.name not in needed:
+            number = path.name.partition("-")[0]
+            if path.name not in needed and not (number.isdecimal() and int(number) > last):
                 path.unlink()
 
     def progress(self) -> Mapping[str, int]:

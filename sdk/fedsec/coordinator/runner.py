@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 from fedsec.coordinator.ahead import batch
 from fedsec.coordinator.attempt import MAX_ATTEMPTS, RoundResult
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.end import Attested, attestations, baselines, record_attestations, witness
-from fedsec.coordinator.exchange import Exchange, Outcome, Transport
+from fedsec.coordinator.exchange import UPLOADS, Exchange, Outcome, Transport
 from fedsec.coordinator.groups import group_round
 from fedsec.coordinator.journal import Final, Journal
 from fedsec.coordinator.rounds import one_round
@@ -26,7 +27,6 @@ from fedsec.training.public_step import adapter_of, shapes_before
 from fedsec.wire import FinalAdapter, is_encrypted, shares_ahead
 from fedsec_secure.errors import AbortError, LocalMisuseError, ReleaseBlockedError
 from fedsec_secure.identity.roster import SiteId
-from fedsec_secure.masking.coordinator_collect import require
 from fedsec_secure.masking.coordinator_draw import Draw
 from fedsec_secure.masking.messages import decode_packets, encode_packets
 from fedsec_secure.record.entries import ModelEntry, RefusalEntry, RunFinishedEntry, printable
@@ -56,6 +56,8 @@ class Runner:
     log: RunLog
     after_round: Callable[[int, State], None] = lambda index, adapter: None
     """With each round's adapter, again after a resume: what it does once must be done once."""
+    pause: float = 0.0
+    """Seconds before a silent site is asked again, and twice that before the last time."""
     sequence: int = 0
     _draw: Draw | None = None
     _first: Shapes | None = None
@@ -88,7 +90,7 @@ class Runner:
 
     @property
     def _together(self) -> Together:
-        return Together(self.driver, self.journal, self._drive, lambda: self._asked)
+        return Together(self.driver, self.journal, self._drive)
 
     def _round(self, at: _Reached) -> _Reached:
         began, history = time.monotonic(), self.journal.survivors()
@@ -174,21 +176,7 @@ class Runner:
             needed = self.journal.survivors()[-1]
             if isinstance(adapter, AdapterState):  # otherwise each site has it, and the coordinator has not
                 body = FinalAdapter(adapter.to_bytes(), verdicts).encode()
-        tried = 0
-        for attempt in count():
-            asked = self._asked
-            found = self._drive(attestations(self.driver, body, attempt))
-            missing = needed - found.keys()
-            if not missing and len(found) >= self.driver.cohort().floor:
-                return found
-            tried += self._asked - asked  # what the journal knew was not asked now
-            if tried >= MAX_ATTEMPTS:
-                break
-        require(len(found), self.driver.cohort(), "the attestations")
-        raise AbortError(
-            f"{', '.join(sorted(missing))} did not attest the exposure of canaries: without every site of the last sum "
-            "nothing is released. A resumed run asks again"
-        )
+        return self._drive(attestations(self.driver, body, needed))
 
     def close(self, adapter: State, attested: Attested) -> None:
         """The end of the run: the attestations, and in the log which adapter came from which base by which sites.
@@ -222,9 +210,9 @@ class Runner:
         self.log.record(RunFinishedEntry(run=self.driver.run, rounds=plan.rounds, adapter_sha256=digest))
         self._witness(plan.rounds)
 
-    def baselines(self) -> dict[SiteId, bytes]:
-        """The sites' own single-site scores, as JSON a site."""
-        return self._drive(baselines(self.driver))
+    def baselines(self, read: Callable[[bytes], R]) -> dict[SiteId, R]:
+        """The sites' own single-site scores; ``read`` takes a site's JSON. FedsecError there leaves the site out."""
+        return self._drive(baselines(self.driver, read))
 
     def _drive(self, steps: Generator[Exchange, Outcome, R]) -> R:
         outcome: Outcome | None = None
@@ -246,39 +234,50 @@ class Runner:
         return stored
 
     def _insist(self, exchange: Exchange) -> Outcome:
-        """Who is silent is asked again while the exchange is short of them; AbortError in the end.
+        """Who is silent is asked again while the run could not go on; AbortError in the end.
 
         It is not journalled then: a resumed run asks all sites, and who answered before says the same.
         """
         outcome = self._ask(exchange)
-        for _ in range(MAX_ATTEMPTS - 1):
-            if not _waits(exchange, outcome):
-                return outcome
+        for number in range(1, MAX_ATTEMPTS):
             silent = outcome.silent()
+            if _too_few(exchange, outcome) is None or not silent:
+                break
+            time.sleep(number * self.pause)
             again = self._ask(replace(exchange, requests={site: exchange.requests[site] for site in sorted(silent)}))
             lost = {site: why for site, why in outcome.lost.items() if site not in silent}
             outcome = Outcome({**outcome.replies, **again.replies}, {**lost, **again.lost})
-        if _waits(exchange, outcome):
+        reason = _too_few(exchange, outcome)
+        if reason is not None:
             lost = dict(sorted(outcome.lost.items()))
             self.report({"event": "lost", "round": exchange.round, "exchange": exchange.name, "sites": lost})
-            raise AbortError(
-                f"too few sites answered `{exchange.name}` of round {exchange.round}: {len(outcome.replies)} of "
-                f"{len(exchange.requests)}, and {', '.join(sorted(outcome.silent()))} did not in {MAX_ATTEMPTS} tries. "
-                "A resumed run asks again"
-            )
+            raise AbortError(f"{reason}. A resumed run asks again for `{exchange.name}`")
         return outcome
 
     def _ask(self, exchange: Exchange) -> Outcome:
         self.report({"event": "asking", "round": exchange.round, "exchange": exchange.name})
         began = time.monotonic()
-        outcome = self.transport.exchange(exchange, self.journal.spool)
+        outcome = _of_its_kind(exchange, self.transport.exchange(exchange, self.journal.spool))
         self.report(_measured(exchange, outcome, round(time.monotonic() - began, 3)))
         return outcome
 
 
-def _waits(exchange: Exchange, outcome: Outcome) -> bool:
-    """Whether it depends on silent sites that there are enough."""
-    return exchange.is_short(outcome.replies) and not exchange.is_short(outcome.replies.keys() | outcome.silent())
+def _too_few(exchange: Exchange, outcome: Outcome) -> str | None:
+    """Why the run cannot go on with these replies, where nothing else can be tried; None where it can."""
+    try:
+        if exchange.settle is not None:
+            exchange.settle(outcome)
+    except AbortError as e:
+        return str(e)
+    return None
+
+
+def _of_its_kind(exchange: Exchange, outcome: Outcome) -> Outcome:
+    """A file where words are expected is no reply, nor the other way round."""
+    other = {s for s, reply in outcome.replies.items() if isinstance(reply, Path) != (exchange.name in UPLOADS)}
+    why = "PeerViolationError: it sent a file where words were asked for, or words for a file"
+    replies = {site: reply for site, reply in outcome.replies.items() if site not in other}
+    return Outcome(replies, {**outcome.lost, **dict.fromkeys(other, why)})
 
 
 def _shown(state: State) -> State:

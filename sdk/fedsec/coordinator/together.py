@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
-from fedsec.coordinator.attempt import MAX_ATTEMPTS
 from fedsec.coordinator.draw import ask, drawn_entry, empty_draw
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Exchange, Outcome
@@ -76,14 +74,11 @@ class Ceremony:
 
 @dataclass(frozen=True)
 class Together:
-    """Of one run. ``drive``: makes the exchanges; ``asked``: how many this process has made, and not found in the
-    journal.
-    """
+    """Of one run. ``drive``: makes the exchanges."""
 
     driver: Driver
     journal: Journal
     drive: Drive
-    asked: Callable[[], int]
 
     def drawn(self, resumed: bool) -> Draw:
         """The groups of the run: from the sites, all of them, or after round 0 from the journal."""
@@ -115,18 +110,12 @@ class Together:
     ) -> dict[SiteId, bytes]:
         """Every site's answer, or of ``sites``: nothing begins without all. AbortError; a resumed run asks again."""
         everybody = self.driver.roster.ids if sites is None else sites
-        found: dict[SiteId, bytes] = {}
-        tried = 0
-        for attempt in count():
-            asked, missing = self.asked(), [s for s in everybody if s not in found]
-            found |= self.drive(ask(self.driver, name, 0, attempt, missing, request, accept))
-            if len(found) == len(everybody):
-                return found
-            tried += self.asked() - asked  # what the journal knew was not asked now
-            if tried >= MAX_ATTEMPTS:
-                break
-        missing = [s for s in everybody if s not in found]
-        raise AbortError(
-            f"{_TOGETHER[name]}, and {', '.join(missing)} did not answer `{name}`. A resumed run "
-            "asks again; without them no round of this run id takes place"
-        )
+
+        def enough(found: Mapping[SiteId, bytes]) -> None:
+            if missing := [site for site in everybody if site not in found]:
+                raise AbortError(
+                    f"{_TOGETHER[name]}, and {', '.join(missing)} did not answer `{name}`: without them no round of "
+                    "this run id takes place"
+                )
+
+        return self.drive(ask(self.driver, name, 0, 0, everybody, request, accept, enough))

@@ -41,7 +41,7 @@ def sent(this: Attempt, name: str, length: int) -> Generator[Exchange, Outcome, 
     packets = trained.small()
     stated, refused = sift(packets, lambda site, packet: verify_statements({site: packet}, this.context, cohort)[site])
     this.note("refused", "train", refused)
-    require(len(stated), cohort, "the statements")
+    require(len(stated), cohort, "the set of statements")
     weights = public_weights(stated, cohort)
     check_balance(weights, stated, cohort, "U1")
     body = encode_packets({site: packets[site] for site in stated})
@@ -55,6 +55,6 @@ def sent(this: Attempt, name: str, length: int) -> Generator[Exchange, Outcome, 
 
     heads, refused = sift({s: f.head for s, f in facts.items()}, accept)
     this.note("refused", name, refused | broken)
-    require(len(heads), cohort, "the uploads")
-    check_balance(weights, heads, cohort, "the uploads")
+    require(len(heads), cohort, "the set of uploads")
+    check_balance(weights, heads, cohort, "the set of uploads")
     return Uploaded(heads, outcome.uploads(), weights, None)

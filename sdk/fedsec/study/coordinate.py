@@ -31,6 +31,7 @@ from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import SigningKey
 
 Known = Callable[[int, State], AdapterState]
+_PAUSE = 15.0
 """What the round of that number starts from, in a run whose sums are encrypted, from a site that is at hand."""
 
 
@@ -93,7 +94,7 @@ class Coordination:
             def after_round(index: int, state: State) -> None:
                 scores.after_round(index, lambda: adapter_at(index + 1, state), self.report)
 
-            runner = Runner(driver, journal, transport, self.report, log, after_round)
+            runner = Runner(driver, journal, transport, self.report, log, after_round, _PAUSE)
             last = runner.rounds(self.first())
             adapter = adapter_at(self.plan.rounds, last)
             scores.at_the_end(adapter, runner.baselines)

@@ -119,11 +119,12 @@ def serve(
             coordinating = load()
             shapes = coordinating.first().shapes.values()
             desk.expect(_BYTES_A_PARAMETER * sum(math.prod(shape) for shape in shapes) + _HEADS)
-            transport = LinkTransport(desk, carrier, options.away, progress)
+            transport = LinkTransport(desk, carrier, options.away, progress, tick)
             try:
                 finish(folder, lambda: coordinating.run(transport))
             except ReleaseBlockedError as e:
                 desk.close(f"the run is over, and its adapter is withheld: {e}")
+                _tell(desk, carrier, options.linger, tick)
                 raise
             desk.close("the run is finished")
         _tell(desk, carrier, options.linger, tick)

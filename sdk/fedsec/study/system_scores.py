@@ -19,6 +19,7 @@ from fedsec_secure.errors import LocalMisuseError, VerificationError
 from fedsec_secure.identity.roster import SiteId
 
 Pooled = Callable[[], AdapterState]
+Baselines = Callable[[Callable[[bytes], dict[str, Scores]]], Mapping[SiteId, dict[str, Scores]]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class SystemScores:
     progress: Progress
     pooled: Pooled | None = field(repr=False)
 
-    def at_the_end(self, adapter: AdapterState | None, baselines: Callable[[], Mapping[SiteId, bytes]]) -> None:
+    def at_the_end(self, adapter: AdapterState | None, baselines: Baselines) -> None:
         """Every system that the plan asks for, the shared adapter where it is here.
 
-        ``baselines``: the sites' own scores, which are asked for here.
+        ``baselines``: the sites' own scores, which are asked for here; it is given what reads a site's JSON.
         """
         if not self.tests:
             return
@@ -43,8 +44,8 @@ class SystemScores:
             self._once(FEDERATED, adapter)
         if "single" in evaluation.baselines:
             results = self.folder.results()
-            for site, data in baselines().items():
-                results.scores[f"{SINGLE}{site}"] = parse_baseline(data, self.tests)
+            for site, scores in baselines(lambda data: parse_baseline(data, self.tests)).items():
+                results.scores[f"{SINGLE}{site}"] = scores
             self.folder.save_results(results)
         if "zero-shot" in evaluation.baselines:
             self._once(ZERO_SHOT, None, evaluation.zero_shot_test_limit)
@@ -85,5 +86,5 @@ def parse_baseline(data: bytes, tests: Sequence[TestSet]) -> dict[str, Scores]:
     try:
         raw = json.loads(data)
         return {name: Scores.model_validate(raw[name]) for name in sorted(raw) if name in known}
-    except (ValueError, TypeError, ValidationError) as e:
+    except (ValueError, TypeError, RecursionError, ValidationError) as e:
         raise VerificationError(f"a baseline's scores do not parse: {type(e).__name__}") from None

@@ -266,7 +266,7 @@ class Confirmed:
             return packet
 
         good, refused = sift(replies, accept)
-        require(len(good), shared.group, "the confirmations")
+        require(len(good), shared.group, "the set of confirmations")
         return cls(masked, good), refused
 
     def unmask_requests(self) -> dict[SiteId, bytes]:

@@ -54,7 +54,7 @@ class Unmasked:
         """From the `unmask` replies. A share that its dealer did not sign is set aside, its sender named."""
         shared = confirmed.masked.shared
         revealed, refused = sift(replies, lambda site, data: _verify_reveal(confirmed, site, data))
-        require(len(revealed), shared.group, "the reveals")
+        require(len(revealed), shared.group, "the set of reveals")
         plus: list[keys.Mask] = []
         minus: list[keys.Mask] = []
         for dealer in shared.dealings:

@@ -1,12 +1,16 @@
 """How long a site has: by its silence, its work and the rate of its link."""
 
+from threading import Event
+
 import pytest
 
 from fedsec.engines.link import envelope
 from fedsec.engines.link.messages import MAX_PIECE, Have, Next, Nothing, Pull
+from fedsec.engines.link.orders import Errand
 from fedsec.engines.link.station import Pace
+from fedsec.engines.link.transport import LinkTransport
 from fedsec_secure.errors import FedsecError
-from tests.links import QUICK, A, B, Clock, Speaker, lost_reason, make_desk, make_exchange, over, posted
+from tests.links import QUICK, A, B, Clock, Site, Speaker, Still, lost_reason, make_desk, make_exchange, over, posted
 
 
 @pytest.fixture
@@ -150,6 +154,76 @@ def test_a_request_has_the_time_that_it_needs_at_the_rate_of_the_link(spool, slo
         clock.now += (1 << 16) / 40_000 if at + (1 << 16) < len(request) else 0
     assert clock.now > 90
     assert slow_desk.rates()[A] == pytest.approx(40_000, rel=0.2)
+
+
+def test_a_site_that_is_still_at_work_on_the_order_before_has_the_plans_deadline(spool, slow_desk, clock):
+    """Its link is fine: it may not pull what comes next before its agent is free."""
+    speaker, order = posted(slow_desk, spool, deadline=1)
+    speaker.ask(Pull(order.order, 0, 100))
+    clock.now += 2
+    assert "the plan gives it 1 s" in lost_reason(slow_desk, make_exchange(deadline=1))
+    later = make_exchange(b"attempt 1", deadline=3600, attempt=1)
+    slow_desk.post(later, spool)
+    for _ in range(360):
+        clock.now += 10
+        assert speaker.ask(Next(0, order.order)) != Nothing()
+        assert slow_desk.wait(later, 60.0, 0.0) == {A}
+    following = speaker.order()
+    clock.now += 30
+    assert slow_desk.wait(later, 60.0, 0.0) == {A}, "free only now, it has the time that the request needs"
+    speaker.ask(Next(0, order.order))
+    assert lost_reason(slow_desk, later).startswith("it works on what was asked before, for 3630 s more")
+    assert following.name == "train"
+
+
+def test_a_site_that_is_cut_off_at_the_end_of_its_work_may_come_back(spool, slow_desk, clock):
+    exchange = make_exchange(deadline=100)
+    speaker, order = posted(slow_desk, spool, deadline=100)
+    speaker.ask(Pull(order.order, 0, 100))
+    clock.now += 95
+    speaker.ask(Next(0, order.order))
+    clock.now += 300
+    assert slow_desk.wait(exchange, 600.0, 0.0) == {A}, "it may have been done at 96 s"
+    speaker.announce(order, b"", size=10)
+    assert slow_desk.wait(exchange, 600.0, 0.0) == {A}
+    slow_desk.outcome()
+
+
+def test_a_site_that_comes_back_and_is_not_done_after_its_deadline_is_late(spool, slow_desk, clock):
+    exchange = make_exchange(deadline=100)
+    speaker, order = posted(slow_desk, spool, deadline=100)
+    speaker.ask(Pull(order.order, 0, 100))
+    clock.now += 300
+    speaker.ask(Next(0, order.order))
+    assert lost_reason(slow_desk, exchange, 600.0) == "it worked for 300 s; the plan gives it 100 s"
+
+
+def test_what_comes_at_the_last_moment_is_not_lost_again(spool, slow_desk, clock, monkeypatch):
+    """The refusal arrives between the look at the clock and what follows from it."""
+    exchange = make_exchange(deadline=1)
+    speaker, order = posted(slow_desk, spool, deadline=1)
+    speaker.ask(Pull(order.order, 0, 100))
+    late = Errand.late
+
+    def meanwhile(errand, *given):
+        found = late(errand, *given)
+        errand.lose("PeerViolationError: check 7")
+        return found
+
+    monkeypatch.setattr(Errand, "late", meanwhile)
+    assert not slow_desk.wait(exchange, 60.0, 0.0)
+    assert slow_desk.outcome().lost == {A: "PeerViolationError: check 7"}
+
+
+def test_a_coordinator_that_waits_gives_signs_of_life(desk, spool):
+    ticks: list[int] = []
+    done = Event()
+    site = Site(lambda name, body: b"yes" if done.wait(20) else b"", desk.answer)
+    transport = LinkTransport(desk, Still(), 60.0, tick=lambda: ticks.append(1) or (len(ticks) == 2 and done.set()))
+    assert transport.exchange(make_exchange(), spool).replies == {A: b"yes"}
+    assert len(ticks) >= 2
+    desk.close("done")
+    site.join()
 
 
 def test_sites_that_can_be_reached_are_those_that_were_heard_of_lately(slow_desk, clock):

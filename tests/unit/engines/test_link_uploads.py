@@ -7,7 +7,10 @@ from threading import Event
 
 import pytest
 
+from fedsec.coordinator.journal import Journal
+from fedsec.engines.link.messages import Have
 from fedsec.engines.link.station import Pace, UndeliveredError
+from fedsec.spool import private_folder
 from tests.links import LARGE, A, Agent, B, Counted, Site, Speaker, exchanged, file_of, make_desk, make_exchange, over
 
 
@@ -40,6 +43,33 @@ def stopped_half_way(tmp_path, spool):
     first.post(make_exchange(), spool)
     assert pieces.wait(10)
     return site, line, agent
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_upload_that_came_whole_before_the_coordinator_was_killed_is_not_sent_again(tmp_path, changed):
+    """Its exchange was not over, so that the journal does not know of it."""
+    exchange = make_exchange(sites=(A, B), name="mask")
+
+    def served() -> tuple[Journal, Speaker, Speaker]:
+        journal = Journal(private_folder(tmp_path / "run"))
+        journal.bind(b"plan", "run", b"roster")
+        desk = make_desk(tmp_path / "incoming")
+        desk.post(exchange, journal.spool)
+        return journal, Speaker(desk, A), Speaker(desk, B)
+
+    journal, fast, slow = served()
+    fast.upload(fast.order(), LARGE)
+    order = slow.order()
+    slow.announce(order, LARGE)
+    slow.push(order, 0, LARGE[:1000])
+    journal.close()
+    (whole,) = journal.spool.iterdir()
+    if changed:
+        whole.write_bytes(LARGE[:-1] + b"!")
+    journal, fast, slow = served()
+    assert fast.announce(fast.order(), LARGE) == Have(0 if changed else len(LARGE))
+    assert slow.announce(slow.order(), LARGE) == Have(1000)
+    journal.close()
 
 
 def go_on(tmp_path, spool, site, line):

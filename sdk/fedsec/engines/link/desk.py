@@ -167,6 +167,8 @@ class Desk:
                 errand = self._errands.get(site)
                 if errand is not None and errand.open:
                     if errand.number != message.busy:
+                        if message.busy:
+                            errand.held_up(self._clock())
                         return errand.order()
                     errand.works(self._clock())
                 if self._over is not None:
@@ -215,7 +217,9 @@ class Desk:
                 now = self._clock()
                 for errand in self._errands.values():
                     if errand.open:
-                        errand.lost = errand.late(self._lines[errand.site], now, exchange.deadline, away)
+                        why = errand.late(self._lines[errand.site], now, exchange.deadline, away)
+                        if why is not None:
+                            errand.lose(why)
                 if self._failure is not None:
                     raise self._failure
                 waiting = frozenset(s for s, errand in self._errands.items() if errand.open)

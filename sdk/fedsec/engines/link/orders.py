@@ -11,6 +11,7 @@ from typing import Final
 from fedsec.coordinator.exchange import Reply
 from fedsec.engines.link.incoming import Buffered, Spooled
 from fedsec.engines.link.messages import Announce, Have, Order, Piece, Pull, Push
+from fedsec.spool import read_chunks
 from fedsec_secure.errors import PeerViolationError
 from fedsec_secure.identity.roster import SiteId
 
@@ -19,6 +20,8 @@ LOWEST_RATE: Final = 31_250.0
 FIRST_RATE: Final = 500_000.0
 """Bytes a second (4 Mbit/s): what is assumed of a link until it is measured."""
 _LEAST_SECONDS = 60.0
+_QUIET = 20.0
+"""A site at work says so every five seconds."""
 _TRIES = 3
 
 
@@ -69,6 +72,8 @@ class Errand:
     _tries: int = 0
     _moved: float = 0.0
     """When the piece before went through."""
+    _free_since: float = 0.0
+    """When it last said that it works on another order."""
 
     @property
     def open(self) -> bool:
@@ -99,6 +104,9 @@ class Errand:
             raise PeerViolationError(
                 f"an upload of this plan has at most {self.most_upload} bytes; {self.site} announced {message.size}"
             )
+        if message.upload and self.announced is None and self._lies_whole(message):
+            self.announced, self.replying, self.reply = message, now, self.target
+            return Have(message.size)
         if self.announced not in (None, message):
             self._miss()
         if self._incoming is None:
@@ -108,6 +116,15 @@ class Errand:
         self._moved = now
         self._finish()
         return Have(self._incoming.size if self.reply is None else message.size)
+
+    def _lies_whole(self, message: Announce) -> bool:
+        """Whether it came before the coordinator was killed, in an exchange that was not over by then."""
+        if not self.target.is_file() or self.target.stat().st_size != message.size:
+            return False
+        found = hashlib.sha256()
+        for chunk in read_chunks(self.target):
+            found.update(chunk)
+        return found.digest() == message.sha256
 
     def push(self, message: Push, line: Line, now: float) -> Have:
         """A part of the reply; what does not follow the part before is not added."""
@@ -165,16 +182,32 @@ class Errand:
         if self.open:
             self.lost = "it was not waited for any longer"
 
+    def held_up(self, now: float) -> None:
+        """The site cannot take this order yet: it works on another one, which is not waited for any more."""
+        self._free_since = now
+
+    def lose(self, why: str) -> None:
+        """It is not waited for any longer, unless what it waits for came at this moment."""
+        with self.lock:
+            if self.open:
+                self.lost = why
+
     def late(self, line: Line, now: float, deadline: float, away: float) -> str | None:
         """Why this order is not waited for any longer, or None. ``deadline``: seconds for the site's own work."""
         silent = now - (self.posted if line.heard is None else max(line.heard, self.posted))
         if silent > away:
             return f"nothing was heard of it for {silent:.0f} s; a site that is cut off has {away:.0f} s to come back"
         if self.pulled is None:
-            return _slow("the request", now - self.posted, line.allowance(len(self.request)) + away)
+            waited = self._free_since - self.posted
+            if waited > deadline:
+                return f"it works on what was asked before, for {waited:.0f} s more; the plan gives it {deadline:.0f} s"
+            since = max(self.posted, self._free_since)
+            return _slow("the request", now - since, line.allowance(len(self.request)) + away)
         if self.replying is None:
             worked = now - self.pulled
-            return None if worked <= deadline else f"it worked for {worked:.0f} s; the plan gives it {deadline:.0f} s"
+            if worked <= deadline or silent > _QUIET:  # cut off, it may be done, and says so when it is back
+                return None
+            return f"it worked for {worked:.0f} s; the plan gives it {deadline:.0f} s"
         assert self.announced is not None
         return _slow("its reply", now - self.replying, line.allowance(self.announced.size) + away)
 

@@ -34,11 +34,14 @@ class LinkTransport:
         carrier: Carrier,
         away: float = AWAY_SECONDS,
         report: Callable[[dict[str, object]], None] = lambda event: None,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
+        """``tick``: called about once a second while sites are waited for."""
         self._desk = desk
         self._carrier = carrier
         self._away = away
         self._report = report
+        self._tick = tick
 
     def sites(self) -> tuple[SiteId, ...]:
         """Those that were heard of lately."""
@@ -59,6 +62,7 @@ class LinkTransport:
                     refused = self._desk.refused
                     self._report({"event": "not-welcome", "reason": refused})
                 self._carrier.keep(waiting, exchange.round)
+                self._tick()
         finally:
             outcome = self._desk.outcome()
         return outcome

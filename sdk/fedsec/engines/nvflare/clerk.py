@@ -26,7 +26,7 @@ def _info(session: Session, said: dict[str, Any]) -> object:
     """Which clients the server knows, and how many seconds ago it heard of each."""
     now, found = time.time(), session.get_system_info()
     clients = {c.name: max(0.0, now - float(c.last_connect_time or 0)) for c in found.client_info}
-    return {"clients": clients, "jobs": sorted(j.job_id for j in found.job_info)}
+    return {"clients": clients}
 
 
 def _submit(session: Session, said: dict[str, Any]) -> object:
