@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedsec.cli.output import show_error
+from fedsec.cli.app import STOPPED, exit_codes
 from fedsec.cli.serving import operated
 from fedsec.coordinator.driver import Driver
 from fedsec.coordinator.exchange import Transport
@@ -27,7 +27,6 @@ from fedsec.engines.nvflare.carrier import Pauses
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_site
-from fedsec.storage import explained
 from fedsec.study.certify import write_certificate
 from fedsec.study.coordinator_key import coordinator_key, key_of_plan
 from fedsec.study.evidence import read_approval
@@ -36,7 +35,6 @@ from fedsec.study.serving import ServeOptions, engine_folder, join, serve
 from fedsec.study.sites import open_agent
 from fedsec.training.adapter import AdapterState
 from fedsec.wire import core_roster, log_of
-from fedsec_secure.errors import ConfigError, FedsecError
 from fedsec_secure.identity.keys import SigningKey
 from tests.e2e.federation import ArithmeticWork
 from tests.e2e.sent import NeverTheSame
@@ -172,16 +170,13 @@ def site(options: dict) -> None:
 
 
 def main() -> None:
-    """Ends as the command line does: 1 for a refusal, 2 for a wrong command, and words on standard error."""
+    """Ends as the command line does: with its exit codes, and words on standard error."""
     options = json.loads(Path(sys.argv[2]).read_bytes())
-    try:
-        with explained("this machine's disk", "Make room, then give the same command again"):
+    with exit_codes():
+        try:
             {"site": site, "coordinator": coordinator}[sys.argv[1]](options)
-    except FedsecError as e:
-        show_error(e)
-        sys.exit(2 if isinstance(e, ConfigError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(STOPPED)  # as Typer does
 
 
 if __name__ == "__main__":

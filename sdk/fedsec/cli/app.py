@@ -8,6 +8,8 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import typer
@@ -23,8 +25,10 @@ from fedsec_secure.errors import (
     TransportError,
 )
 
-NOT_NOW, OWN_ERROR = 3, 70
-"""Exit codes after which the same command may well go on, which a service manager gives again."""
+REFUSED, USAGE, NOT_NOW, OWN_ERROR = 1, 2, 3, 70
+"""Exit codes. After the last two the same command may well go on, and a service manager gives it again."""
+STOPPED = 130
+"""What Typer ends with after Ctrl-C."""
 
 app = typer.Typer(
     name="fedsec",
@@ -69,24 +73,38 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse, run and exit."""
     quieten_libraries()
     _register()
+    with exit_codes():
+        app(arguments, standalone_mode=True)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """An error of the block in words for people, and as the exit code that docs/cli.md has for it."""
     try:
         with explained("this machine's disk", "Make room, then give the same command again"):
-            app(arguments, standalone_mode=True)
-    except ConfigError as e:
-        show_error(e)
-        sys.exit(2)
-    except ReleaseBlockedError as e:
-        show_error(e)
-        sys.exit(1)
-    except (AbortError, StorageError, TransportError) as e:
-        show_error(e)
-        sys.exit(NOT_NOW)
+            yield
     except FedsecError as e:
         show_error(e)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`, or with the same command again"))
-        sys.exit(1)
+        sys.exit(_code(e))
+    except SystemExit as e:
+        if e.code == STOPPED:
+            show_error(KeyboardInterrupt("stopped; go on with `fedsec resume RUN`, or with the same command again"))
+        raise
+    except OSError as e:
+        if e.filename is None:
+            traceback.print_exc()
+            sys.exit(OWN_ERROR)
+        show_error(ConfigError(f"{e.filename}: {e.strerror}; expected a file or folder that this account can use so"))
+        sys.exit(USAGE)
     except Exception:
         traceback.print_exc()
         sys.exit(OWN_ERROR)
+
+
+def _code(error: FedsecError) -> int:
+    if isinstance(error, ConfigError):
+        return USAGE
+    not_now = isinstance(error, AbortError | StorageError | TransportError) and not isinstance(
+        error, ReleaseBlockedError
+    )
+    return NOT_NOW if not_now else REFUSED

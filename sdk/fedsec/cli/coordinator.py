@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsec.cli.output import Jobs, Json, Quiet, err, out, print_json
-from fedsec.cli.serving import Log, Port, operated
+from fedsec.cli.serving import Log, Port, operated, stoppable
 
 app = typer.Typer(help="A run across machines: make kits for the sites, and serve.", no_args_is_help=True)
 
@@ -38,7 +38,8 @@ def provision(
     from fedsec.plan.document import load_plan
 
     sites = tuple(load_plan(plan).roster.sites)
-    make(sites, host, port, output, days)
+    with stoppable():  # no private key stays behind in the temporary folder
+        make(sites, host, port, output, days)
     if json:
         print_json({"kits": str(output), "host": host, "port": port, "sites": list(sites)})
         return
@@ -64,12 +65,15 @@ def serve(
 ) -> None:
     """Serve a run until it is finished and signed. After a kill the same command goes on where it was."""
     from fedsec.cli.run import show_finished
+    from fedsec.ops.kit import load_kit
+    from fedsec.plan.coordinatorfile import load_coordinator
     from fedsec.report.seal import finish_run
     from fedsec.study.coordinate import open_coordination
     from fedsec.study.coordinated import coordination_folder
     from fedsec.study.serving import ServeOptions, engine_folder
     from fedsec.study.serving import serve as serve_run
 
+    load_kit(load_coordinator(coordinator).engine_path, "coordinator")  # before a run folder is made
     folder = coordination_folder(plan, coordinator, output, run_id)
     names = tuple(folder.plan.roster.sites)
     folders = {"run": output, "engine": engine_folder(output)}
@@ -86,7 +90,6 @@ def serve(
     with operation as (operations, progress, _):
         if err.is_terminal and not quiet:
             err.print(f"run {folder.run}: waiting for {', '.join(names)}", style="dim", markup=False)
-        operations.ready(None)
         options = ServeOptions(bind, segment, away, linger)
         serve_run(
             folder,
@@ -95,5 +98,6 @@ def serve(
             finish_run,
             progress,
             operations.tick,
+            operations.ready,
         )
     show_finished(folder, json=json, quiet=quiet)

@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,13 +51,13 @@ def doctor(
     checks: list[Callable[[], list[Row]]] = [
         _python, _packages, _torch, _bitsandbytes, _encryption, _model, _corpora, _threads, _clock, _disk, _network,
     ]  # fmt: skip
-    rows = [row for check in checks for row in check()]
     if sites is not None:
-        rows += site_rows(sites)
+        checks.append(partial(site_rows, sites))
     if site is not None:
-        rows += _serving_site(site)
+        checks.append(partial(_serving_site, site))
     if coordinator is not None:
-        rows += _serving_coordinator(coordinator)
+        checks.append(partial(_serving_coordinator, coordinator))
+    rows = [row for check in checks for row in _of(check)]
     worst: Status = next((s for s in ("fail", "warn") if any(r.status == s for r in rows)), "ok")
     if json:
         print_json({"status": worst, "rows": [asdict(r) for r in rows]})
@@ -70,6 +71,16 @@ def doctor(
         out.print(table)
     if worst == "fail":
         raise typer.Exit(1)
+
+
+def _of(check: Callable[[], list[Row]]) -> list[Row]:
+    """What cannot even be looked at fails, and the other checks are shown."""
+    try:
+        return check()
+    except OSError as e:
+        if e.filename is None:
+            raise
+        return [Row("files", "fail", f"{e.filename}: {e.strerror}; this account cannot use it so")]
 
 
 def _python() -> list[Row]:
@@ -194,9 +205,9 @@ def _serving_site(path: Path) -> list[Row]:
         site = load_site(path)
     except FedsecError as e:
         return [Row("site", "fail", str(e))]
-    own = _site_rows(site.name, site)
-    network = network_rows(site.engine_path, "site", site.name)
-    return [*own, *engine_rows(), *gpu_rows(), *site_disk_rows(site), *network]
+    own, disk = partial(_site_rows, site.name, site), partial(site_disk_rows, site)
+    network = partial(network_rows, site.engine_path, "site", site.name)
+    return [row for check in (own, engine_rows, gpu_rows, disk, network) for row in _of(check)]
 
 
 def _serving_coordinator(path: Path) -> list[Row]:
@@ -209,8 +220,9 @@ def _serving_coordinator(path: Path) -> list[Row]:
         coordinator = load_coordinator(path)
     except FedsecError as e:
         return [Row("coordinator", "fail", str(e))]
+    network = partial(network_rows, coordinator.engine_path, "coordinator")
     own = _key_row("coordinator key", coordinator.key_path)
-    return [own, *engine_rows(), *network_rows(coordinator.engine_path, "coordinator")]
+    return [own, *(row for check in (engine_rows, network) for row in _of(check))]
 
 
 def site_rows(folder: Path) -> list[Row]:

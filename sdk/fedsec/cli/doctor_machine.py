@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from fedsec.cli.doctor_rows import Row, Status
 from fedsec.engines.nvflare.fence import version as landlock_version
 from fedsec.plan.sitefile import Site
+from fedsec_secure.errors import TransportError
 
 _ENGINE = {"nvflare": SpecifierSet(">=2.9,<2.10"), "grpcio": SpecifierSet(">=1.60")}
 _SMALL_DISK, _TIGHT_DISK = 1 << 30, 4 << 30
@@ -25,14 +27,18 @@ def engine_rows() -> list[Row]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            rows.append(Row(name, "fail", "not installed; run: pip install 'fedsec[nvflare]'"))
+            rows.append(Row(name, "fail", "not installed: requirements/nvflare.txt has it, docs/deploy.md says how"))
             continue
         good = found in wanted
         rows.append(Row(name, "ok" if good else "fail", found if good else f"expected {wanted}; found {found}"))
-    return [*rows, _fence_row(landlock_version())]
+    return [*rows, _fence_row()]
 
 
-def _fence_row(version: int) -> Row:
+def _fence_row() -> Row:
+    try:
+        version = landlock_version()
+    except TransportError as e:
+        return Row("fence", "fail", str(e))
     if version:
         return Row("fence", "ok", f"Landlock, version {version}: the engine's processes see their own folder only")
     return Row("fence", "warn", "no Landlock (Linux 5.13): the engine's processes could read what this account can")
@@ -48,6 +54,10 @@ def space_rows(folders: Mapping[str, Path]) -> list[Row]:
     rows = []
     for name, path in folders.items():
         existing = next(p for p in (path, *path.resolve().parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+            what = "is no folder" if not existing.is_dir() else "cannot be written to by this account"
+            rows.append(Row(name, "fail", f"{existing} {what}"))
+            continue
         free = shutil.disk_usage(existing).free
         status: Status = "fail" if free < _SMALL_DISK else "warn" if free < _TIGHT_DISK else "ok"
         rows.append(Row(name, status, f"{free / 1e9:.1f} GB free at {existing}"))

@@ -49,11 +49,11 @@ def operated(
     try:
         from fedsec.ops.operations import Operations, together
     except ImportError:
-        raise ConfigError("the distributed engine is not installed; run: pip install 'fedsec[nvflare]'") from None
+        raise ConfigError("the distributed engine is not installed: docs/deploy.md says how") from None
     from fedsec.cli.progress import StudyProgress
 
     seen = err.is_terminal and not quiet
-    path = log if log is not None or not seen else Path("/dev/null")
+    path = log if log is not None or not err.is_terminal else Path("/dev/null")
     address = None if port is None else ("127.0.0.1", port)
     with ExitStack() as stack:
         operations = stack.enter_context(
@@ -62,11 +62,11 @@ def operated(
         progress: Callable[[dict[str, object]], None] = operations
         if seen:
             progress = together(operations, stack.enter_context(StudyProgress(err, rounds)))
-        yield operations, progress, stack.enter_context(_stoppable())
+        yield operations, progress, stack.enter_context(stoppable())
 
 
 @contextmanager
-def _stoppable() -> Iterator[Event]:
+def stoppable() -> Iterator[Event]:
     """SIGTERM, which a service manager sends, is Ctrl-C: everything is closed, and the journal has what there is."""
     stopping = Event()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,8 +100,25 @@ def load_kit(folder: Path, role: Role) -> Kit:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """ConfigError where the file holds none."""
+    """ConfigError where the file holds none, or may not be read."""
     try:
         return x509.load_pem_x509_certificate(read_bounded(path, MAX_DOCUMENT_BYTES))
     except ValueError:
         raise ConfigError(f"{path}: expected a certificate in PEM") from None
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}; expected a file that this account can read") from None
+
+
+def require_valid(kit: Kit) -> None:
+    """ConfigError where the kit's files cannot be read, or its certificate or root does not hold today."""
+    for path in kit.files():
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"{path}: expected a file that this account can read; its owner is to change that")
+    now = datetime.datetime.now(datetime.UTC)
+    for path in (kit.certificate, kit.root):
+        found = read_certificate(path)
+        if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
+            raise ConfigError(
+                f"{path}: holds from {found.not_valid_before_utc:%Y-%m-%d} to {found.not_valid_after_utc:%Y-%m-%d}, "
+                f"and this clock says {now:%Y-%m-%d}: ask the coordinator for a new kit, or set the clock"
+            )

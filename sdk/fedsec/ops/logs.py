@@ -27,7 +27,9 @@ LOGGER = "fedsec.events"
 _EVENT = "fedsec_event"
 _TRANSPORT = ("nvflare", "grpc")
 _MOST_FRAMES = 12
-_WARNINGS = frozenset({"lost", "refused", "attempt-aborted", "disconnected", "engine-restarted", "not-ready"})
+_WARNINGS = frozenset(
+    {"lost", "refused", "attempt-aborted", "disconnected", "engine-restarted", "not-ready", "alone", "unfenced"}
+)
 _ERRORS = frozenset({"failed"})
 
 MAX_BYTES = 32 << 20
@@ -92,6 +94,7 @@ class _File(_Quiet, RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         """Its owner's alone."""
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, 0o600)  # a file that was there keeps its mode otherwise
         return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding="ascii", write_through=True)
 
 

@@ -84,7 +84,7 @@ class Operations:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, KeyboardInterrupt):  # a signal to stop
             self._log.write_public({"event": "failed", **error_fields(error)})
         self._log.write({"event": "stopped"})
         self._stack.close()

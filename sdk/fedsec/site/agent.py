@@ -6,7 +6,6 @@ before?; the signature; strict parsing; the context; the work; the record, durab
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from fedsec.plan.cost import SCORE, UPDATE, distributed_step
 from fedsec.plan.model import Plan
+from fedsec.plan.specs import RUN_ID
 from fedsec.site.end import Reply, RunEnd, canaries_of, claimed_context
 from fedsec.site.identity import Progress, SiteIdentity, SiteWork
 from fedsec.site.notes import Notes
@@ -43,8 +43,6 @@ from fedsec_secure.masking.site_stated import SiteStated
 from fedsec_secure.masking.transitions import Table
 from fedsec_secure.masking.vector import Decoded
 from fedsec_secure.numeric.lanes import Words
-
-_RUN_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
 class SiteAgent(ABC):
@@ -142,7 +140,7 @@ class SiteAgent(ABC):
     def _admit(self, place: Place, last: int) -> None:
         """Whether this site takes part in the rounds from ``place`` to ``last`` at all."""
         # Check 57 (extra rounds): the plan's rounds and no more.
-        if not _RUN_ID.match(place.run) or last >= self._plan.rounds:
+        if not RUN_ID.fullmatch(place.run) or last >= self._plan.rounds:
             raise PeerViolationError(f"expected a run id of [a-z0-9-] and a round below {self._plan.rounds}")
         cohort = frozenset(key.hex for key in self._roster.sites.values())
         self._store.runs.begin(place.run, self._plan_digest, cohort, self._id.policy.max_runs)

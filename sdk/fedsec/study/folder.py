@@ -13,6 +13,7 @@ from fedsec.plan.approval import open_approval
 from fedsec.plan.coordinatorfile import Coordinator, coordinator_of, load_coordinator
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, load_plan, read_bounded
 from fedsec.plan.model import Plan
+from fedsec.plan.specs import RUN_ID
 from fedsec.spool import fsync_folder, private_folder, write_durably
 from fedsec.study.results import Results
 from fedsec_secure.errors import ConfigError
@@ -53,6 +54,10 @@ class RunFolder:
         distributed: bool = False,
     ) -> RunFolder:
         """Make the folder, whole or not at all; it must not hold anything yet."""
+        if not RUN_ID.fullmatch(run):
+            raise ConfigError(
+                f"expected a run id of [a-z0-9-], at most 63 characters, no - at its front; found {run!r}"
+            )
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; choose another --out, or go on with `fedsec resume {path}`")
         part = path.with_name(f".{path.name}.part")

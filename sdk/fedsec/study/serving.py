@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from fedsec.engines.link.station import Pace, SiteTerms, Station
 from fedsec.engines.link.transport import AWAY_SECONDS, LinkTransport
 from fedsec.engines.nvflare.carrier import SEGMENT, NvflareCarrier, Pauses
 from fedsec.engines.nvflare.site import NvflareSite
-from fedsec.ops.kit import load_kit
+from fedsec.ops.kit import load_kit, require_valid
 from fedsec.ops.operations import Answering, Operations
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
@@ -46,6 +47,7 @@ LINGER_SECONDS = 60.0
 _NOT_READY = {
     "connected": None,
     "disconnected": "cut off from the coordinator",
+    "alone": "no job of the coordinator's reaches this site: `fedsec doctor --site` checks the way there",
     "undelivered": "cut off from the coordinator",
     "not-welcome": "the coordinator does not welcome this site: its log says why",
 }
@@ -94,15 +96,18 @@ def serve(
     finish: Finish,
     progress: Progress,
     tick: Callable[[], None],
+    ready: Callable[[str | None], None] = lambda reason: None,
 ) -> None:
     """Everything that is left of a run whose sites join over NVFlare, and its end told to them.
 
     ``load``: opens the coordinator's part, while sites connect. ``finish``: does what is left of the run, and then its
-    report and signed list (`report.seal.finish_run`).
+    report and signed list (`report.seal.finish_run`). ``ready`` hears why sites cannot be reached, or None.
     Raises what `Coordination.run` raises, and ConfigError for a kit that does not fit.
     """
     coordinator, plan = folder.coordinator, folder.plan
     kit, key = load_kit(coordinator.engine_path, "coordinator"), coordinator_key(folder)
+    require_valid(kit)
+    _require_free(options.bind, kit.port)
     place = private_folder(engine_folder(folder.path))
     terms = Terms(plan.digest(), core_roster(plan), key.sign, software())
     with ExitStack() as stack:
@@ -112,6 +117,11 @@ def serve(
             kit, place, desk, bind=options.bind, segment=options.segment, pauses=options.pauses, report=progress
         )
         stack.callback(carrier.close)
+
+        def beat() -> None:
+            tick()
+            ready(carrier.trouble)
+
         if (folder.path / MANIFEST).is_file():
             desk.close("the run is finished")
         else:
@@ -119,15 +129,28 @@ def serve(
             coordinating = load()
             shapes = coordinating.first().shapes.values()
             desk.expect(_BYTES_A_PARAMETER * sum(math.prod(shape) for shape in shapes) + _HEADS)
-            transport = LinkTransport(desk, carrier, options.away, progress, tick)
+            transport = LinkTransport(desk, carrier, options.away, progress, beat)
             try:
                 finish(folder, lambda: coordinating.run(transport))
             except ReleaseBlockedError as e:
                 desk.close(f"the run is over, and its adapter is withheld: {e}")
-                _tell(desk, carrier, options.linger, tick)
+                _tell(desk, carrier, options.linger, beat)
                 raise
             desk.close("the run is finished")
-        _tell(desk, carrier, options.linger, tick)
+        _tell(desk, carrier, options.linger, beat)
+
+
+def _require_free(bind: str | None, port: int) -> None:
+    """ConfigError where another process listens there: NVFlare's server says nothing of it, and serves nobody."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind or "", port))
+        except OSError as e:
+            raise ConfigError(
+                f"cannot listen on port {port} of {bind or 'this machine'}: {e.strerror}. Expected the port of the "
+                "kit to be free, and an address of this machine; `ss -ltnp` names who has it"
+            ) from None
 
 
 def _tell(desk: Desk, carrier: NvflareCarrier, linger: float, tick: Callable[[], None]) -> None:
@@ -157,6 +180,7 @@ def join(
         FedsecError: approval, key, notes or kit do not hold; the other end is not the plan's coordinator, or refuses.
     """
     kit, key = load_kit(site.engine_path, "site"), SigningKey.load(site.key_path)
+    require_valid(kit)
     roster = core_roster(plan)
     if SiteId(site.name) not in roster.sites:
         names = ", ".join(roster.sites)

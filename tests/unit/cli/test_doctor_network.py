@@ -1,15 +1,20 @@
-"""`fedsec doctor --site` and `--kit`: real TLS servers on loopback, a real proxy process, NVFlare's provisioner."""
+"""`fedsec doctor --site`, `--coordinator`: real TLS servers on loopback, a real proxy, NVFlare's provisioner."""
 
 import datetime
 import email.utils
 import json
+import os
 import socket
 import ssl
+from contextlib import nullcontext
 
 import pytest
 
 from fedsec.cli import doctor_machine, doctor_network
+from fedsec.cli.doctor_machine import space_rows
 from fedsec.cli.doctor_network import network_rows
+from fedsec.ops.kit import load_kit, require_valid
+from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import SigningKey
 from tests.engine_kits import Authority, connect_proxy, provisioned, site_kit, tls_server
 
@@ -249,7 +254,7 @@ def test_the_engines_version(monkeypatch):
         raise doctor_machine.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor_machine.importlib.metadata, "version", none)
-    assert all("pip install" in r.found for r in doctor_machine.engine_rows()[:2])
+    assert all("docs/deploy.md says how" in r.found for r in doctor_machine.engine_rows()[:2])
     monkeypatch.setattr(doctor_machine, "landlock_version", lambda: 0)
     assert "could read what this account can" in doctor_machine.engine_rows()[2].found
 
@@ -297,3 +302,36 @@ def test_the_handshake_is_not_a_pretence(tmp_path, authority, server):
     context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
     with socket.create_connection(("localhost", port)) as opened, context.wrap_socket(opened) as tls:
         assert tls.recv(1) == b"x"
+
+
+@pytest.mark.parametrize(("days", "said"), [((-9, -2), "holds from"), ((2, 9), "ask the coordinator"), ((-1, 9), None)])
+def test_a_service_does_not_begin_with_a_kit_that_does_not_hold(tmp_path, authority, days, said):
+    kit = load_kit(site_kit(tmp_path / "engine", authority, "localhost:8002", days=days), "site")
+    with nullcontext() if said is None else pytest.raises(ConfigError, match=said):
+        require_valid(kit)
+    kit.root.unlink()
+    with pytest.raises(ConfigError, match=r"rootCA\.pem: expected a file that this account can read"):
+        require_valid(kit)
+
+
+def test_a_folder_that_cannot_be_used_fails(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (row,) = space_rows({"disk state": tmp_path / "file"})
+    assert (row.status, "is no folder" in row.found) == ("fail", True)
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    (row,) = space_rows({"disk state": tmp_path / "state"})
+    assert (row.status, "cannot be written to by this account" in row.found) == ("fail", True)
+
+
+def test_a_check_that_may_not_look_is_a_row_and_the_others_are_there(fedsec, tmp_path, monkeypatch):
+    def hidden(*given):
+        raise PermissionError(13, "Permission denied", "/etc/fedsec/papers")
+
+    monkeypatch.setattr("fedsec.cli.doctor._site_rows", hidden)
+    text = f'name = "ash"\nofficer = {json.dumps(SigningKey.generate().public.hex)}\n[data]\npath = "n"\n'
+    (tmp_path / "site.toml").write_text(text)
+    asked = fedsec("doctor", "--json", "--site", tmp_path / "site.toml")
+    rows = {r["check"]: r for r in asked.json["rows"]}
+    assert asked.code == 1
+    assert rows["files"]["found"].startswith("/etc/fedsec/papers: Permission denied")
+    assert {"python", "nvflare", "startup kit"} <= set(rows)

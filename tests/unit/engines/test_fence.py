@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedsec.engines.nvflare import fence
 from fedsec.engines.nvflare.processes import Child
+from fedsec_secure.errors import TransportError
 
 needs_landlock = pytest.mark.skipif(fence.version() == 0, reason="this kernel has no Landlock")
 
@@ -93,3 +97,17 @@ def test_a_machine_without_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(fence, "version", lambda: 0)
     assert fence.fence(tmp_path) is False
     (tmp_path / "still").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(("code", "absent"), [(errno.ENOSYS, True), (errno.EOPNOTSUPP, True), (errno.EPERM, False)])
+def test_a_filter_that_forbids_it_is_not_a_machine_without_it(monkeypatch, code, absent):
+    def refused(*given):
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(fence, "_libc", SimpleNamespace(syscall=refused))
+    if absent:
+        assert fence.version() == 0
+        return
+    with pytest.raises(TransportError, match="Allow the system calls landlock_create_ruleset"):
+        fence.version()

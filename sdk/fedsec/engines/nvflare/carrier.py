@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Final
 
 from fedsec.engines.link.desk import Desk
+from fedsec.engines.nvflare.fence import version as landlock_version
 from fedsec.engines.nvflare.gate import CARRY, CONTROL, END, Gate, receive
 from fedsec.engines.nvflare.processes import Child, Clerk
 from fedsec.engines.nvflare.provision import ADMIN
@@ -74,6 +75,8 @@ class NvflareCarrier:
     ) -> None:
         self._desk = desk
         self._report = report
+        if not landlock_version():
+            report({"event": "unfenced", "what": "no Landlock here: the engine could read what this account can"})
         self._segment = segment
         self._pauses = pauses
         self._lock = Lock()
@@ -90,6 +93,8 @@ class NvflareCarrier:
         self._first_round = 0
         self._asked_since: float | None = None
         self._pause, self._not_before = 2.0, 0.0
+        self.trouble: str | None = "NVFlare's server has not answered yet"
+        """Why no site can be reached, in words for IT; None once the console has reached the server."""
 
     def start(self) -> None:
         """The server, so that sites can connect. Sites ask the desk only once there is a job."""
@@ -186,8 +191,10 @@ class NvflareCarrier:
         """Sites whose client gave a sign of life lately: the server lists one that is cut off for ten minutes more."""
         try:
             clients = self._clerk.ask("info")["clients"]
+            self.trouble = None
             return frozenset(SiteId(s) for s, ago in clients.items() if ago < 3 * BEAT_SECONDS) & self._desk.roster()
         except TransportError as e:
+            self.trouble = str(e)
             self._report({"event": "engine", "what": str(e)})
             return frozenset()
 

@@ -9,6 +9,7 @@ is past its alpha releases; see landlock(7).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ VARIABLE: Final = "FEDSEC_FENCE"
 """The environment variable with the folder that is left to write in."""
 _CREATE, _ADD, _RESTRICT, _NO_NEW_PRIVILEGES = 444, 445, 446, 38
 """System calls, the same on every architecture since 5.13, and an option of prctl(2)."""
+_ABSENT = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a kernel without it says, or one that was started without it."""
 _EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _CONTROL = 1 << 14, 1 << 15
 _FIRST_RIGHTS = (1 << 13) - 1
@@ -61,10 +64,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def version() -> int:
-    """Of Landlock's interface here; 0 where there is none."""
+    """Of Landlock's interface here; 0 where there is none.
+
+    TransportError where it may be there and a filter of system calls forbids to ask: nobody should take that for a
+    machine without it.
+    """
     if not sys.platform.startswith("linux"):
         return 0
-    return max(0, int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))))
+    found = int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
+    if found < 0 and (code := ctypes.get_errno()) not in _ABSENT:
+        raise TransportError(
+            f"the engine's processes cannot be fenced in: a filter of this service forbids Landlock "
+            f"({os.strerror(code)}). Allow the system calls landlock_create_ruleset, landlock_add_rule and "
+            "landlock_restrict_self, as deploy/fedsec-site.service does"
+        )
+    return max(0, found)
 
 
 def fence(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Final
 
-from fedsec_secure.errors import TransportError
+from fedsec_secure.errors import ConfigError, TransportError
 
 VARIABLE: Final = "FEDSEC_GATE"
 """The environment variable by which an engine's processes find the socket."""
 MAX_FRAME: Final = (1 << 23) + (1 << 16)
 CARRY, CONTROL, END = b"carry", b"control ", b"end"
 """The first message of a connection: frames follow, or (with the job's id) only its end is of interest."""
+_LONGEST_FOLDER: Final = 80
 CARRIED, UNDELIVERED = b"\x00", b"\x01"
 """Before a frame's answer; before the reason why there is none."""
 
@@ -27,6 +29,11 @@ class Gate:
 
     def __init__(self, meet: Callable[[Connection], None]) -> None:
         # A short path: the operating system allows about a hundred characters.
+        if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
+            raise ConfigError(
+                f"the temporary folder {tempfile.gettempdir()} has too long a path for a socket in it: set TMPDIR to "
+                f"one of at most {_LONGEST_FOLDER} characters"
+            )
         self._folder = Path(tempfile.mkdtemp(prefix="fedsec-"))
         self.path = self._folder / "gate"
         self._listener = Listener(str(self.path), "AF_UNIX", backlog=64)

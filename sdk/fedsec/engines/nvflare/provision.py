@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedsec_secure.errors import ConfigError, TransportError
 from fedsec_secure.identity.roster import COORDINATOR
 
 PROJECT = "fedsec"
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 ADMIN = "admin"
 """Folder of the console's kit, inside the coordinator's."""
 
@@ -44,14 +46,17 @@ def provision(sites: Sequence[str], host: str, port: int, out: Path, valid_days:
         host: what sites call the server: a name or an IPv4 address. port: the one port that it listens on.
         out: a folder that is not there yet, or empty. valid_days: of all certificates.
 
-    Raises ConfigError where `fedsec[nvflare]` is not installed or ``out`` is not empty.
+    Raises ConfigError where `fedsec[nvflare]` is not installed, ``host`` is no name or ``out`` is not empty.
     """
+    _require_host(host, sites)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; kits are made into a new folder")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; kits are made into a new folder")
     try:
         from nvflare.lighter.spec import Project
     except ImportError:
-        raise ConfigError("the distributed engine is not installed; run: pip install 'fedsec[nvflare]'") from None
+        raise ConfigError("the distributed engine is not installed: docs/deploy.md says how") from None
     project = Project(PROJECT, "kits of fedsec", props={"api_version": 3})
     project.set_server(host, PROJECT, {"fed_learn_port": port, "admin_port": port, "default_host": host})
     for site in sites:
@@ -68,6 +73,18 @@ def provision(sites: Sequence[str], host: str, port: int, out: Path, valid_days:
                 _take(made / site, out / site)
     finally:
         os.umask(mask)
+
+
+def _require_host(host: str, sites: Sequence[str]) -> None:
+    """It is the name in the server's certificate, where a common name has at most 64 characters (RFC 5280)."""
+    labels = host.split(".")
+    if len(host) > 64 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ConfigError(
+            f"expected the server's name or IPv4 address, such as hub.example.org, in at most 64 characters, without "
+            f"https:// and without a port; found {host!r}"
+        )
+    if host in sites:
+        raise ConfigError(f"{host} is the name of a site in the plan; expected the server's name or address")
 
 
 def _made(project: object, work: str, valid_days: int) -> Path:

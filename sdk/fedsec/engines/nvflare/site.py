@@ -12,6 +12,7 @@ from threading import Event
 from typing import Final
 
 from fedsec.engines.link.station import LineEndedError, Station, UndeliveredError
+from fedsec.engines.nvflare.fence import version as landlock_version
 from fedsec.engines.nvflare.gate import CARRIED, UNDELIVERED, Gate, receive
 from fedsec.engines.nvflare.processes import Child
 from fedsec.engines.nvflare.workspace import client_workspace
@@ -34,6 +35,8 @@ class NvflareSite:
         report: Callable[[dict[str, object]], None] = lambda event: None,
     ) -> None:
         self._report = report
+        if not landlock_version():
+            report({"event": "unfenced", "what": "no Landlock here: the engine could read what this account can"})
         self._waiting: SimpleQueue[tuple[Connection, Event]] = SimpleQueue()
         self._gate = Gate(self._meet)
         arguments = client_workspace(kit, site, private_folder(folder) / "client")
@@ -55,7 +58,7 @@ class NvflareSite:
             except Empty:
                 if time.monotonic() - alone > told:
                     what = f"no job of the coordinator's for {told:.0f} s; `fedsec doctor --site` checks the way there"
-                    self._report({"event": "engine", "what": what})
+                    self._report({"event": "alone", "what": what})
                     told *= 2
                 continue
             try:
