@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from fedsec.cli.doctor_rows import Row, Status
 from fedsec.engines.nvflare.fence import version as landlock_version
 from fedsec.plan.sitefile import Site
-from fedsec_secure.errors import TransportError
+from fedsec_secure.errors import ConfigError
 
 _ENGINE = {"nvflare": SpecifierSet(">=2.9,<2.10"), "grpcio": SpecifierSet(">=1.60")}
 _SMALL_DISK, _TIGHT_DISK = 1 << 30, 4 << 30
@@ -37,7 +37,7 @@ def engine_rows() -> list[Row]:
 def _fence_row() -> Row:
     try:
         version = landlock_version()
-    except TransportError as e:
+    except ConfigError as e:
         return Row("fence", "fail", str(e))
     if version:
         return Row("fence", "ok", f"Landlock, version {version}: the engine's processes see their own folder only")

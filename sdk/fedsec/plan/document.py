@@ -61,7 +61,9 @@ def compile_plan(draft: Draft, roster: Roster) -> Plan:
 
 
 def load_plan(path: Path) -> Plan:
-    """A compiled plan (``plan.json``); ConfigError when there is none, CodecError when it was edited."""
+    """A compiled plan (``plan.json``); ConfigError for none or a draft, CodecError when it was edited."""
+    if path.suffix == ".toml":
+        raise ConfigError(f"{path} is a draft; expected a compiled plan (plan.json), as `fedsec plan compile` makes it")
     try:
         data = read_bounded(path, MAX_DOCUMENT_BYTES)
     except OSError as e:

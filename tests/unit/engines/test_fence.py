@@ -16,7 +16,7 @@ import pytest
 
 from fedsec.engines.nvflare import fence
 from fedsec.engines.nvflare.processes import Child
-from fedsec_secure.errors import TransportError
+from fedsec_secure.errors import ConfigError
 
 needs_landlock = pytest.mark.skipif(fence.version() == 0, reason="this kernel has no Landlock")
 
@@ -109,5 +109,5 @@ def test_a_filter_that_forbids_it_is_not_a_machine_without_it(monkeypatch, code,
     if absent:
         assert fence.version() == 0
         return
-    with pytest.raises(TransportError, match="Allow the system calls landlock_create_ruleset"):
+    with pytest.raises(ConfigError, match="Allow the system calls landlock_create_ruleset"):
         fence.version()

@@ -41,6 +41,9 @@ def test_load_plan(tmp_path, world):
     assert load_plan(tmp_path / "plan.json") == plan
     with pytest.raises(ConfigError, match="cannot read the plan"):
         load_plan(tmp_path / "none.json")
+    (tmp_path / "plan.toml").write_text('name = "smoke"')
+    with pytest.raises(ConfigError, match=r"plan\.toml is a draft; expected a compiled plan"):
+        load_plan(tmp_path / "plan.toml")
     with pytest.raises(CodecError, match="at most"):
         parse_canonical(b" " * (MAX_DOCUMENT_BYTES + 1), Plan, "plan.json")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from fedsec_secure.errors import TransportError
+from fedsec_secure.errors import ConfigError
 
 VARIABLE: Final = "FEDSEC_FENCE"
 """The environment variable with the folder that is left to write in."""
@@ -66,14 +66,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def version() -> int:
     """Of Landlock's interface here; 0 where there is none.
 
-    TransportError where it may be there and a filter of system calls forbids to ask: nobody should take that for a
+    ConfigError where it may be there and a filter of system calls forbids to ask: nobody should take that for a
     machine without it.
     """
     if not sys.platform.startswith("linux"):
         return 0
     found = int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
     if found < 0 and (code := ctypes.get_errno()) not in _ABSENT:
-        raise TransportError(
+        raise ConfigError(
             f"the engine's processes cannot be fenced in: a filter of this service forbids Landlock "
             f"({os.strerror(code)}). Allow the system calls landlock_create_ruleset, landlock_add_rule and "
             "landlock_restrict_self, as deploy/fedsec-site.service does"
@@ -83,7 +83,7 @@ def version() -> int:
 
 def fence(folder: Path) -> bool:
     """Leave this thread, and what it starts from here on, ``folder`` to write in and software to read. False where the
-    machine has no Landlock; TransportError where it has, and refuses.
+    machine has no Landlock; ConfigError where it has, and refuses.
     """
     found = version()
     if not found:
@@ -136,5 +136,5 @@ def _allow(handle: int, path: Path, rights: int) -> None:
 def _checked(result: int) -> int:
     if result < 0:
         code = ctypes.get_errno()
-        raise TransportError(f"the engine's process cannot be fenced in: {os.strerror(code)}")
+        raise ConfigError(f"the engine's process cannot be fenced in: {os.strerror(code)}")
     return int(result)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Listener
@@ -19,7 +21,10 @@ VARIABLE: Final = "FEDSEC_GATE"
 MAX_FRAME: Final = (1 << 23) + (1 << 16)
 CARRY, CONTROL, END = b"carry", b"control ", b"end"
 """The first message of a connection: frames follow, or (with the job's id) only its end is of interest."""
+_PREFIX: Final = "fedsec-gate-"
 _LONGEST_FOLDER: Final = 80
+_GRACE: Final = 60.0
+"""Seconds that a gate has to begin to listen."""
 CARRIED, UNDELIVERED = b"\x00", b"\x01"
 """Before a frame's answer; before the reason why there is none."""
 
@@ -34,7 +39,8 @@ class Gate:
                 f"the temporary folder {tempfile.gettempdir()} has too long a path for a socket in it: set TMPDIR to "
                 f"one of at most {_LONGEST_FOLDER} characters"
             )
-        self._folder = Path(tempfile.mkdtemp(prefix="fedsec-"))
+        _sweep(Path(tempfile.gettempdir()))
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self.path = self._folder / "gate"
         self._listener = Listener(str(self.path), "AF_UNIX", backlog=64)
         self._meet = meet
@@ -63,6 +69,29 @@ class Gate:
         self._closed.set()
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of processes that were killed: of this account, and nobody listens at them."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another account's, or gone meanwhile
+            status = left.lstat()
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _GRACE:
+                continue
+            if not _listens(left / "gate"):
+                shutil.rmtree(left)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # too busy to answer
+            return True
+        return True
 
 
 def receive(connection: Connection) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from select import select
 from typing import Any, Final
@@ -16,6 +18,8 @@ from fedsec.engines.nvflare.fence import own_settings
 from fedsec.ops.proxy import for_grpc
 from fedsec_secure.errors import TransportError
 
+MOST_LOG: Final = 1 << 24
+"""Bytes of what NVFlare's processes print."""
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 60.0, 120.0
 
 
@@ -45,6 +49,7 @@ class Child:
 
     def keep(self) -> bool:
         """Start it where it does not run, after a pause that grows; whether it was started now."""
+        self._bound_log()
         if self.pid is not None:
             return False
         now = time.monotonic()
@@ -68,6 +73,13 @@ class Child:
         self._started = now
         self.starts += 1
         return True
+
+    def _bound_log(self) -> None:
+        """What it prints, kept twice at the most: it says a line at each try to connect, for weeks if it must."""
+        with suppress(OSError):  # no log yet, or no room to keep the older part
+            if self._log.stat().st_size > MOST_LOG:
+                shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+                os.truncate(self._log, 0)  # its writers append
 
     def started(self, what: str) -> dict[str, object]:
         """The event that it was started, the first time or again."""

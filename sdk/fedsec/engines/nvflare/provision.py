@@ -52,7 +52,10 @@ def provision(sites: Sequence[str], host: str, port: int, out: Path, valid_days:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; kits are made into a new folder")
     if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty; kits are made into a new folder")
+        raise ConfigError(
+            f"{out} is not empty; kits are made into a new folder. Where an earlier try was stopped half-way, remove "
+            "it: keys that nobody should use lie in it"
+        )
     try:
         from nvflare.lighter.spec import Project
     except ImportError:
@@ -64,9 +67,9 @@ def provision(sites: Sequence[str], host: str, port: int, out: Path, valid_days:
     project.add_admin(USER, PROJECT, {"role": "project_admin"})
     mask = os.umask(0o077)
     try:
-        with TemporaryDirectory(prefix="fedsec-kits-") as work:
+        # In the new folder: where this is killed, no key lies anywhere else.
+        with TemporaryDirectory(prefix=".made-", dir=private_folder(out)) as work:
             made = _made(project, work, valid_days)
-            private_folder(out)
             _take(made / host, out / COORDINATOR)
             _take(made / USER, out / COORDINATOR / ADMIN)
             for site in sites:
