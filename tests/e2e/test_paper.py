@@ -30,7 +30,7 @@ sys.path[:0] = [str(EXAMPLE), str(EXAMPLE.parent)]
 import run  # noqa: E402
 from cells.figure import drawn  # noqa: E402
 from cells.table import Table  # noqa: E402
-from suite import communication, crf, fairness, notes, poisoned, rows  # noqa: E402
+from suite import communication, crf, fairness, heterogeneity, notes, poisoned, rows, validation_size  # noqa: E402
 from suite.aggregate import influence, krum, mean, median, resampled  # noqa: E402
 from suite.in_domain import BOUND, DEVIATION  # noqa: E402
 from suite.lab import Lab  # noqa: E402
@@ -69,8 +69,8 @@ class TestNotes:
     def test_kinds_of_annotation(self):
         both = notes.Labels(("A", "B"), ("r",))
         asked = {k: [(x.entities, x.relations) for x in notes.heterogeneous(k, both)] for k in notes.HETEROGENEOUS}
-        assert asked["complete"] == [(("A", "B"), ("r",))] * 3
-        assert [links for _, links in asked["relations-at-one"]] == [("r",), None, None]
+        assert asked["complete"] == asked["linked-at-all"] == [(("A", "B"), ("r",))] * 3
+        assert [links for _, links in asked["linked-at-one"]] == [("r",), None, None]
         assert asked["incomplete"] == [(("A", "B"), ("r",)), (("A",), None), (("B",), None)]
         assert asked["disjoint"] == [(("A",), None), (("B",), None), (("A",), None)]
 
@@ -223,10 +223,18 @@ class TestBytes:
         assert communication.traffic(events) == {"mask": (20, 2)}
 
 
-def scores_of(right: list[int], **update) -> Scores:
+def linked(many: int, right: int = 1) -> Scores:
+    """As many sentences with a relation each."""
     counts = tuple(
-        ExampleCounts(example_id=str(n), entities={"Drug": Tally(1, 1, r, r)}, relations={})
-        for n, r in enumerate(right)
+        ExampleCounts(example_id=str(n), entities={}, relations={"causes": Tally(1, 1, right, right)})
+        for n in range(many)
+    )
+    return scores_of([], counts=counts, entities=None, relations=kind_scores(counts, "relations"))
+
+
+def scores_of(right: list[int], label: str = "Drug", **update) -> Scores:
+    counts = tuple(
+        ExampleCounts(example_id=str(n), entities={label: Tally(1, 1, r, r)}, relations={}) for n, r in enumerate(right)
     )
     return Scores(
         examples=len(counts),
@@ -255,6 +263,11 @@ class TestRows:
         found = rows.difference_rows("c", 0, "d", {"a": scores_of([1], **related)}, {"a": scores_of([1])})
         assert {r.measure for r in found} == {"entities strict F1", "entities lenient F1"}
 
+    def test_near_is_told_only_against(self):
+        row = Row("c", 0, "d", NAN, "a", rows.MEASURE, -0.1, -0.15, -0.05)
+        assert rows.near(row, -0.02, 0.5) is False
+        assert rows.near(row, -0.2, 0.5) is None
+
     @pytest.mark.parametrize(
         ("ends", "expected"),
         [
@@ -270,12 +283,50 @@ class TestRows:
         assert rows.direction(some) is expected
 
     def test_the_weakest_site_is_the_one_that_is_weakest_alone(self):
-        alone, together = {"a": 0.2, "b": 0.4}, {"a": 0.3, "b": 0.1}
+        alone = {"a": scores_of([1, 0, 0, 0]), "b": scores_of([1, 1, 0, 0])}
+        together = {"a": scores_of([1, 1, 1, 0]), "b": scores_of([1, 0, 0, 0])}
         found = list(fairness.fair_rows("c", 0, "Fed", "strict", alone, together))
         (weakest,) = [r for r in found if r.measure.startswith(fairness.WEAKEST)]
-        assert (weakest.test, weakest.value) == ("a", pytest.approx(0.1))
+        assert (weakest.test, weakest.value) == ("a", 0.5)
+        assert weakest.low <= 0.5 <= weakest.high
         means = {r.system: r.value for r in found if r.measure.startswith(fairness.HARMONIC)}
-        assert means["Fed"] == pytest.approx(2 / (1 / 0.3 + 1 / 0.1))
+        assert means["Fed"] == pytest.approx(2 / (1 / 0.75 + 1 / 0.25))
+        (gain,) = [r for r in found if r.measure.startswith(fairness.MEAN_GAIN)]
+        assert gain.value == pytest.approx(means["Fed"] - 2 / (1 / 0.25 + 1 / 0.5))
+        assert gain.low < gain.value < gain.high
+
+    def test_a_client_that_loses_is_said_to_disagree(self):
+        alone, together = {"a": scores_of([1] * 9), "b": scores_of([0] * 9)}, {"a": scores_of([0] * 9)}
+        together["b"] = scores_of([1] * 9)
+        found = list(fairness.fair_rows("c", 0, fairness.FED, "strict", alone, together))
+        said = {c.paper: c for c in fairness.claims(found)}
+        assert said["every client gains"].agrees is False
+        assert "a, entities" in said["every client gains"].here
+        assert said["the weakest client gains 2.3 to 4.1 %"].agrees is True
+
+    def test_few_relations_have_no_f1_and_nothing_right_has_no_interval(self):
+        few, many = linked(rows.FEWEST["relations"] - 1), linked(rows.FEWEST["relations"])
+        found = list(rows.f1_rows("c", 0, "s", {"few": few, "many": many}))
+        assert {r.test for r in found if r.measure == "relations strict F1"} == {"many", rows.ALL}
+        assert {r.test: r.value for r in found if r.measure == f"relations {rows.GOLD}"} == {"few": 19, "many": 20}
+        assert not list(rows.difference_rows("c", 0, "d", {"few": few}, {"few": few}))
+        assert list(rows.difference_rows("c", 0, "d", {"many": many}, {"many": many}))
+        wrong = linked(20, right=0)
+        assert not list(rows.difference_rows("c", 0, "d", {"many": wrong}, {"many": wrong}))
+
+    def test_answers_to_one_label_at_a_time_are_united(self):
+        drugs, problems = scores_of([1, 0]), scores_of([1, 1], label="Problem")
+        found = heterogeneity.united([drugs, problems])
+        assert found.f1("entities", "strict") == 0.75
+        assert [set(c.entities) for c in found.counts] == [{"Drug", "Problem"}] * 2
+        with pytest.raises(SystemExit, match="same sentences"):
+            heterogeneity.united([drugs, problems.model_copy(update={"counts": problems.counts[::-1]})])
+
+    def test_of_tied_sites_each_is_the_heaviest(self):
+        whole = np.array([0.4, 0.4, 0.2])
+        shares = np.array([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.2, 0.3, 0.5], [0.3, 0.3, 0.4]])
+        assert validation_size.heaviest(shares, whole) == 0.5
+        assert validation_size.heaviest(shares, np.array([0.2, 0.3, 0.5])) == 0.5
 
 
 class TestCommand:

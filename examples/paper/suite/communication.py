@@ -27,6 +27,8 @@ LORA, FULL, LESS, COUNT = "LoRA update, bytes", "full weights, bytes", "less tha
 UP, DOWN, OVERHEAD = "up, bytes a site and round", "down, bytes a site and round", "masked over plain"
 _FLOAT32, _BFLOAT16 = 4, 2
 _PUBLISHED = 0.985
+BOTH = "measured, up and down"
+"""Against full weights in both directions. Down goes the adapter as float32, and the sum that a site checks."""
 _ONCE = "attest"
 """The exchange that a run has once, and not in every round."""
 
@@ -64,7 +66,7 @@ class Shapes:
 
 
 LLAMA_8B = Shapes("Llama-3.1-8B", 4096, 32, 32, 8, 128, 14336, 128256, tied=False)
-SMOLLM2 = Shapes("SmolLM2-135M", 576, 30, 9, 3, 64, 1536, 49152, tied=True)
+SMOLLM2 = Shapes("smollm2-135m", 576, 30, 9, 3, 64, 1536, 49152, tied=True)
 PUBLISHED_RANK, CLIP, RING, SITE_COUNT = 16, 0.5, "3x21", 5
 
 
@@ -119,8 +121,9 @@ def _measured(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     up = sum(u for name, (u, _) in moved.items() if name != _ONCE)
     yield Row(cell, seed, plan.model.base, NAN, "measured, masked", LORA, up)
     yield Row(cell, seed, plan.model.base, NAN, "measured, masked", LESS, 1 - up / (full * _BFLOAT16))
-    yield Row(cell, seed, plan.model.base, NAN, "float32", LORA, length * _FLOAT32)
-    yield Row(cell, seed, plan.model.base, NAN, "float32", LESS, 1 - length * _FLOAT32 / (full * _BFLOAT16))
+    both = up + sum(d for name, (_, d) in moved.items() if name != _ONCE)
+    yield Row(cell, seed, plan.model.base, NAN, BOTH, LORA, both)
+    yield Row(cell, seed, plan.model.base, NAN, BOTH, LESS, 1 - both / (2 * full * _BFLOAT16))
     same = sum_parameters(plan, length).words * 8  # without masks the same integers travel, in the open
     yield Row(cell, seed, plan.model.base, NAN, "the same integers in the open", OVERHEAD, up / same - 1)
     yield Row(cell, seed, plan.model.base, NAN, "float32", OVERHEAD, up / (length * _FLOAT32) - 1)
@@ -166,7 +169,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     sizes = [r for r in select(rows, measure=LORA) if r.test != "by parameters"]
     less = [select(rows, cell=r.cell, system=r.system, test=r.test, measure=LESS)[0] for r in sizes]
     yield from markdown(
-        ["model", "what travels", "bytes", "less than bfloat16 weights"],
+        ["model", "what travels", "bytes", "less than bfloat16 weights the same way"],
         ([r.system, r.test, f"{r.value:,.0f}", f"{share.value:.2%}"] for r, share in zip(sizes, less, strict=True)),
     )
     yield ""
@@ -193,7 +196,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> bool:
             for r in select(rows, system=model, measure=LORA, test=way):
                 axis.plot([r.value], [place], mark, color=BLUE, markersize=6, label=f"LoRA update, {way}")
     axis.set_xscale("log")
-    axis.set_xlabel("bytes a site uploads in a round")
+    axis.set_xlabel("bytes that a site uploads in a round")
     axis.set_yticks(range(len(models)), models)
     axis.set_ylim(len(models) - 0.5, -0.5)
     axis.grid(axis="x", color=LINE, linewidth=0.5)

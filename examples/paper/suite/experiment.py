@@ -43,6 +43,8 @@ class Experiment:
             f"{'One seed' if len(seeds) == 1 else 'Seeds'}: {told}. F1 as mean over seeds (lowest–highest). "
             f"{spent / 60:.0f} CPU minutes; what another experiment had made already is not counted.",
             "",
+            f"Made with `python examples/paper/run.py {self.name} --out DIR`.",
+            "",
             *self.summary(rows),
         ]
         return "\n".join(lines) + "\n"

@@ -77,6 +77,15 @@ class Lab:
         spec = self.notes.test_spec(name).model_copy(update={"limit": 2 * self.scale.test})
         return TestSet(spec, public_examples(spec, self.notes.tests[name], self.draft))
 
+    def apart_tests(self, name: str) -> list[TestSet]:
+        """The sentences of `wide_test`, asked for one label at a time."""
+        whole, found = self.notes.test_spec(name), []
+        for label in whole.entity_types or ():
+            only = {"name": f"{name}, {label}", "entity_types": (label,), "relation_types": None}
+            spec = whole.model_copy(update={**only, "limit": 2 * self.scale.test})
+            found.append(TestSet(spec, public_examples(spec, self.notes.tests[name], self.draft)))
+        return found
+
     def validation(self, limit: int) -> list[Example]:
         """The sentences that a plan's validation set of this size has."""
         labels = self.notes.validation_labels

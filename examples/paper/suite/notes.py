@@ -18,12 +18,17 @@ from suite.settings import FULL, LABEL_MAP, Scale
 
 DRUG, PROBLEM, CAUSES = "Drug", "Problem", "causes"
 SITES: Final = ("bc5cdr", "maccrobat", "ncbi-disease", "phee")
-POOL, NEW, CLINICAL = "bc5cdr", "biored", "e3c-en"
-"""The corpus that is dealt to like sites; the one that no site holds at first; the one that none may train on."""
+POOL, LINKS, NEW, CLINICAL = "bc5cdr", "phee", "biored", "e3c-en"
+"""The corpus that is dealt to like sites; the one with most relations; the one that no site holds at first; the one
+that none may train on.
+"""
 VALIDATION: Final = "validation"
 FOUR = "four"
-COMPLETE, AT_ONE, INCOMPLETE, DISJOINT = "complete", "relations-at-one", "incomplete", "disjoint"
-HETEROGENEOUS = (COMPLETE, AT_ONE, INCOMPLETE, DISJOINT)
+COMPLETE, INCOMPLETE, DISJOINT = "complete", "incomplete", "disjoint"
+AT_ALL, AT_ONE = "linked-at-all", "linked-at-one"
+LINKED = (AT_ALL, AT_ONE)
+"""On the corpus that has a relation in most sentences."""
+HETEROGENEOUS = (COMPLETE, INCOMPLETE, DISJOINT, *LINKED)
 Deal = dict[str, tuple[Sequence[Document], DataSection]]
 
 
@@ -50,6 +55,7 @@ class Notes:
     external: tuple[str, ...] = (NEW, CLINICAL)
     new: str = NEW
     pool: str = POOL
+    links: str = LINKS
 
     def deal(self, name: str, seed: int) -> Deal:
         """The sites of one federation: `FOUR` corpora, ``pool-N`` or one of `HETEROGENEOUS`, dealt by ``seed``."""
@@ -58,12 +64,17 @@ class Notes:
             return {site: (self.train[site], self._section(self.labels[site], records)) for site in self.sites}
         if name.startswith("pool-"):
             count = int(name.removeprefix("pool-"))
-            return self._dealt([self.labels[self.pool]] * count, self.scale.pool // count, seed)
-        return self._dealt(heterogeneous(name, self.labels[self.pool]), records, seed)
+            return self._dealt(self.pool, [self.labels[self.pool]] * count, self.scale.pool // count, seed)
+        corpus = self.corpus_of(name)
+        return self._dealt(corpus, heterogeneous(name, self.labels[corpus]), records, seed)
 
-    def _dealt(self, labels: Sequence[Labels], records: int, seed: int) -> Deal:
+    def corpus_of(self, kind: str) -> str:
+        """The corpus that one of `HETEROGENEOUS` is dealt from, and tested on."""
+        return self.links if kind in LINKED else self.pool
+
+    def _dealt(self, corpus: str, labels: Sequence[Labels], records: int, seed: int) -> Deal:
         names = [f"site-{number:02d}" for number in range(1, len(labels) + 1)]
-        dealt = by_patient(self.train[self.pool], names, seed)
+        dealt = by_patient(self.train[corpus], names, seed)
         return {n: (dealt[n], self._section(a, records)) for n, a in zip(names, labels, strict=True)}
 
     @staticmethod
@@ -88,6 +99,7 @@ def heterogeneous(name: str, labels: Labels) -> list[Labels]:
     bare, one, other = Labels(labels.entities), Labels((first,)), Labels((second,))
     return {
         COMPLETE: [labels, labels, labels],
+        AT_ALL: [labels, labels, labels],
         AT_ONE: [labels, bare, bare],
         INCOMPLETE: [labels, one, other],
         DISJOINT: [one, other, one],
@@ -155,4 +167,4 @@ def _invented(scale: Scale) -> Notes:
     tests = {name: make_site(name, "test", 2 * scale.test, 0) for name in labels}
     validation = make_site("harbour", "test", 2 * scale.validation_pool, 1)
     kept, left_out = separated(train, [*tests.values(), validation], new)
-    return Notes(scale, labels, kept, tests, validation, left_out, sites, (new,), new, "harbour")
+    return Notes(scale, labels, kept, tests, validation, left_out, sites, (new,), new, "harbour", "harbour")

@@ -26,6 +26,7 @@ from suite.federated import UNIFORM, deal_examples, federate, records_of, site_s
 from suite.lab import Lab, vector_norm
 from suite.plots import COLOURS, legend
 from suite.rows import (
+    ALL,
     MEASURE,
     NAN,
     Cell,
@@ -34,10 +35,13 @@ from suite.rows import (
     claim_table,
     difference_rows,
     difference_table,
+    direction,
     f1_rows,
     f1_table,
     ordered,
     select,
+    told,
+    with_interval,
 )
 from suite.settings import Scale
 
@@ -66,8 +70,8 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
             name = f"{NAME}/{attack}-{rule}-s{seed}".replace(", ", "-").replace(" ", "-")
             own = scale.pool if (attack, rule) == (NONE, UNIFORM) else scale.pool // 2
             found.append(Cell(name, seed, partial(_pair, attack, rule, name, seed), own, scale.test))
-        for attack in (LABELS, RANDOM, FLIPPED):
-            name = f"{NAME}/compare-{attack}-s{seed}".replace(" ", "-")
+        for attack in (LABELS, RANDOM, FLIPPED, LYING):
+            name = f"{NAME}/compare-{attack}-s{seed}".replace(", ", "-").replace(" ", "-")
             found.append(Cell(name, seed, partial(_compare, attack, name, seed)))
     return found
 
@@ -147,21 +151,40 @@ def _pair(attack: str, rule: str, cell: str, seed: int, lab: Lab) -> Iterator[Ro
 
 
 def _compare(attack: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    plain, weighed = (_scores(lab, attack, rule, seed) for rule in HIDDEN)
+    """To a rule that looks at no score a site that lies is one that sends its update backwards."""
+    sent = FLIPPED if attack == LYING else attack
+    plain, weighed = _scores(lab, sent, UNIFORM, seed), _scores(lab, attack, INFLUENCE, seed)
     yield from difference_rows(cell, seed, f"{attack}: {INFLUENCE} − {UNIFORM}", weighed, plain)
     for rule in SEEN:
-        seen = _scores(lab, attack, rule, seed)
+        seen = _scores(lab, sent, rule, seed)
         yield from difference_rows(cell, seed, f"{attack}: {rule} − {INFLUENCE}", seen, weighed)
 
 
 def claims(rows: Sequence[Row]) -> Iterator[Claim]:
-    """Fed-MedLoRA+ is meant for sites of unlike quality; its server looks at every update."""
+    """Fed-MedLoRA+ is meant for sites of unlike quality; its server looks at every update, and scores it itself."""
     for attack in (LABELS, RANDOM, FLIPPED):
         gain = select(rows, system=f"{attack}: {INFLUENCE} − {UNIFORM}", measure=MEASURE)
         if gain:
-            words = f"{attack}, entities, strict: {gain[0].value:+.3f} ({gain[0].low:+.3f} to {gain[0].high:+.3f})"
-            agrees = True if gain[0].low > 0 else (False if gain[0].high < 0 else None)
-            yield Claim("influence weights hold poor sites down", words, agrees)
+            yield Claim(
+                "influence weights hold poor sites down", f"{attack}, entities, strict: {told(gain)}", direction(gain)
+            )
+    calm, broken = (
+        select(rows, system=f"{attack}{_SPLIT}{INFLUENCE}", measure=MEASURE, test=ALL) for attack in (NONE, LYING)
+    )
+    if calm and broken:
+        words = (
+            f"a site that scores itself, and lies: F1 {broken[0].value:.3f}, of {calm[0].value:.3f} without an attack, "
+            "below the cap on its weight"
+        )
+        yield Claim("influence weights hold poor sites down", words, False if broken[0].value < calm[0].value else None)
+
+
+def hidden_cost(rows: Sequence[Row]) -> Iterator[str]:
+    """The coordinate median, which sees updates, over influence weights, which do not."""
+    for attack in (LABELS, RANDOM, FLIPPED, LYING):
+        for row in select(rows, system=f"{attack}: {MEDIAN} − {INFLUENCE}", measure=MEASURE):
+            shown = {True: "it costs", False: "it costs nothing", None: "no cost that these sentences show"}
+            yield f"- {attack}: {MEDIAN} − {INFLUENCE}, {MEASURE}: {with_interval(row)}: {shown[direction([row])]}"
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
@@ -169,8 +192,10 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     yield from (*claim_table(claims(rows)), "")
     yield (
         f"{UNIFORM} and {INFLUENCE} are what a masked sum gives; {MEDIAN}, {KRUM} and '{REMOVED}' need the single "
-        "updates and are **unprotected** comparisons."
+        "updates and are **unprotected** comparisons. Krum takes one site's update, and took the same honest one under "
+        "every attack."
     )
+    yield from ("", "## What it costs that updates are hidden", "", *hidden_cost(rows))
     for measure in (MEASURE, "entities lenient F1", "relations strict F1"):
         if select(rows, measure=measure):
             yield from ("", f"## {measure}", "", *f1_table(rows, measure))

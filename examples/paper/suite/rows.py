@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fedsec.evaluation.scores import Kind, Match, Scores, paired_bootstrap
@@ -15,6 +16,9 @@ KINDS: tuple[Kind, ...] = ("entities", "relations")
 MATCHES: tuple[Match, ...] = ("strict", "lenient")
 ALL = "all"
 MEASURE = "entities strict F1"
+GOLD, PREDICTED = "annotated", "predicted"
+FEWEST: Mapping[Kind, int] = MappingProxyType({"entities": 1, "relations": 20})
+"""Annotated mentions or links that a test set has to have for an F1 of them; every set here has enough mentions."""
 NAN = math.nan
 
 
@@ -48,28 +52,54 @@ class Cell:
 
 
 def f1_rows(cell: str, seed: int, system: str, found: Mapping[str, Scores], x: float = NAN) -> Iterator[Row]:
-    """Every F1 of one system, and as test `ALL` the mean over the test sets."""
+    """Every F1 of one system, and as test `ALL` the mean over the test sets; what is annotated, and what was answered.
+
+    A test set has no F1 of a kind of which it has fewer than `FEWEST`: it would speak of these few alone.
+    """
     for kind in KINDS:
+        for name, scores in found.items():
+            _, predicted, gold = _totals(scores, kind)
+            if gold:
+                yield Row(cell, seed, system, x, name, f"{kind} {GOLD}", gold)
+                yield Row(cell, seed, system, x, name, f"{kind} {PREDICTED}", predicted)
         for match in MATCHES:
-            values = {name: value for name, s in found.items() if (value := s.f1(kind, match)) is not None}
+            values = {name: value for name, s in found.items() if (value := _f1(s, kind, match)) is not None}
             for name, value in values.items():
                 yield Row(cell, seed, system, x, name, f"{kind} {match} F1", value)
             if values:
                 yield Row(cell, seed, system, x, ALL, f"{kind} {match} F1", fmean(values.values()))
 
 
+def _totals(scores: Scores, kind: Kind) -> tuple[float, int, int]:
+    """(right, predicted, annotated) of a test set."""
+    triples = [one.triple(kind, "strict") for one in scores.counts]
+    return sum(t[0] for t in triples), sum(t[1] for t in triples), sum(t[2] for t in triples)
+
+
+def _f1(scores: Scores, kind: Kind, match: Match) -> float | None:
+    """None where the system does not do this, or too few are annotated."""
+    return scores.f1(kind, match) if _totals(scores, kind)[2] >= FEWEST[kind] else None
+
+
 def difference_rows(
     cell: str, seed: int, words: str, a: Mapping[str, Scores], b: Mapping[str, Scores], x: float = NAN
 ) -> Iterator[Row]:
-    """System a minus system b on the sentences that both answered, with the paired bootstrap's 95 % interval."""
+    """System a minus system b on the sentences that both answered, with the paired bootstrap's 95 % interval.
+
+    None for a kind that one of the two does not do, or of which nothing is right in either: an interval of no width
+    would look like knowledge.
+    """
     first, second = on_common(a, b)
     for kind in KINDS:
-        if all(s.f1(kind, "strict") is None for s in (*first.values(), *second.values())):
+        names = [n for n, s in first.items() if _f1(s, kind, "strict") is not None]
+        if not names or any(second[n].f1(kind, "strict") is None for n in names):
             continue
-        if any((a.f1(kind, "strict") is None) != (second[n].f1(kind, "strict") is None) for n, a in first.items()):
-            continue  # one of the two systems does not do this
+        if not any(_totals(s, kind)[0] for some in (first, second) for n, s in some.items() if n in names):
+            continue
         for match in MATCHES:
-            found = paired_bootstrap(first, second, kind=kind, match=match)
+            found = paired_bootstrap(
+                {n: first[n] for n in names}, {n: second[n] for n in names}, kind=kind, match=match
+            )
             name = ALL if len(first) > 1 else next(iter(first))
             measure = f"{kind} {match} F1"
             yield Row(cell, seed, words, x, name, measure, found.difference, found.low, found.high)
@@ -178,6 +208,21 @@ def direction(rows: Sequence[Row], positive: bool = True) -> bool | None:
     return False if all(row.high < 0 if positive else row.low > 0 for row in rows) else None
 
 
+def near(row: Row, share: float, base: float) -> bool | None:
+    """Whether a difference can be this share of a base (-0.02: 2 % below); False where its interval excludes that.
+
+    None, and never True, otherwise: an interval that holds one value holds others.
+    """
+    return None if row.low <= share * base <= row.high else False
+
+
 def told(rows: Sequence[Row], each: str = "seed(s)") -> str:
-    """Differences in one line: mean, lowest, highest. ``each``: what there is one of for each row."""
-    return "not run yet" if not rows else f"{spread([r.value for r in rows])}, {len(rows)} {each}"
+    """Differences in one line: mean, lowest, highest, for one row its interval. ``each``: what each row is one of."""
+    if not rows:
+        return "not run yet"
+    return f"{spread([r.value for r in rows])}, {len(rows)} {each}" if len(rows) > 1 else with_interval(rows[0])
+
+
+def with_interval(row: Row) -> str:
+    """A difference and its 95 % interval."""
+    return f"{row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"

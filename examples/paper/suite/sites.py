@@ -24,9 +24,11 @@ from suite.rows import (
     difference_table,
     f1_rows,
     markdown,
+    near,
     ordered,
     select,
     spread,
+    with_interval,
 )
 from suite.settings import Scale
 from suite.systems import CENTRAL, FED, central
@@ -86,11 +88,8 @@ def claims(rows: Sequence[Row]) -> Iterator[Claim]:
     if not gaps or not means:
         return
     base = means[0].value
-    interval = f"{gaps[0].low:+.3f} to {gaps[0].high:+.3f}"
-    words = f"{most:.0f} sites: {gaps[0].value:+.3f} F1 ({interval}), of {base:.3f} centralised"
-    tenth = -0.02 * base
-    agrees = None if gaps[0].low <= tenth <= gaps[0].high else False
-    yield Claim("ten sites about 2 % below centralised", words, agrees)
+    words = f"{most:.0f} sites: {with_interval(gaps[0])} F1, of {base:.3f} centralised"
+    yield Claim("ten sites about 2 % below centralised", words, near(gaps[0], -0.02, base))
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:

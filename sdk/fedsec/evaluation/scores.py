@@ -6,7 +6,7 @@ types of one test set, `set_macro_f1` the mean of micro F1 over several test set
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, Self, get_args
 
@@ -176,17 +176,28 @@ def set_macro_f1(scores: Iterable[Scores], kind: Kind, match: Match) -> float | 
     return float(np.mean(values)) if values else None
 
 
+Mean = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def _arithmetic(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = np.mean(of, axis=0)
+    return found
+
+
 def paired_bootstrap(
     a: Mapping[str, Scores],
     b: Mapping[str, Scores],
     *,
     kind: Kind = "entities",
     match: Match = "strict",
+    mean: Mean = _arithmetic,
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Interval for `set_macro_f1` of system a minus system b, on the same test sets (name -> scores with counts).
+
+    ``mean``: another mean of the F1 of several sets than the usual one, float64[sets, ...] -> float64[...].
 
     Each resample draws every test set's examples anew, with replacement and the same draw for both systems (Efron and
     Tibshirani 1993), so it speaks of the test examples' chance only, not of the training seed's.
@@ -202,9 +213,9 @@ def paired_bootstrap(
         raise LocalMisuseError(f"paired bootstrap: no test set has {kind}")
 
     def difference(*drawn: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
-        parts = [_f1(x[i].sum(-2)) - _f1(y[i].sum(-2)) for (x, y), i in zip(pairs, drawn, strict=True)]
-        found: npt.NDArray[np.float64] = np.mean(parts, axis=0)
-        return found
+        first = np.stack([_f1(x[i].sum(-2)) for (x, _), i in zip(pairs, drawn, strict=True)])
+        second = np.stack([_f1(y[i].sum(-2)) for (_, y), i in zip(pairs, drawn, strict=True)])
+        return mean(first) - mean(second)
 
     every = tuple(np.arange(len(first)) for first, _ in pairs)
     ends = bootstrap(
