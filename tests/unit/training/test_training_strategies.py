@@ -98,6 +98,12 @@ def test_with_fedsa_the_mean_of_a_is_what_every_site_multiplies_its_own_b_with(s
     mean = np.mean(updates, axis=0, dtype=np.float64).astype(np.float32)
     after = apply_update("fedsa", start, mean, 0)
     assert all(np.array_equal(after[n], start[n]) for n in start if ".lora_B." in n)
+    firsts = [n for n in sorted(start) if ".lora_A." in n]
+    assert np.array_equal(np.concatenate([(after[n] - start[n]).ravel() for n in firsts]).round(5), mean.round(5))
+    each = [apply_update("fedsa", start, update, 0) for update in updates]
+    for name in firsts:
+        assert np.allclose(after[name], np.mean([one[name] for one in each], axis=0), atol=1e-6)
+        assert np.abs(after[name] - start[name]).max() > 0.1
     changed = after.unflatten(after.flatten() + np.float32(0.5))  # both were trained: neither is a misuse
     assert local_update("fedsa", after, changed, 0).size == mean.size
     with pytest.raises(LocalMisuseError, match=r"rolora keeps .*lora_A.* frozen"):
