@@ -303,8 +303,12 @@ class TestTitles:
         assert values[titles.ROUGE, rows.ALL] == pytest.approx((1 + values[titles.ROUGE, "b"]) / 2)
         assert [values[titles.EMPTY, test] for test in ("a", "b", rows.ALL)] == [0, 0.5, 0.25]
         assert values[titles.LOSS, rows.ALL] == 1.5
+        assert values[titles.LENGTH, "a"] == pytest.approx(1)
+        assert values[titles.LENGTH, "b"] == pytest.approx(1 / 5)  # of the two only "spasm" shares a word
         few = list(titles.title_rows("c", 0, "s", found, (titles.ROUGE,)))
         assert {r.measure for r in few} == {titles.ROUGE}
+        nothing = titles.title_rows("c", 0, "s", {"a": written("x", "y")}, titles.OVERLAPS)
+        assert {r.measure for r in nothing} == {titles.ROUGE, titles.PRECISION, titles.RECALL}
 
     def test_a_copy_is_the_first_sentence_whole(self):
         text = "It was given\nfor renal spasm. It helped."

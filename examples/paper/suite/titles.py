@@ -44,7 +44,8 @@ LEAD = "first sentence of the text"
 MEAN, OWN = f"mean of {SINGLE}", f"{SINGLE}, own test"
 ROUGE, PRECISION, RECALL = "ROUGE-L F1", "ROUGE-L precision", "ROUGE-L recall"
 LOSS, EMPTY, TESTED, TRAINED = "loss of the true titles", "answers without a title", "test abstracts", "abstracts"
-MEASURES = (ROUGE, PRECISION, RECALL, LOSS, EMPTY)
+LENGTH = "words written for each word of the title"
+OVERLAPS = (ROUGE, PRECISION, RECALL, LENGTH)
 PLAN = (
     "task.kind=title",
     "task.entity_types=[]",
@@ -104,7 +105,7 @@ def _lead(test: TestSet) -> Scores:
 
 
 def _zero_shot(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    yield from title_rows(cell, seed, LEAD, lead(lab), (ROUGE, PRECISION, RECALL))
+    yield from title_rows(cell, seed, LEAD, lead(lab), OVERLAPS)
     for name, found in answered(lab, ZERO_SHOT, seed).items():
         yield from title_rows(cell, seed, name, found)
         yield from (Row(cell, seed, "", NAN, site, TESTED, s.examples) for site, s in found.items())
@@ -148,11 +149,13 @@ def _mean_overlap(some: Sequence[Overlap]) -> Overlap:
 
 
 def title_rows(
-    cell: str, seed: int, system: str, found: Mapping[str, Scores], measures: Sequence[str] = MEASURES
+    cell: str, seed: int, system: str, found: Mapping[str, Scores], measures: Sequence[str] = (*OVERLAPS, LOSS, EMPTY)
 ) -> Iterator[Row]:
-    """ROUGE-L, loss and empty answers of one system by test set; `ALL` is the mean over the sets."""
+    """ROUGE-L, length, loss and empty answers of one system by test set; `ALL` is the mean over the sets."""
     for measure in measures:
         values = {test: _MEASURES[measure](scores) for test, scores in found.items()}
+        if any(math.isnan(value) for value in values.values()):
+            continue
         yield from (Row(cell, seed, system, NAN, test, measure, value) for test, value in values.items())
         yield Row(cell, seed, system, NAN, ALL, measure, fmean(values.values()))
 
@@ -160,6 +163,12 @@ def title_rows(
 def _titles(part: str, scores: Scores) -> float:
     assert scores.titles is not None
     return float(getattr(scores.titles.rouge_l, part))
+
+
+def _length(scores: Scores) -> float:
+    """Mean over the answers that share a word with their title (their precision and recall tell it); NaN for none."""
+    shared = [c.title for c in scores.counts if c.title is not None and c.title.precision > 0]
+    return fmean(o.recall / o.precision for o in shared) if shared else NAN
 
 
 def _loss(scores: Scores) -> float:
@@ -171,6 +180,7 @@ _MEASURES: Mapping[str, Callable[[Scores], float]] = {
     ROUGE: partial(_titles, "fmeasure"),
     PRECISION: partial(_titles, "precision"),
     RECALL: partial(_titles, "recall"),
+    LENGTH: _length,
     LOSS: _loss,
     EMPTY: lambda scores: scores.malformed_lines / scores.examples,
 }
@@ -237,8 +247,8 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         ([c.paper, c.here, verdict[c.agrees]] for c in claims(rows)),
     )
     yield from ("", "## ROUGE-L F1", "", *f1_table(rows, ROUGE))
-    yield from ("", "## Precision, recall, and answers that held no title", "")
-    shown = (PRECISION, RECALL, EMPTY)
+    yield from ("", "## Precision, recall, length, and answers that held no title", "")
+    shown = (PRECISION, RECALL, LENGTH, EMPTY)
     yield from markdown(
         ["system, all tests", *shown],
         (
