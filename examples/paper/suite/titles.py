@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import fmean
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ from fedsec.site.work import TestSet
 from suite.experiment import Experiment
 from suite.lab import Lab
 from suite.notes import TITLED
-from suite.plots import tests_of
+from suite.plots import legend, tests_of
 from suite.rows import (
     ALL,
     NAN,
@@ -270,6 +271,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> bool:
     _levels(axes[0], plain)
     if differences:
         _differences(axes[1], differences)
+    legend(figure, axes, 4)
     return True
 
 
@@ -286,7 +288,6 @@ def _levels(axis: Axes, rows: Sequence[Row]) -> None:
     _lines(axis, systems)
     axis.set_xlim(left=0)
     axis.set_title(ROUGE)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def _differences(axis: Axes, rows: Sequence[Row]) -> None:
@@ -299,12 +300,12 @@ def _differences(axis: Axes, rows: Sequence[Row]) -> None:
             at = n + 0.15 * (shift - (len(some) - 1) / 2)
             axis.errorbar([r.value], [at], xerr=ends, fmt="o", color=BLUE, markersize=4, capsize=2)
     axis.axvline(0, color=GREY, linewidth=0.8)
-    _lines(axis, [w.removeprefix(FED).strip() for w in words])
-    axis.set_title(f"{FED} minus the others, 95 %")
+    _lines(axis, [w.removeprefix(f"{FED} − ") for w in words])
+    axis.set_title(f"{FED} minus …, 95 %")
 
 
 def _lines(axis: Axes, names: Sequence[str]) -> None:
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), ["\n".join(wrap(name, 20, break_on_hyphens=False)) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="x", color=LINE, linewidth=0.5)
     axis.set_axisbelow(True)
