@@ -54,7 +54,7 @@ FULL = Scale(
     validation_sizes=(1, 5, 10, 20),
     resamples=2000,
     abstracts=120,
-    titles=40,
+    titles=30,
 )
 TINY = Scale(
     records=8,
