@@ -31,6 +31,7 @@ from suite import (
     new_site,
     poisoned,
     sites,
+    titles,
     validation_size,
 )
 from suite.experiment import Experiment, folder_of, run_cell, told
@@ -40,7 +41,18 @@ from suite.settings import ANSWER_SECONDS, FULL, HERE, TINY, TRAIN_SECONDS, Scal
 
 from fedsec_secure.errors import FedsecError
 
-MODULES = (in_domain, external, new_site, heterogeneity, validation_size, poisoned, sites, fairness, communication)
+MODULES = (
+    in_domain,
+    external,
+    new_site,
+    heterogeneity,
+    validation_size,
+    poisoned,
+    sites,
+    fairness,
+    communication,
+    titles,
+)
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from fedsec.data.schema import Document, Entity, Example
 from fedsec.data.sitedata import site_examples
 from fedsec.evaluation.matching import Tally
-from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
+from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores, paired_bootstrap
+from fedsec.evaluation.titles import score_titles
 from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.weighting.influence import Influence
 
@@ -30,7 +31,17 @@ sys.path[:0] = [str(EXAMPLE), str(EXAMPLE.parent)]
 import run  # noqa: E402
 from cells.figure import drawn  # noqa: E402
 from cells.table import Table  # noqa: E402
-from suite import communication, crf, fairness, heterogeneity, notes, poisoned, rows, validation_size  # noqa: E402
+from suite import (  # noqa: E402
+    communication,
+    crf,
+    fairness,
+    heterogeneity,
+    notes,
+    poisoned,
+    rows,
+    titles,
+    validation_size,
+)
 from suite.aggregate import influence, krum, mean, median, resampled  # noqa: E402
 from suite.in_domain import BOUND, DEVIATION  # noqa: E402
 from suite.lab import Lab  # noqa: E402
@@ -329,6 +340,64 @@ class TestRows:
         assert validation_size.heaviest(shares, np.array([0.2, 0.3, 0.5])) == 0.5
 
 
+TITLES = ("Colic after belvapril", "A case of renal spasm")
+
+
+def written(*answers: str, loss: float = 1.0) -> Scores:
+    return score_titles(answers, [example(f"t{n}", title) for n, title in enumerate(TITLES)], loss)
+
+
+class TestTitles:
+    def test_the_scale_of_titles_deals_whole_notes_without_labels(self, invented):
+        asked = invented.of_titles(titles.PLAN)
+        deal = asked.deal(notes.TITLED, 0)
+        assert tuple(deal) == invented.titled
+        assert {section.limit for _, section in deal.values()} == {TINY.abstracts}
+        assert all((s.entity_types, s.relation_types) == (None, None) for _, s in deal.values())
+        assert asked.test_spec(invented.titled[0]).limit == TINY.titles
+        assert asked.scale.changes == (*TINY.changes, *titles.PLAN)
+
+    def test_rows_are_by_test_set_and_a_copy_has_no_loss(self):
+        found = {"a": written(*TITLES, loss=1.0), "b": written("", "spasm", loss=2.0)}
+        values = {(r.measure, r.test): r.value for r in titles.title_rows("c", 0, "s", found)}
+        assert values[titles.ROUGE, "a"] == pytest.approx(1)
+        assert values[titles.ROUGE, rows.ALL] == pytest.approx((1 + values[titles.ROUGE, "b"]) / 2)
+        assert [values[titles.EMPTY, test] for test in ("a", "b", rows.ALL)] == [0, 0.5, 0.25]
+        assert values[titles.LOSS, rows.ALL] == 1.5
+        assert values[titles.LENGTH, "a"] == pytest.approx(1)
+        assert values[titles.LENGTH, "b"] == pytest.approx(1 / 5)  # of the two only "spasm" shares a word
+        few = list(titles.title_rows("c", 0, "s", found, (titles.ROUGE,)))
+        assert {r.measure for r in few} == {titles.ROUGE}
+        nothing = titles.title_rows("c", 0, "s", {"a": written("x", "y")}, titles.OVERLAPS)
+        assert {r.measure for r in nothing} == {titles.ROUGE, titles.PRECISION, titles.RECALL}
+
+    def test_a_copy_is_the_first_sentence_whole(self):
+        text = "It was given\nfor renal spasm. It helped."
+        test = titles.TestSet(notes.PublicTest(name="t"), [example("e", "It was given for renal spasm", text)])
+        assert titles._lead(test).f1("titles", "strict") == pytest.approx(1)
+
+    def test_a_site_s_own_test_and_the_mean_of_sites(self):
+        good, poor = written(*TITLES), written("x", "y")
+        singles = {"single-site: a": {"a": good, "b": poor}, "single-site: b": {"a": poor, "b": good}}
+        assert titles.own(singles) == {"a": good, "b": good}
+        mean_ = titles.mean_of(list(singles.values()))
+        assert [c.title.fmeasure for c in mean_["a"].counts] == pytest.approx([0.5, 0.5])
+        found = paired_bootstrap({"a": good, "b": good}, mean_, kind="titles", resamples=200)
+        assert found.difference == pytest.approx(0.5)
+
+    def test_every_part_of_the_question_is_answered_by_its_own_difference(self):
+        ends = {
+            f"{titles.FED} − {titles.ZERO_SHOT}": (0.1, 0.2),
+            f"{titles.ZERO_SHOT} − {titles.LEAD}": (-0.2, -0.1),
+            f"{titles.FED} − {titles.CENTRAL}": (-0.2, -0.1),
+            f"{titles.FED} − {titles.OWN}": (-0.1, 0.1),
+            f"{titles.FED} − {titles.SINGLE}: a": (0.1, 0.2),
+            f"{titles.FED} − {titles.SINGLE}: b": (-0.1, 0.2),
+        }
+        some = [Row("c", 0, words, NAN, rows.ALL, titles.ROUGE, sum(e) / 2, *e) for words, e in ends.items()]
+        assert [claim.agrees for claim in titles.claims(some)] == [False, True, None, None, True]
+
+
 class TestCommand:
     def cells(self, *arguments: str) -> list[str]:
         given_ = run.parser().parse_args(arguments)
@@ -403,6 +472,23 @@ def test_one_small_cell_runs_masked_and_as_a_plain_sum(tmp_path):
     )
 
 
+def test_titles_are_learnt_from_the_same_first_round_as_single_sites(tmp_path):
+    """The other task: what depends on the kind of the plan is noticed here."""
+    where = ["titles", "--tiny", "--out", str(tmp_path)]
+    assert run.main([*where, "--only", "*/single-site-s0"]) == 0
+    alone = {p for p in (tmp_path / "made").glob("train-*") if not p.suffix}
+    assert run.main([*where, "--only", "*/fed-medlora-s0"]) == 0
+    both = {p for p in (tmp_path / "made").glob("train-*") if not p.suffix}
+    assert (len(alone), len(both)) == (6, 9)  # three sites and two rounds; the federation's second round
+    assert run.main(where) == 0
+    found = Table(tmp_path / "results" / "titles" / "results.csv", Row).rows()
+    assert all(r.low <= r.value <= r.high for r in found if not math.isnan(r.low))
+    losses = {r.system: r.value for r in rows.select(found, measure=titles.LOSS, test=rows.ALL)}
+    assert losses[titles.FED] < losses[titles.ZERO_SHOT]
+    text = (tmp_path / "results" / "titles" / "summary.md").read_text(encoding="utf-8")
+    assert "Tested on: 2 of clifton" in text
+
+
 @pytest.mark.slow
 def test_a_small_suite_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path):
     pytest.importorskip("pycrfsuite")
@@ -466,6 +552,10 @@ def test_the_corpora_fill_every_site_and_no_publication_is_on_both_sides(tmp_pat
     for name in ("four", "pool-3", "pool-5", "pool-10", *notes.HETEROGENEOUS):
         for documents_, section in suite.deal(name, 0).values():
             assert len(site_examples(documents_, section, lab.draft.task)[0]) == section.limit
+    other = titles.asked_for_titles(lab)
+    for documents_, section in other.notes.deal(notes.TITLED, 0).values():
+        assert len(site_examples(documents_, section, other.draft.task)[0]) == FULL.abstracts
+    assert all(len(other.test(name).examples) == FULL.titles for name in other.notes.sites)
     assert all(len(lab.wide_test(name).examples) >= FULL.test for name in suite.tests)
     assert len(lab.validation(FULL.validation_pool)) == FULL.validation_pool
     assert {e.example_id for e in lab.validation(5)} <= {e.example_id for e in lab.validation(60)}

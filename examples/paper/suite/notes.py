@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cells.folders import NOTES
@@ -24,6 +24,7 @@ that none may train on.
 """
 VALIDATION: Final = "validation"
 FOUR = "four"
+TITLED = "titled"
 COMPLETE, INCOMPLETE, DISJOINT = "complete", "incomplete", "disjoint"
 AT_ALL, AT_ONE = "linked-at-all", "linked-at-one"
 LINKED = (AT_ALL, AT_ONE)
@@ -34,7 +35,7 @@ Deal = dict[str, tuple[Sequence[Document], DataSection]]
 
 @dataclass(frozen=True)
 class Labels:
-    """What a corpus annotates, under the study's labels; no relation types: it annotates none."""
+    """What a corpus annotates, under the study's labels; no relation types: it annotates none. Titles need neither."""
 
     entities: tuple[str, ...]
     relations: tuple[str, ...] | None = None
@@ -56,11 +57,13 @@ class Notes:
     new: str = NEW
     pool: str = POOL
     links: str = LINKS
+    titled: tuple[str, ...] = (POOL, "ncbi-disease", NEW)
+    """Those that keep titles apart from texts."""
 
     def deal(self, name: str, seed: int) -> Deal:
-        """The sites of one federation: `FOUR` corpora, ``pool-N`` or one of `HETEROGENEOUS`, dealt by ``seed``."""
+        """The sites of one federation, dealt by ``seed``: `FOUR`, `TITLED`, ``pool-N`` or one of `HETEROGENEOUS`."""
         records = self.scale.records
-        if name == FOUR:
+        if name in (FOUR, TITLED):
             return {site: (self.train[site], self._section(self.labels[site], records)) for site in self.sites}
         if name.startswith("pool-"):
             count = int(name.removeprefix("pool-"))
@@ -79,13 +82,29 @@ class Notes:
 
     @staticmethod
     def _section(labels: Labels, limit: int) -> DataSection:
-        return DataSection(path=NOTES, entity_types=labels.entities, relation_types=labels.relations, limit=limit)
+        return DataSection(
+            path=NOTES, entity_types=labels.entities or None, relation_types=labels.relations, limit=limit
+        )
 
     def test_spec(self, name: str) -> PublicTest:
         """A test set, asked only for what its corpus annotates."""
         labels = self.labels[name]
         types, links = labels.entities, labels.relations
         return PublicTest(name=name, entity_types=types, relation_types=links, limit=self.scale.test)
+
+    def of_titles(self, changes: Sequence[str]) -> Notes:
+        """The same documents for the deal `TITLED`: whole ones, no labels, as many as the scale has for titles.
+
+        ``changes``: of the plan.
+        """
+        scale = self.scale
+        scale = replace(
+            scale,
+            records=scale.abstracts,
+            test=scale.titles,
+            changes=(*scale.changes, *changes),
+        )
+        return replace(self, scale=scale, sites=self.titled, labels=dict.fromkeys(self.titled, Labels(())))
 
     @property
     def validation_labels(self) -> Labels:
@@ -163,8 +182,13 @@ def _invented(scale: Scale) -> Notes:
     sites, new = ("clifton", "harbour", "northgate", "westlake"), "priory"
     labels = {name: Labels(hospital(name).entity_types, hospital(name).relation_types) for name in (*sites, new)}
     many = 2 * max(scale.records, scale.pool)
-    train = {name: make_site(name, "train", many, 0) for name in labels}
-    tests = {name: make_site(name, "test", 2 * scale.test, 0) for name in labels}
+    train = {name: _with_titles(make_site(name, "train", many, 0)) for name in labels}
+    tests = {name: _with_titles(make_site(name, "test", 2 * scale.test, 0)) for name in labels}
     validation = make_site("harbour", "test", 2 * scale.validation_pool, 1)
     kept, left_out = separated(train, [*tests.values(), validation], new)
-    return Notes(scale, labels, kept, tests, validation, left_out, sites, (new,), new, "harbour", "harbour")
+    return Notes(scale, labels, kept, tests, validation, left_out, sites, (new,), new, "harbour", "harbour", sites[:3])
+
+
+def _with_titles(documents: Iterable[Document]) -> list[Document]:
+    """The first line of each as its title."""
+    return [d.model_copy(update={"title": d.text.split("\n")[0]}) for d in documents]

@@ -34,6 +34,10 @@ class Scale:
     """Sentences that such sets are resampled from."""
     validation_sizes: tuple[int, ...]
     resamples: int
+    abstracts: int
+    """Abstracts of a site that learns to write titles; they are whole and long."""
+    titles: int
+    """Abstracts of each test set of titles."""
     changes: tuple[str, ...] = ()
     """Of the plan."""
 
@@ -49,6 +53,8 @@ FULL = Scale(
     validation_pool=60,
     validation_sizes=(1, 5, 10, 20),
     resamples=2000,
+    abstracts=120,
+    titles=30,
 )
 TINY = Scale(
     records=8,
@@ -61,6 +67,8 @@ TINY = Scale(
     validation_pool=6,
     validation_sizes=(1, 5),
     resamples=200,
+    abstracts=8,
+    titles=2,
     changes=(
         "model.base=tiny-random",
         "lora.rank=2",

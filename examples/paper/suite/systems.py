@@ -47,12 +47,12 @@ def federated(lab: Lab, system: str, seed: int, deal: str = FOUR) -> Federation:
     return federate(lab, deal, RULES[system], seed)
 
 
-def adapters(lab: Lab, system: str, seed: int) -> dict[str, AdapterState | None]:
-    """What a system comes to at the four corpora, by the name of its rows: a single-site one for every site."""
+def adapters(lab: Lab, system: str, seed: int, deal: str = FOUR) -> dict[str, AdapterState | None]:
+    """What a system comes to, by the name of its rows: a single-site one for every site."""
     if system == ZERO_SHOT:
         return {ZERO_SHOT: None}
     if system == SINGLE:
-        return {f"{SINGLE}: {site}": single(lab, site, seed) for site in lab.notes.sites}
+        return {f"{SINGLE}: {site}": single(lab, site, seed, deal) for site in lab.notes.sites}
     if system == CENTRAL:
-        return {CENTRAL: central(lab, seed)}
-    return {system: federated(lab, system, seed).adapter}
+        return {CENTRAL: central(lab, seed, deal)}
+    return {system: federated(lab, system, seed, deal).adapter}
