@@ -49,6 +49,8 @@ LEVEL: Final = 1e-8
 """Of each exact test: the probability with which it refutes a correct build."""
 _SURVIVORS, _COLLUDING = 3, 1
 """Sites in a shared step, and how many of them tell their noise."""
+_SHOWS: Final = 0.5
+"""Of the theory's epsilon: with bounds below about this share, half the noise would hold as well."""
 _MOST_UNITS: Final = 400
 _LAW_VALUES: Final = 50_000
 """Of the noise's values, how many its law is tested on."""
@@ -179,6 +181,7 @@ def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
             "lower_bound_without_curve": found.without_curve,
             "level": setting.level,
         },
+        shows=found.epsilon >= _SHOWS * theory,
     )
 
 
