@@ -169,11 +169,13 @@ def _epsilon(setting: Setting, rate: float, trials: int, watch: Watch) -> Row:
 
 
 def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
+    shows = found.epsilon >= _SHOWS * theory
     share = f" ({found.epsilon / theory:.0%})" if theory else ""
+    more = "" if shows else ": more trials"
     return Row(
         name,
         f"no bound above ε {theory:.3f}",
-        f"ε ≥ {found.epsilon:.3f}{share}",
+        f"ε ≥ {found.epsilon:.3f}{share}{more}",
         found.mu <= 1 / setting.noise_multiplier,
         {
             "theory": theory,
@@ -181,7 +183,7 @@ def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
             "lower_bound_without_curve": found.without_curve,
             "level": setting.level,
         },
-        shows=found.epsilon >= _SHOWS * theory,
+        shows=shows,
     )
 
 

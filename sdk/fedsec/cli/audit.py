@@ -173,7 +173,7 @@ def _show(title: str, audit: Callable[[Watch], Sequence[Row]], *, json: bool) ->
     else:
         table = Table(title=title, title_justify="left")
         for column in ("audit", "expected", "got", "held"):
-            table.add_column(column)
+            table.add_column(column, no_wrap=column == "held")
         for row in rows:
             table.add_row(row.name, row.expected, Text(shorten(row.got, _LONGEST, placeholder=" …")), _word(row))
         out.print(table)
@@ -184,7 +184,7 @@ def _show(title: str, audit: Callable[[Watch], Sequence[Row]], *, json: bool) ->
 def _word(row: Row) -> Text:
     if not row.held:
         return Text("NO", "bold red")
-    return Text("yes", "green") if row.shows else Text("shows nothing: more trials", "yellow")
+    return Text("yes", "green") if row.shows else Text("shows nothing", "yellow")
 
 
 def _summary(rows: Sequence[Row]) -> str:

@@ -59,6 +59,7 @@ def test_a_bound_below_half_of_theory_shows_nothing(found, shows):
     """That of 9 refutes: what refutes has shown something."""
     row = mechanism._bounded("ε", Bound(3.0 if found > 4.377 else 0.5, found, 0.0), 4.377, Setting())
     assert (row.shows, row.held) == (shows, found < 4.377)
+    assert row.got.endswith("more trials") != shows
 
 
 def test_steps_are_those_of_a_private_round():

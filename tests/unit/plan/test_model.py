@@ -296,7 +296,7 @@ def test_scores_on_held_out_notes_count_within_the_target(world):
     loud = PrivateScore(noise_multiplier=0.2, expected_units=40)
     for dp in (LOCAL["dp"], LOCAL["dp"].model_copy(update={"noise_multiplier": 3.0})):
         with pytest.raises(
-            ConfigError, match=r"expected weighting\.private\.noise_multiplier .*scores of 2 rounds alone"
+            ConfigError, match=r"expected a weighting\.private\.noise_multiplier .*scores of 2 rounds alone"
         ):
             world.plan(weighting=WeightingSpec(rule="influence", private=loud), **(LOCAL | {"dp": dp}))
 
