@@ -49,6 +49,8 @@ LEVEL: Final = 1e-8
 """Of each exact test: the probability with which it refutes a correct build."""
 _SURVIVORS, _COLLUDING = 3, 1
 """Sites in a shared step, and how many of them tell their noise."""
+_SHOWS: Final = 0.5
+"""Of the theory's epsilon: with bounds below about this share, half the noise would hold as well."""
 _MOST_UNITS: Final = 400
 _LAW_VALUES: Final = 50_000
 """Of the noise's values, how many its law is tested on."""
@@ -167,11 +169,13 @@ def _epsilon(setting: Setting, rate: float, trials: int, watch: Watch) -> Row:
 
 
 def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
+    shows = found.epsilon >= _SHOWS * theory
     share = f" ({found.epsilon / theory:.0%})" if theory else ""
+    more = "" if shows else ": more trials"
     return Row(
         name,
         f"no bound above ε {theory:.3f}",
-        f"ε ≥ {found.epsilon:.3f}{share}",
+        f"ε ≥ {found.epsilon:.3f}{share}{more}",
         found.mu <= 1 / setting.noise_multiplier,
         {
             "theory": theory,
@@ -179,6 +183,7 @@ def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
             "lower_bound_without_curve": found.without_curve,
             "level": setting.level,
         },
+        shows=shows,
     )
 
 

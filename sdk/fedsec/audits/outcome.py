@@ -18,6 +18,7 @@ class Row:
         expected: what has to be seen where every promise is kept.
         got: what was seen.
         held: whether that refutes nothing.
+        shows: whether it could have: False for a bound so loose that it holds of much worse builds, too.
         numbers: the same in figures; epsilons in nats.
     """
 
@@ -26,6 +27,7 @@ class Row:
     got: str
     held: bool
     numbers: Mapping[str, float] = field(default_factory=dict)
+    shows: bool = True
 
 
 def unseen(what: str, done: int, total: int) -> None:

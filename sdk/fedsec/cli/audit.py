@@ -173,16 +173,32 @@ def _show(title: str, audit: Callable[[Watch], Sequence[Row]], *, json: bool) ->
     else:
         table = Table(title=title, title_justify="left")
         for column in ("audit", "expected", "got", "held"):
-            table.add_column(column)
+            table.add_column(column, no_wrap=column == "held")
         for row in rows:
-            word = Text("yes", "green") if row.held else Text("NO", "bold red")
-            table.add_row(row.name, row.expected, Text(shorten(row.got, _LONGEST, placeholder=" …")), word)
+            table.add_row(row.name, row.expected, Text(shorten(row.got, _LONGEST, placeholder=" …")), _word(row))
         out.print(table)
-        out.print(f"{len(rows) - fallen} of {len(rows)} held" + (f", {fallen} did not" if fallen else ""))
+        out.print(_summary(rows))
     raise typer.Exit(1 if fallen else 0)
+
+
+def _word(row: Row) -> Text:
+    if not row.held:
+        return Text("NO", "bold red")
+    return Text("yes", "green") if row.shows else Text("shows nothing", "yellow")
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """A row that shows nothing refutes nothing, and is no success either: it is counted by itself."""
+    fallen, vague = sum(not row.held for row in rows), sum(row.held and not row.shows for row in rows)
+    said = f"{len(rows) - fallen} of {len(rows)} held" + (f", {fallen} did not" if fallen else "")
+    if not vague:
+        return said
+    which = "one of these shows" if vague == 1 else f"{vague} of these show"
+    return f"{said}; {which} nothing: the bound is below half of what is charged. Take more --trials."
 
 
 def _plain(row: Row) -> dict[str, object]:
     """JSON has no infinity."""
     numbers = {name: value if math.isfinite(value) else str(value) for name, value in row.numbers.items()}
-    return {"attack": row.name, "expected": row.expected, "got": row.got, "held": row.held, **numbers}
+    said = {"attack": row.name, "expected": row.expected, "got": row.got, "held": row.held, "shows": row.shows}
+    return said | numbers

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from fedsec.cli.output import Json, out, print_json
 from fedsec.plan.cost import RELATION, SPARE_DELTA, cost, releases
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, PrivacyBudget
+from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import Site, load_site
 from fedsec.plan.toml import read_toml
 from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.words import in_words
+from fedsec.site.charges import Room, require_room, rooms
 from fedsec.site.ledger import Ledger
 from fedsec_secure.accounting.chain import Reservation
-from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit
-from fedsec_secure.errors import ConfigError
+from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit, is_private
+from fedsec_secure.accounting.rules import composed_epsilon
+from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError
 
 app = typer.Typer(help="A site's privacy ledger: what was charged, and what a plan would cost.", no_args_is_help=True)
 SiteFile = Annotated[Path, typer.Argument(help="The site's site.toml.")]
@@ -41,27 +44,50 @@ def show(path: SiteFile, json: Json = False) -> None:
     """What was charged to the patients of this site so far, by unit, beside what its policy allows."""
     site = load_site(path)
     policy = read_toml(site.policy_path, Policy)
-    rows = []
+    rows: list[dict[str, object]] = []
+    by_record = 0
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
-        delta = SPARE_DELTA if limit is None else limit.max_delta
-        with _ledger(site, unit) as ledger:
-            count, spent = (0, 0.0) if ledger is None else (len(ledger.history()), _spent(ledger, delta))
-        rows.append({"unit": unit, "releases": count, "epsilon": spent, "allowed": _allowed(limit)})
+        history = _history(site, unit)
+        spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta)
+        if unit == "record":
+            by_record = sum(is_private(r.charge.event) for r in history)
+        rows.append({"unit": unit, "releases": len(history), "epsilon": spent, "allowed": _allowed(limit)})
+    patient = next(row for row in rows if row["unit"] == "patient")
+    if by_record and patient["epsilon"] != math.inf:
+        patient["epsilon"] = _NOT_BOUNDED
     if json:
-        print_json({"population": site.population, "rows": [{**r, "epsilon": _plain(r["epsilon"])} for r in rows]})
+        plain = [{**row, "epsilon": _plain(row["epsilon"])} for row in rows]
+        print_json({"population": site.population, "record_level_releases": by_record, "rows": plain})
         return
-    table = Table(title=f"privacy ledger of {site.population}", title_justify="left")
-    for name in ("unit", "releases", "ε charged", "the policy allows"):
-        table.add_column(name, justify="right" if name in ("releases", "ε charged") else "left")
-    for row in rows:
-        table.add_row(str(row["unit"]), str(row["releases"]), _epsilon(row["epsilon"]), str(row["allowed"]))
-    out.print(table)
+    out.print(_accounts(site.population, rows, by_record))
     if any(row["epsilon"] == math.inf for row in rows):
         out.print(
             "ε = ∞: something was released without differential privacy. That is never undone, and no budget over all "
             "that was ever released about these patients can hold any more."
         )
+    if by_record:
+        out.print(
+            "A record is one window of a note: what was charged to each record says nothing of a patient with several, "
+            "and no budget per patient counts it."
+        )
+
+
+_NOT_BOUNDED = "not bounded"
+_NO_BOUND = "no bound"
+"""Of a mechanism with noise: infinity only says there that nothing is proved."""
+
+
+def _accounts(population: str, rows: Sequence[dict[str, object]], by_record: int) -> Table:
+    table = Table(title=f"privacy ledger of {population}", title_justify="left")
+    for name in ("unit", "releases", "ε charged", "the policy allows"):
+        table.add_column(name, justify="right" if name in ("releases", "ε charged") else "left")
+    for row in rows:
+        epsilon = row["epsilon"]
+        plural = "" if by_record == 1 else "s"
+        told = f"{epsilon}: {by_record} record-level release{plural}" if epsilon == _NOT_BOUNDED else _epsilon(epsilon)
+        table.add_row(str(row["unit"]), str(row["releases"]), told, str(row["allowed"]))
+    return table
 
 
 @app.command("history")
@@ -70,8 +96,7 @@ def history(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     found: dict[int, Reservation] = {}
     for unit in _UNITS:
-        with _ledger(site, unit) as ledger:
-            found |= {} if ledger is None else {r.sequence: r for r in ledger.history()}
+        found |= {r.sequence: r for r in _history(site, unit)}
     rows = [
         {
             "number": r.sequence,
@@ -107,40 +132,68 @@ def simulate(
     wanted, here = load_plan(plan), load_site(site)
     policy, planned = read_toml(here.policy_path, Policy), cost(wanted)
     events = [event for _, _, event in releases(wanted)]
-    with _ledger(here, wanted.dp.unit) as ledger:
-        spent, after = (
-            (_spent(ledger, planned.delta), _spent(ledger, planned.delta, events)) if ledger else (0.0, planned.charged)
-        )
-    refused = _refused(wanted, policy, here.population, after)
+    history = _history(here, wanted.dp.unit)
+    spent, after = (_composed(history, more, planned.delta) for more in ((), events))
+    found, refusals = _judged(wanted, policy, here.population, history)
     if json:
-        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": not refused}
-        print_json(value | {"epsilon": _plain(planned.epsilon), "replace_one": _plain(planned.replace_one)})
+        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": not refusals}
+        word = "infinity" if wanted.dp.mode == "none" else _NO_BOUND
+        value |= {"epsilon": _plain(planned.epsilon), "replace_one": _plain(planned.replace_one, word)}
+        limits = [
+            {"limit": name, "delta": room.budget.delta, "most": room.budget.epsilon}
+            | {"before": _plain(room.before), "after": _plain(room.after)}
+            for name, room in found
+        ]
+        print_json(value | {"limits": limits, "refusals": refusals})
     else:
         kind = "without" if wanted.dp.mode == "none" else "with"
         out.print(f"One run of {wanted.name} makes {len(events)} releases {kind} differential privacy.", markup=False)
         if wanted.dp.mode != "none":
             out.print(
                 f"It costs each {wanted.dp.unit} ε = {_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
-                f"({_epsilon(planned.replace_one)} where the content is exchanged)."
+                f"({_epsilon(planned.replace_one, _NO_BOUND)} where the content is exchanged)."
             )
         out.print(f"ε charged to each {wanted.dp.unit}: {_epsilon(spent)} now, {_epsilon(after)} afterwards.")
-        out.print(f"The policy refuses it: {refused}." if refused else "The policy allows it.")
-    if refused:
+        if found:
+            out.print(_limits(found))
+        for refusal in refusals:
+            out.print(f"Refused: {refusal}.", markup=False)
+        if not refusals:
+            out.print("The policy and the ledger allow it.")
+    if refusals:
         raise typer.Exit(1)
 
 
-def _refused(plan: Plan, policy: Policy, population: str, after: float) -> str:
-    """Why the policy would not let the plan's charges through; empty where it does."""
-    if plan.dp.mode not in policy.dp_modes:
-        return f"dp_modes does not have {plan.dp.mode}"
-    if plan.dp.mode == "none":
-        return ""
-    line, target = policy.budget(plan.dp.unit, population), plan.dp.target_epsilon or math.inf
-    if line is None:
-        return f"it has no budget per {plan.dp.unit} of {population}"
-    if target > line.max_epsilon:
-        return f"one study may charge ε ≤ {line.max_epsilon:g}, and the plan asks for {target:g}"
-    return f"all studies together may charge ε ≤ {line.total:g}" if after > line.total else ""
+_LIMITS = ("the plan's target", "the policy, one study", "the policy, all studies")
+"""What each of `budgets_of` is, in its order."""
+
+
+def _judged(
+    plan: Plan, policy: Policy, population: str, history: Sequence[Reservation]
+) -> tuple[list[tuple[str, Room]], list[str]]:
+    """Each limit and its room; and why a site would not run the plan: by the functions that it asks itself."""
+    now = datetime.datetime.now(datetime.UTC)
+    refusals = [str(violation) for violation in check_plan(policy, plan, now)]
+    try:
+        found = rooms(plan, policy, population, history)
+    except PrivacyBudgetExceededError as e:
+        return [], [*refusals, f"privacy ledger: {e}"]
+    try:
+        require_room(found, plan)
+    except PrivacyBudgetExceededError as e:
+        refusals.append(f"privacy ledger: {e}")
+    return list(zip(_LIMITS, found, strict=True)) if found else [], refusals
+
+
+def _limits(found: Sequence[tuple[str, Room]]) -> Table:
+    table = Table()
+    for name in ("limit", "δ", "ε now", "afterwards", "at most"):
+        table.add_column(name, justify="left" if name == "limit" else "right")
+    for name, room in found:
+        low, high, most = _epsilon(room.before), _epsilon(room.after), room.budget.epsilon
+        style = "bold red" if room.after > most else ""
+        table.add_row(name, f"{room.budget.delta:g}", low, Text(high, style), f"{most:g}")
+    return table
 
 
 @app.command("epsilon")
@@ -173,7 +226,7 @@ def epsilon(
         kinds = {"epsilon": PldAccountant, "rdp": RenyiAccountant, "filter": RdpFilter}
         return {
             "neighbours": asked,
-            **{name: _plain(kind(asked).epsilon(events, delta)) for name, kind in kinds.items()},
+            **{name: kind(asked).epsilon(events, delta) for name, kind in kinds.items()},
         }
 
     if json:
@@ -184,15 +237,21 @@ def epsilon(
             "delta": delta,
             "records": records,
         }
-        print_json(costs(relation) | given | ({} if target is None else {"target": target}))
+        figures = {name: _plain(value, _NO_BOUND) for name, value in costs(relation).items()}
+        print_json(figures | given | ({} if target is None else {"target": target}))
         return
     rows = [costs(asked).values() for asked in NEIGHBOURS]
     each = "" if records == 1 else f", {records} records of each patient"
     out.print(f"{steps} steps, sampling rate {sampling_rate:g}{each}, noise multiplier {noise:g}, δ = {delta:g}")
     table = Table("neighbours", "ε (PLD, reported)", "ε (one Rényi order)", "ε (filter, the ledger's)")
     for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row))
+        table.add_row(*(value if isinstance(value, str) else _epsilon(value, _NO_BOUND, ".3f") for value in row))
     out.print(table)
+    if any(value == math.inf for row in rows for value in row):
+        out.print(
+            f"{_NO_BOUND.capitalize()}: none is known at so large an ε. Replacing a patient is counted as removing one "
+            "and adding another. Noise is added all the same."
+        )
     if target is not None:
         out.print(f"{noise:g} is the smallest noise multiplier whose filter stays within {target:g} by {relation}.")
 
@@ -204,18 +263,16 @@ def _relation(name: str) -> Neighbours:
     raise ConfigError(f"--neighbours: expected {' or '.join(NEIGHBOURS)}, found {name!r}: use one of them")
 
 
-@contextmanager
-def _ledger(site: Site, unit: Unit) -> Iterator[Ledger | None]:
-    """One account; None where nothing was ever charged, so that looking makes no file."""
+def _history(site: Site, unit: Unit) -> tuple[Reservation, ...]:
+    """What counts in one account; nothing, and no file is made, where nothing was ever charged."""
     if not site.ledger_path.exists():
-        yield None
-        return
+        return ()
     with Ledger(site.ledger_path, site.population, unit) as ledger:
-        yield ledger
+        return ledger.history()
 
 
-def _spent(ledger: Ledger, delta: float, events: Sequence[Event] = ()) -> float:
-    return ledger.simulate(events, RdpFilter(RELATION), delta)
+def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: float) -> float:
+    return composed_epsilon(history, events, RdpFilter(RELATION), delta)
 
 
 def _allowed(limit: PrivacyBudget | None) -> str:
@@ -224,10 +281,10 @@ def _allowed(limit: PrivacyBudget | None) -> str:
     return f"ε ≤ {limit.total:g} ({limit.max_epsilon:g} by one study) at δ = {limit.max_delta:g}"
 
 
-def _epsilon(value: object) -> str:
-    return "∞" if value == math.inf else f"{value:.4g}"
+def _epsilon(value: object, infinite: str = "∞", digits: str = ".4g") -> str:
+    return infinite if value == math.inf else format(value, digits)
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, infinite: str = "infinity") -> object:
     """JSON has no infinity."""
-    return "infinity" if value == math.inf else value
+    return infinite if value == math.inf else value

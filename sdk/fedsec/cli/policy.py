@@ -15,7 +15,7 @@ from fedsec.cli.output import Json, Quiet, out, print_json
 from fedsec.cli.statements import statements_table
 from fedsec.plan.document import load_plan
 from fedsec.plan.policy import Policy, draft_policy
-from fedsec.plan.policy_words import describe, rules
+from fedsec.plan.policy_words import FIXED, describe, rules
 from fedsec.plan.toml import read_toml, write_toml
 from fedsec_secure.errors import ConfigError
 
@@ -90,5 +90,7 @@ def explain(
             judged = [kept] if plan is not None else []
             table.add_row(str(rule.number), rule.name, rule.stops, rule.says, *judged)
         out.print(table)
+        if policy.budgets:
+            out.print(FIXED)
     if broken:
         raise typer.Exit(1)

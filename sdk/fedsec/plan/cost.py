@@ -200,12 +200,13 @@ def _charged(run: _Run) -> float:
 def with_noise(draft: D) -> D:
     """The draft with delta and noise multiplier: where it names no noise, the least that keeps the target.
 
-    ConfigError where the noise that it names does not keep the target.
+    ConfigError where the noise that it names does not keep the target, or where scores alone exceed it.
     """
     dp = draft.dp
     if dp.mode == "none" or dp.target_epsilon is None:
         return draft
     delta, noise = dp.target_delta or DEFAULT_DELTA, dp.noise_multiplier
+    _require_room_beside_scores(draft, dp.target_epsilon, delta)
     if noise is None:
         rounds = draft.rounds + (_alone(draft.rounds) if "single" in draft.evaluation.baselines else 0)
         steps = rounds * (1 if dp.mode == "distributed" else dp.steps)
@@ -221,3 +222,18 @@ def with_noise(draft: D) -> D:
             "computed, or raise the target"
         )
     return full
+
+
+def _require_room_beside_scores(draft: Draft, target: float, delta: float) -> None:
+    """Scores that use up the target by themselves: no noise on the steps helps."""
+    private, scores = draft.weighting.private, _scores(draft)
+    if private is None or scores is None:
+        return
+    alone = RdpFilter(RELATION).epsilon([scores], delta)
+    if alone >= target:
+        raise ConfigError(
+            f"plan {draft.name}: expected a weighting.private.noise_multiplier that leaves something of "
+            f"dp.target_epsilon {target:g}, found {private.noise_multiplier:g}: the scores of {draft.rounds} rounds "
+            f"alone cost epsilon {alone:.4g} at delta {delta:g}, whatever noise the steps get; raise it, take fewer "
+            "rounds, or score public examples (weighting.validation)"
+        )

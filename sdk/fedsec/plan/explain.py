@@ -5,6 +5,9 @@ Each sentence follows from the plan's own numbers. What a mode does not protect 
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from fedsec.plan.cost import epsilon_of_scores
 from fedsec.plan.explain_privacy import canaries, privacy
 from fedsec.plan.explain_secure import bytes_a_round, collusion, encoding, protection
@@ -14,6 +17,9 @@ from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
 from fedsec.plan.statement import Level, Statement, count_in_words
+
+_MOSTLY_NOISE: Final = 0.5
+"""Nats of noise on a score of 0 to 4: one deviation moves a weight by a factor of 1.6."""
 
 
 def explain(draft: Draft, sites: int | None = None, coordinates: int | None = None) -> list[Statement]:
@@ -124,10 +130,10 @@ def _influence(draft: Draft) -> list[Statement]:
         count = public.examples or public.limit
         size, name = "public examples" if count is None else f"{count} public examples", public.name
     bins = ", ".join(f"{site} {size}" for site, size in weighting.size_bins.items())
-    private = draft.dp.mode == "local"
+    harmless = draft.dp.mode == "local"
     told = (
         "It follows from an update that is differentially private, and costs nothing more."
-        if private
+        if harmless
         else "It can tell whether a single record was trained on: no noise is added to it."
     )
     if noisy is not None:
@@ -136,6 +142,12 @@ def _influence(draft: Draft) -> list[Statement]:
             f"It is of private notes: noise of {spread:.2g} nats is added, and every round's score is in the ε above "
             f"(scores alone: {epsilon_of_scores(draft):.2g})."
         )
+        if spread >= _MOSTLY_NOISE:
+            harmless = False
+            told += (
+                f" The weights are mostly noise: by chance alone a site weighs {math.exp(spread):.2g} times as much, "
+                "or as little, as its model is worth. Hold out more units, or weigh all sites the same."
+            )
     return [
         Statement(
             "fact",
@@ -144,7 +156,7 @@ def _influence(draft: Draft) -> list[Statement]:
             + (f", times a size bin ({bins}; others 1)." if bins else "."),
         ),
         Statement(
-            "fact" if private else "risk",
+            "fact" if harmless else "risk",
             "weights",
             f"Each site publishes that loss every round, in steps of 0.05 from 0 to 4. {told}",
         ),

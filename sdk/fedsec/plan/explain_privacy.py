@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
@@ -12,6 +13,7 @@ from fedsec_secure.errors import ConfigError
 
 _WEAK: Final = 10.0
 _BY_PATIENT: Final = ("patient", "unit")
+_WINDOWS: Final = {"sentence": "one sentence of a note", "passage": "one passage of a note"}
 
 
 def privacy(draft: Draft, sites: int | None) -> list[Statement]:
@@ -30,6 +32,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     except ConfigError as e:
         return [Statement("refused", "privacy", str(e))]
     dp, costs = noisy.dp, cost(noisy)
+    replaced = "no bound" if math.isinf(costs.replace_one) else f"ε = {costs.replace_one:.3g}"
     protected = (
         "for whoever sees all that leaves a site, masked or not"
         if dp.mode == "local"
@@ -38,8 +41,8 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     whose = "record" if dp.unit == "record" else "patient, with all their notes,"
     bounded = (
         f"Differential privacy: {protected}, whether one {whose} was there or not changes the odds of anything by at "
-        f"most a factor e^ε with ε = {costs.epsilon:.3g}, but for a chance of δ = {costs.delta:g} (ε = "
-        f"{costs.replace_one:.3g} for what it says instead of whether it is there). The site's ledger is charged "
+        f"most a factor e^ε with ε = {costs.epsilon:.3g}, but for a chance of δ = {costs.delta:g} "
+        f"({replaced} for what it says instead of whether it is there). The site's ledger is charged "
         f"{costs.charged:.3g}, which also holds for studies that are chosen later; the plan promises at most "
         f"{dp.target_epsilon:g}."
     )
@@ -64,7 +67,19 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     little = f"ε above {_WEAK:g} promises little by itself."
     weak = [Statement("risk", "privacy", little)] if costs.epsilon > _WEAK else []
     stated = [Statement("fact", "privacy", bounded), Statement("fact", "privacy", done), *weak]
-    return [*stated, Statement("risk", "privacy", shared)]
+    return [*stated, *_records(draft), Statement("risk", "privacy", shared)]
+
+
+def _records(draft: Draft) -> list[Statement]:
+    """What one unit is where it is no patient."""
+    if draft.dp.unit != "record":
+        return []
+    window = "one whole text" if draft.task.kind == "title" else _WINDOWS[draft.task.window]
+    text = (
+        f"A record is {window}, not a patient: whoever has several is not bounded by this ε (with k of them it is up "
+        'to k times as large, and nothing here bounds k). To protect patients set dp.unit = "patient".'
+    )
+    return [Statement("risk", "privacy", text)]
 
 
 def canaries(draft: Draft, sites: int | None) -> list[Statement]:

@@ -38,7 +38,8 @@ class PrivacyBudget(Strict):
     max_delta: float = Field(gt=0, lt=1)
     """The δ at which epsilon is counted."""
     total_epsilon: float | None = Field(None, gt=0)
-    """By all studies ever, together; where nothing stands, as much as one study may."""
+    """By all studies ever, together; where nothing stands, as much as one study may. Not to be raised after results
+    were seen: the ledger's proof is for a limit that was fixed beforehand."""
     population: SiteName | None = None
     """The data set, as the site file's population names it; where nothing stands, every other."""
 

@@ -38,6 +38,12 @@ RULES: Final = (
 )
 """(name, what it stops, the policy's field), in the order of the policy checks, from 1."""
 
+FIXED: Final = (
+    "The limit for all studies together (total_epsilon) is fixed beforehand: raised after results were seen, it is no "
+    "longer proved to hold."
+)
+"""Of every budget: see `fedsec_secure.accounting.rules`."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -69,7 +75,7 @@ def _value(policy: Policy, field: str | None) -> str:
     if value is None:
         return "no bound"
     if field == "budgets":
-        return "; ".join(f"{_whose(b)}: ε ≤ {b.max_epsilon:g}, δ ≤ {b.max_delta:g}" for b in value) or "none"
+        return "; ".join(map(_limits, value)) or "none"
     if field == "base_models":
         return ", ".join(f"{digest[:12]}…" for digest in value)
     if isinstance(value, tuple):
@@ -178,9 +184,12 @@ def _privacy(policy: Policy) -> list[Statement]:
     for budget in policy.budgets:
         text = (
             f"A study may charge each {_whose(budget)} ε ≤ {budget.max_epsilon:g} at δ ≤ {budget.max_delta:g}, and all "
-            f"studies together ε ≤ {budget.total:g}."
+            f"studies together ε ≤ {budget.total:g}. {FIXED}"
         )
         found.append(Statement("risk" if budget.total > 10 else "fact", "privacy", text))
+    if any(budget.unit == "record" for budget in policy.budgets):
+        text = "A budget per record bounds one window of a note: a patient with several is not bounded by it."
+        found.append(Statement("risk", "privacy", text))
     return [*found, *_exposure(policy)]
 
 
@@ -192,6 +201,11 @@ def _exposure(policy: Policy) -> list[Statement]:
         f"bits in the mean; chance alone gives {CHANCE:.1f}."
     )
     return [Statement("fact", "privacy", text)]
+
+
+def _limits(budget: PrivacyBudget) -> str:
+    one, all_of_them = f"{budget.max_epsilon:g}", f"{budget.total:g}"
+    return f"{_whose(budget)}: ε ≤ {one} by one study, ≤ {all_of_them} by all, δ ≤ {budget.max_delta:g}"
 
 
 def _whose(budget: PrivacyBudget) -> str:

@@ -69,11 +69,12 @@ def _cost(data: ReportData) -> str:
         )
     planned, unit = cost(plan), plan.dp.unit
     spent = [b.after for b in data.budgets if b.attested]
+    replaced = "no bound" if math.isinf(planned.replace_one) else epsilon(planned.replace_one)
     known = f"at most ε = {epsilon(max(spent))}" if spent else "not attested yet"
     return (
         f"Differential privacy at every site bounds what its releases tell about one {unit}: ε = "
         f"{epsilon(planned.epsilon)} at δ = {planned.delta:g} for the {unit} being there or not, "
-        f"{epsilon(planned.replace_one)} for its content. Charged to one {unit} over all studies ever: {known}; this "
+        f"{replaced} for its content. Charged to one {unit} over all studies ever: {known}; this "
         f"plan may charge {epsilon(plan.dp.target_epsilon or 0.0)}."
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from fedsec.plan.attestation import Epsilon, Privacy
@@ -12,7 +14,7 @@ from fedsec.plan.policy import Policy
 from fedsec.privacy.accountant import RdpFilter
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
-from fedsec_secure.accounting.events import Event
+from fedsec_secure.accounting.chain import Reservation
 from fedsec_secure.accounting.rules import Budget, composed_epsilon
 from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError, VerificationError
 
@@ -110,7 +112,10 @@ class LedgerCharges:
         events = {(number, what): event for number, what, event in releases(self._plan)}
         if (round_index, purpose) not in events:
             raise ConfigError(f"plan {self._plan.name} releases no {purpose} in round {round_index}")
-        self._require_room(run, list(events.values()))
+        history = self._ledger.history()
+        if not any(r.charge.run == run for r in history):
+            # Before a run's first charge: all that it will charge has to fit, or it would stop half-way, paid for.
+            require_room(rooms(self._plan, self._policy, self._ledger.population, history), self._plan)
         reservation = self._ledger.reserve(
             run=run,
             round_index=round_index,
@@ -131,21 +136,44 @@ class LedgerCharges:
             )
         return reservation.sequence
 
-    def _require_room(self, run: str, events: list[Event]) -> None:
-        """Before a run's first charge: all that it will charge has to fit, or it would stop half-way, paid for."""
-        history = self._ledger.history()
-        if any(r.charge.run == run for r in history):
-            return
-        for budget in budgets_of(self._plan, self._policy, self._ledger.population):
-            counted = [r for r in history if budget.scope == "population" or r.charge.plan == self._plan.digest()]
-            whole = composed_epsilon(counted, events, RdpFilter(RELATION), budget.delta)
-            if whole > budget.epsilon:
-                raise PrivacyBudgetExceededError(
-                    f"expected at most epsilon {budget.epsilon:.6g} at delta {budget.delta:.3g} per "
-                    f"{self._plan.dp.unit} of this {budget.scope}; all of this run would make it {whole:.6g}: "
-                    f"{len(counted)} earlier reservations count. Nothing was charged; ask for more noise, fewer steps, "
-                    "or a budget that the officer approves"
-                )
+
+@dataclass(frozen=True)
+class Room:
+    """One budget, and the epsilon of what counts in it, at the budget's own delta."""
+
+    budget: Budget
+    earlier: int
+    """Reservations that count in it."""
+    before: float
+    after: float
+    """With all that one more run of the plan charges."""
+
+
+def rooms(plan: Plan, policy: Policy, population: str, history: Sequence[Reservation]) -> list[Room]:
+    """Each of `budgets_of`, before one more run of ``plan`` and after it. ``history``: the account's reservations.
+
+    PrivacyBudgetExceededError and ConfigError as `budgets_of` and `composed_epsilon`.
+    """
+    events, accountant = [event for _, _, event in releases(plan)], RdpFilter(RELATION)
+
+    def room(budget: Budget) -> Room:
+        counted = [r for r in history if budget.scope == "population" or r.charge.plan == plan.digest()]
+        before, after = (composed_epsilon(counted, more, accountant, budget.delta) for more in ((), events))
+        return Room(budget, len(counted), before, after)
+
+    return [room(budget) for budget in budgets_of(plan, policy, population)]
+
+
+def require_room(found: Sequence[Room], plan: Plan) -> None:
+    """PrivacyBudgetExceededError unless one more run of ``plan`` stays within every budget."""
+    for room in found:
+        if room.after > room.budget.epsilon:
+            raise PrivacyBudgetExceededError(
+                f"expected at most epsilon {room.budget.epsilon:.6g} at delta {room.budget.delta:.3g} per "
+                f"{plan.dp.unit} of this {room.budget.scope}; all of this run would make it {room.after:.6g}: "
+                f"{room.earlier} earlier reservations count. Nothing was charged; ask for more noise, fewer steps, "
+                "or a budget that the officer approves"
+            )
 
 
 def budgets_of(plan: Plan, policy: Policy, population: str) -> tuple[Budget, ...]:

@@ -207,10 +207,6 @@ class Ledger:
         """
         return composed_epsilon(self.history(), (), accountant, delta)
 
-    def simulate(self, events: Sequence[Event], accountant: Accountant, delta: float) -> float:
-        """What :meth:`spent` would be after ``events``. Charges nothing."""
-        return composed_epsilon(self.history(), events, accountant, delta)
-
     def verify_record(self, record: RecordId, knows: Callable[[bytes], bool]) -> None:
         """VerificationError unless the write-ahead record ``knows`` the newest state of it that an entry here pins.
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsec.audits import path
+from fedsec.audits import mechanism, path
+from fedsec.audits.bounds import Bound
 from fedsec.audits.crafted import dimension, dp_of, take_steps, tiny_base
 from fedsec.audits.mechanism import LEVEL, LORA, Setting, audit, epsilons, noise_and_sampling, seeds
 from fedsec.training.lora import attach_lora, lora_parameters
@@ -43,7 +44,7 @@ def test_bounds_come_within_three_quarters_of_epsilon():
     """With twice the command's trials, so that 0.75 is more than four deviations away; see docs/privacy.md."""
     rows = epsilons(Setting(trials=60_000))
     assert all(row.held for row in rows)
-    assert all(row.numbers["lower_bound"] > 0.75 * row.numbers["theory"] for row in rows)
+    assert all(row.numbers["lower_bound"] > 0.75 * row.numbers["theory"] and row.shows for row in rows)
 
 
 def test_without_sampling_there_is_one_bound():
@@ -51,6 +52,14 @@ def test_without_sampling_there_is_one_bound():
     assert row.name == "ε of a step on all units"
     assert 0 < row.numbers["lower_bound"] < 1.5 * row.numbers["theory"]
     assert row.numbers["level"] == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("found", "shows"), [(0.0, False), (2.0, False), (2.2, True), (9.0, True)])
+def test_a_bound_below_half_of_theory_shows_nothing(found, shows):
+    """That of 9 refutes: what refutes has shown something."""
+    row = mechanism._bounded("ε", Bound(3.0 if found > 4.377 else 0.5, found, 0.0), 4.377, Setting())
+    assert (row.shows, row.held) == (shows, found < 4.377)
+    assert row.got.endswith("more trials") != shows
 
 
 def test_steps_are_those_of_a_private_round():

@@ -45,7 +45,7 @@ def test_rows_are_those_of_the_attacks_and_0_says_that_all_held(fedsec, asked):
     result = fedsec("audit", "mechanism", "--json")
     assert result.code == 0
     assert result.json["rows"] == [
-        {"attack": HELD.name, "expected": HELD.expected, "got": HELD.got, "held": True, "p": 0.5}
+        {"attack": HELD.name, "expected": HELD.expected, "got": HELD.got, "held": True, "shows": True, "p": 0.5}
     ]
     assert asked == [mechanism.Setting()]
 
@@ -59,6 +59,23 @@ def test_one_that_falls_ends_with_1(fedsec, monkeypatch):
     result = fedsec("audit", "mechanism", "--json")
     assert result.code == 1
     assert result.json["rows"][1]["lower_bound"] == "inf"
+
+
+VAGUE = Row("ε of a step on all units", "no bound above ε 4.377", "ε ≥ 0.000 (0%)", True, {"lower_bound": 0.0}, False)
+
+
+@pytest.mark.parametrize(("vague", "said"), [(1, "one of these shows nothing"), (3, "3 of these show nothing")])
+def test_a_bound_that_shows_nothing_is_no_success_in_silence(fedsec, monkeypatch, vague, said):
+    monkeypatch.setattr(mechanism, "audit", lambda setting, watch: [HELD, *[VAGUE] * vague])
+    result = fedsec("audit", "mechanism")
+    assert result.code == 0, "nothing was refuted either"
+    assert f"{vague + 1} of {vague + 1} held; {said}" in result.out
+    assert result.out.count("│ shows nothing │") == vague
+    assert max(len(line) for line in result.out.splitlines()) <= 100
+    shown = [row["shows"] for row in fedsec("audit", "mechanism", "--json").json["rows"]]
+    assert shown == [True, *[False] * vague]
+    monkeypatch.setattr(mechanism, "audit", lambda setting, watch: [HELD])
+    assert "show" not in fedsec("audit", "mechanism").out
 
 
 def test_options_reach_the_audit(fedsec, asked):
@@ -104,4 +121,4 @@ def test_a_real_audit_fits_100_columns(fedsec):
     result = fedsec("audit", "mechanism", "--trials", "400", "--confidence", "0.9999999")
     assert result.code == 0, result.out
     assert max(len(line) for line in result.out.splitlines()) <= 100
-    assert "21 of 21 held" in result.out
+    assert "21 of 21 held; 3 of these show nothing" in result.out

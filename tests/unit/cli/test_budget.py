@@ -43,14 +43,14 @@ def test_a_plan_is_priced_without_charging_it(fedsec, site):
     assert result.code == 0
     # Three at most: two updates, and the baseline, which this run had no tests for.
     unbounded = dict.fromkeys(("before", "after", "epsilon", "replace_one"), "infinity")
-    assert result.json == {"releases": 3, "allowed": True} | unbounded
+    assert result.json == {"releases": 3, "allowed": True, "limits": [], "refusals": []} | unbounded
     assert "3 releases without differential privacy" in fedsec("budget", "simulate", plan, "--site", site).out
     assert fedsec("budget", "history", site, "--json").json == before
     policy = site.parent / "policy.toml"
     policy.write_text(policy.read_text().replace('dp_modes = ["none"]', 'dp_modes = ["local"]'))
     refused = fedsec("budget", "simulate", plan, "--site", site)
     assert refused.code == 1
-    assert "dp_modes does not have none" in refused.out
+    assert "Refused: policy check 12: expected dp.mode of local; found none" in refused.out
 
 
 def test_looking_at_a_site_that_never_ran_makes_no_ledger(fedsec, site):

@@ -33,6 +33,21 @@ def test_the_noise_that_a_target_takes(fedsec):
     assert "smallest noise multiplier" in fedsec(*COST, "--target", "2").out
 
 
+def test_no_bound_is_not_a_release_without_privacy(fedsec):
+    """Five records of a patient at an epsilon above 30: nothing is known of replacing a patient, and noise is added."""
+    much = ("budget", "epsilon", "--sampling-rate", "0.5", "--steps", "40", "--delta", "1e-5", "--records", "5")
+    noise = ("--noise-multiplier", "1.5")
+    page = fedsec(*much, *noise).out
+    (row,) = [line for line in page.splitlines() if line.startswith("│ replace-one")]
+    assert "no bound" in row
+    assert "Noise is added all the same." in page
+    assert not {"∞", "infinity", "inf"} & set(page.split())
+    found = fedsec(*much, *noise, "--neighbours", "replace-one", "--json").json
+    assert found["epsilon"] == "no bound"
+    assert isinstance(fedsec(*much, *noise, "--json").json["epsilon"], float)
+    assert "no bound" not in fedsec(*COST, *noise).out.lower()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,6 +6,7 @@ import re
 import pytest
 from scipy.stats import norm
 
+from fedsec.plan.cost import RELATION
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import Roster
@@ -18,6 +19,8 @@ from fedsec.plan.specs import (
     ValidationSet,
     WeightingSpec,
 )
+from fedsec.privacy.accountant import RdpFilter
+from fedsec_secure.accounting.events import GaussianEvent
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
@@ -189,6 +192,47 @@ def test_scores_of_held_out_notes_are_in_epsilon(world):
     mu, delta = math.sqrt(plan.rounds) / 20, plan.dp.target_delta
     given = norm.cdf(mu / 2 - alone / mu) - math.exp(alone) * norm.cdf(-mu / 2 - alone / mu)
     assert given == pytest.approx(delta, rel=0.5), "two digits of epsilon"
+
+
+@pytest.mark.parametrize(("units", "level", "noise"), [(400, "fact", "0.1"), (40, "risk", "1")])
+def test_weights_that_are_mostly_noise_are_a_risk(world, units, level, noise):
+    private = PrivateScore(noise_multiplier=20.0, expected_units=units)
+    dp, spec = DpSpec(mode="local", target_epsilon=4.0), WeightingSpec(rule="influence", private=private)
+    plan = world.plan(weighting=spec, dp=dp, training=TrainingSpec(batch_size=1))
+    (published,) = (t for t in texts(plan, topic="weights", level=level) if "publishes that loss" in t)
+    assert f"noise of {noise} nats is added" in published
+    warned = f"mostly noise: by chance alone a site weighs {math.e:.2g} times as much" in published
+    assert warned == (level == "risk")
+
+
+def test_scores_that_alone_exceed_the_target_are_named(world):
+    private = PrivateScore(noise_multiplier=0.5, expected_units=40)
+    dp, spec = DpSpec(mode="local", target_epsilon=4.0), WeightingSpec(rule="influence", private=private)
+    draft = world.draft.model_copy(update={"weighting": spec, "dp": dp, "training": TrainingSpec(batch_size=1)})
+    (refused,) = texts(draft, 5, topic="privacy", level="refused")
+    alone = RdpFilter(RELATION).epsilon([GaussianEvent(0.5)] * draft.rounds, 1e-5)
+    assert "found 0.5: the scores of 2 rounds alone cost epsilon " + f"{alone:.4g}" in refused
+    assert "fewer steps" not in refused
+
+
+@pytest.mark.parametrize(
+    ("window", "said"), [("sentence", "one sentence of a note"), ("passage", "one passage of a note")]
+)
+def test_a_record_is_said_to_be_a_window_and_not_a_patient(world, window, said):
+    task = world.draft.task.model_copy(update={"window": window})
+    changes = {"task": task, "training": TrainingSpec(batch_size=1)}
+    by_record = DpSpec(mode="local", unit="record", target_epsilon=4.0)
+    (risk,) = (t for t in texts(world.plan(dp=by_record, **changes), level="risk") if t.startswith("A record is"))
+    assert f"A record is {said}, not a patient: whoever has several is not bounded" in risk
+    by_patient = by_record.model_copy(update={"unit": "patient"})
+    assert "A record is" not in " ".join(texts(world.plan(dp=by_patient, **changes)))
+
+
+def test_no_bound_for_replaced_content_is_no_infinity(world):
+    noise = {"target_epsilon": 500.0, "noise_multiplier": 1.5, "sampling_rate": 0.5, "steps": 20}
+    dp = DpSpec(mode="local", sampling="record", max_records=5, **noise)
+    stated = " ".join(texts(world.plan(dp=dp, training=TrainingSpec(batch_size=1)), topic="privacy"))
+    assert "(no bound for what it says instead of whether it is there)" in stated
 
 
 def test_scores_of_private_updates_cost_nothing_more(world):

@@ -294,8 +294,11 @@ def test_scores_on_held_out_notes_count_within_the_target(world):
     purposes = [(number, purpose) for number, purpose, _ in releases(plan)]
     assert purposes == [(0, "update"), (1, "update"), (0, "score"), (1, "score")]
     loud = PrivateScore(noise_multiplier=0.2, expected_units=40)
-    with pytest.raises(ConfigError):
-        world.plan(weighting=WeightingSpec(rule="influence", private=loud), **LOCAL)
+    for dp in (LOCAL["dp"], LOCAL["dp"].model_copy(update={"noise_multiplier": 3.0})):
+        with pytest.raises(
+            ConfigError, match=r"expected a weighting\.private\.noise_multiplier .*scores of 2 rounds alone"
+        ):
+            world.plan(weighting=WeightingSpec(rule="influence", private=loud), **(LOCAL | {"dp": dp}))
 
 
 @pytest.mark.parametrize("size", [0, 65])

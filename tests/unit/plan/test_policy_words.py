@@ -6,7 +6,7 @@ import pytest
 
 from fedsec.plan.policy import Policy, PrivacyBudget, draft_policy
 from fedsec.plan.policy_checks import PLAN_CHECKS, RUNS, check_signatures
-from fedsec.plan.policy_words import RULES, describe, rules
+from fedsec.plan.policy_words import FIXED, RULES, describe, rules
 from fedsec.plan.specs import LoraSpec
 
 from .conftest import END, NOW
@@ -44,6 +44,18 @@ def test_an_expired_policy_and_one_without_a_budget_let_nothing_run(policy):
     paid = private.model_copy(update={"budgets": (PrivacyBudget(unit="patient", max_epsilon=2, max_delta=1e-6),)})
     assert texts(paid, "refused") == ""
     assert "each patient ε ≤ 2 at δ ≤ 1e-06" in texts(paid, "fact")
+
+
+def test_the_limit_of_all_studies_is_fixed_beforehand_and_a_record_is_no_patient(policy):
+    line = PrivacyBudget(unit="patient", max_epsilon=4, max_delta=1e-5, total_epsilon=6)
+    paid = policy.model_copy(update={"dp_modes": ("local",), "budgets": (line,)})
+    assert f"all studies together ε ≤ 6. {FIXED}" in texts(paid, "fact")
+    assert "raised after results were seen" in FIXED
+    (budgets,) = (rule for rule in rules(paid) if rule.name == "budgets")
+    assert budgets.says == "patient: ε ≤ 4 by one study, ≤ 6 by all, δ ≤ 1e-05"
+    assert "per record" not in texts(paid, "risk")
+    by_record = paid.model_copy(update={"budgets": (line.model_copy(update={"unit": "record"}),)})
+    assert "a patient with several is not bounded by it" in texts(by_record, "risk")
 
 
 def test_how_many_officers_must_sign_is_said_in_words(policy):

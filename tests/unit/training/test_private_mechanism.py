@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fedsec.training.private.mechanism import GRID, SLACK, NoisySum
+from fedsec.training.private.mechanism import GRID, MATES, MOVED, SLACK, NoisySum
 from fedsec_secure.errors import ConfigError
 
 
@@ -27,6 +27,11 @@ def test_the_noise_has_the_deviation_that_the_sensitivity_asks_for(bound, noise,
     low, high = stats.chi2(size).ppf([5e-10, 1 - 5e-10])
     assert low < statistic < high
     assert not low < 0.98**2 * statistic < high
+
+
+def test_all_mates_together_move_a_sum_by_no_more_than_the_slack():
+    """`MOVED` is what the tests of the loop measure, `MATES` what a round refuses to exceed (twice the expected)."""
+    assert MATES * MOVED <= SLACK
 
 
 def test_results_are_whole_steps_of_the_grid_around_the_sum():
