@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fedsec.data.partition import by_patient
 from fedsec.data.sitedata import load_site_documents, site_examples
-from fedsec.plan.sitefile import SiteTemplate, site_paths
+from fedsec.plan.sitefile import DataSection, SiteTemplate, site_paths
 from fedsec.plan.toml import read_toml
 from fedsec.study.folder import RunFolder
 
@@ -237,11 +238,41 @@ class TestRunning:
         notes.deal(tmp_path / "sites", ([], []), 3, 0, TINY.records)
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
+    def test_what_is_written_is_the_whole_data_set(self, tmp_path):
+        """At each site the sentences that a limit would keep, and no limit: who leaves changes nobody else's."""
+        train, test = notes.invented(TINY)
+        folder = notes.deal(tmp_path / "sites", (train, test), 3, 0, TINY.records)
+        assert written(folder) == limited(train, 3, TINY.records)
+        path = folder / "site-01"
+        section = read_toml(path / "site.toml", SiteTemplate).data
+        assert section.limit is None
+        lines = (path / "notes.jsonl").read_text().splitlines(keepends=True)
+        (path / "notes.jsonl").write_text("".join(lines[1:]))
+        assert written(folder)["site-01"] == limited(train, 3, TINY.records)["site-01"][1:]
+
     def test_a_patient_of_the_test_set_is_not_trained_on(self, tmp_path):
         train, _ = notes.invented(TINY)
         with pytest.raises(SystemExit, match="a patient stands in"):
             notes.deal(tmp_path / "sites", (train, train[:1]), 3, 0, TINY.records)
         assert not (tmp_path / "sites").exists()
+
+
+def written(folder: Path) -> dict[str, list[tuple[str, ...]]]:
+    """What each site of a folder trains on, in order."""
+    found = {}
+    for path in site_paths(folder):
+        section = read_toml(path, SiteTemplate).data
+        documents = load_site_documents(section, path.parent).documents
+        found[path.parent.name] = site_examples(documents, section, Cell("none").draft(FULL).task)[0]
+    return {site: [(e.document_id, e.patient_id, e.prompt, e.answer) for e in some] for site, some in found.items()}
+
+
+def limited(train, sites: int, records: int) -> dict[str, list[tuple[str, ...]]]:
+    """The same, by dealing whole documents and a limit at each site."""
+    dealt = by_patient(train, [f"site-{number:02d}" for number in range(1, sites + 1)], 0)
+    section = DataSection(path="x", entity_types=("Drug", "Problem"), limit=records // sites)
+    found = {site: site_examples(some, section, Cell("none").draft(FULL).task)[0] for site, some in dealt.items()}
+    return {site: [(e.example_id, e.patient_id, e.prompt, e.answer) for e in some] for site, some in found.items()}
 
 
 @pytest.mark.slow
@@ -316,7 +347,9 @@ def test_a_killed_process_leaves_a_cell_that_the_next_one_finishes(tmp_path):
     not os.environ.get("FEDSEC_DATA"), reason="FEDSEC_DATA does not name the folder of the real corpora"
 )
 def test_bc5cdr_makes_ten_sites_of_two_hundred_sentences(tmp_path):
-    folder = notes.deal(tmp_path / "sites", notes.bc5cdr(), 10, 0, FULL.records)
+    corpus = notes.bc5cdr()
+    folder = notes.deal(tmp_path / "sites", corpus, 10, 0, FULL.records)
+    assert written(folder) == limited(corpus[0], 10, FULL.records)
     draft, patients, answers = Cell("none").draft(FULL), set(), 0
     for path in site_paths(folder):
         section = read_toml(path, SiteTemplate).data

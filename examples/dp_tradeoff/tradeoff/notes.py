@@ -10,13 +10,14 @@ from cells.folders import NOTES, write_sites
 
 from fedsec.data.partition import by_patient
 from fedsec.data.schema import Document, Example
-from fedsec.data.sitedata import load_site_documents
+from fedsec.data.sitedata import load_site_documents, site_examples
 from fedsec.data.synthetic import make_site
 from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import DataSection
 from fedsec.plan.toml import read_toml
 from fedsec.study.corpora import PUBLIC, PublicFile, public_examples
-from tradeoff.cells import HERE, Scale
+from fedsec.study.prepare import read_draft
+from tradeoff.cells import HERE, PLAN, Scale
 
 TEST: Final = "test"
 Corpus = tuple[Sequence[Document], Sequence[Document]]
@@ -40,15 +41,30 @@ def invented(scale: Scale) -> Corpus:
 def deal(target: Path, corpus: Corpus, sites: int, seed: int, records: int) -> Path:
     """The folder ``target``, whole or not at all: a folder a site, patients dealt by ``seed``, and the test set.
 
-    Each site uses ``records / sites`` of its sentences.
+    Each site's file has ``records / sites`` of the sentences that were dealt to it, and nothing else.
     """
     if target.is_dir():
         return target
     train, test = corpus
     names = [f"site-{number:02d}" for number in range(1, sites + 1)]
-    section = DataSection(path=NOTES, entity_types=("Drug", "Problem"), limit=records // sites)
-    dealt = by_patient(train, names, seed)
-    return write_sites(target, {name: (documents, section) for name, documents in dealt.items()}, {TEST: test})
+    section = DataSection(path=NOTES, entity_types=("Drug", "Problem"))
+    dealt = {name: sentences(some, section, records // sites) for name, some in by_patient(train, names, seed).items()}
+    return write_sites(target, {name: (some, section) for name, some in dealt.items()}, {TEST: test})
+
+
+def sentences(documents: Sequence[Document], section: DataSection, most: int) -> list[Document]:
+    """At most so many sentences of the documents, from all over them, each as a note of its own.
+
+    Cut here and written, they are a site's whole data set. A limit in its ``site.toml`` would choose anew whenever a
+    patient comes or goes, which no epsilon speaks about.
+    """
+    chosen = site_examples(documents, section.model_copy(update={"limit": most}), read_draft(PLAN).task)[0]
+    return [
+        Document(
+            document_id=e.example_id, patient_id=e.patient_id, text=e.text, entities=e.entities, relations=e.relations
+        )
+        for e in chosen
+    ]
 
 
 def loss_examples(sites: Path, draft: Draft, limit: int) -> list[Example]:

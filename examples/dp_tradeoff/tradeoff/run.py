@@ -63,7 +63,7 @@ class Grid:
 
     def sites(self, cell: Cell) -> Path:
         """The notes dealt to this cell's sites, written where they are missing."""
-        target = self.out / "sites" / f"{cell.sites}-s{cell.seed}"
+        target = self.out / "dealt" / f"{cell.sites}-s{cell.seed}"
         if target.is_dir():
             return target
         return deal(target, self.corpus, cell.sites, cell.seed, self.scale.records)

@@ -133,8 +133,10 @@ def site_examples(
 ) -> tuple[list[Example], ExampleCounts]:
     """The section's training or test examples for the study's task, at most ``section.limit`` of them.
 
-    Which examples a limit keeps depends on the SHA-256 of their ids alone, so that they come from all documents and
-    stay the same whatever else changes; they keep the documents' order.
+    A limit keeps those with the lowest SHA-256 of their ids, in the documents' order: they come from all over, and a
+    lower limit keeps some of the same. Whether one is kept depends on how many others have a lower hash, so a document
+    more or less can exchange examples of others. Callers that promise differential privacy refuse it
+    (`fedsec.study.corpora.require_no_limit`).
 
     Raises:
         ConfigError: labels that the study does not have, relation types at notes without relation labels, or notes

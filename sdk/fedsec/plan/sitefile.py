@@ -40,7 +40,8 @@ class DataSection(Strict):
     exclude_patients: RelativePath | None = None
     """Text file of patient ids, one a line: their documents are left out when the notes are loaded."""
     limit: int | None = Field(None, ge=1)
-    """Use at most so many examples."""
+    """Use at most so many examples, those with the lowest hashes of their ids. Refused where they are trained on, or
+    scored, under differential privacy: which ones these are depends on all of them."""
 
     def excluded_patients(self, folder: Path) -> frozenset[str] | None:
         """The lines of the exclusion list, blank ones and comments aside; None without a list.

@@ -26,7 +26,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
-from fedsec.training.private.loop import Private, train_private_round
+from fedsec.training.private.loop import Private, drawn_units, require_small_batches, train_private_round
 from fedsec.training.public_step import adapter_of, between_rounds
 from fedsec.training.ranks import cut, padded, spec_of_rank
 from fedsec.training.replicas import Replicas
@@ -81,8 +81,15 @@ class LocalWork:
         return self._initial
 
     def plant(self, canaries: Sequence[Canary]) -> None:
-        """Train on these beside the notes. They count in no weight."""
+        """Train on these beside the notes. They count in no weight.
+
+        ConfigError where that is more than a private step may draw from: said here, before anybody asks, since in a
+        round the coordinator would hear of it.
+        """
         self._planted = planted(canaries, self.plan.canaries)
+        dp = self.plan.dp
+        if dp.mode != "none":
+            require_small_batches(len(drawn_units(self._trained_on, dp)), dp, self.plan.training.batch_size)
 
     @property
     def _trained_on(self) -> list[Example]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import load_site_documents, site_examples
 from fedsec.plan.model import Draft
-from fedsec.plan.sitefile import DataSection, Site
+from fedsec.plan.sitefile import DataSection, Site, SiteTemplate
 from fedsec.plan.specs import PublicTest, Strict, TaskSpec
 from fedsec.plan.toml import read_toml
 from fedsec.site.work import TestSet
@@ -38,8 +38,31 @@ def documents_digest(documents: Iterable[Document], task: TaskSpec) -> str:
     return digest.hexdigest()
 
 
+def require_no_limit(site: SiteTemplate, draft: Draft) -> None:
+    """ConfigError where a section of the site file limits examples that the plan keeps private.
+
+    Epsilon speaks of two data sets that differ by one unit. Under a limit they differ by others too: a unit that leaves
+    lets examples of other units in.
+    """
+    private = {
+        "data": site.data if draft.dp.mode != "none" else None,
+        "test": site.test if draft.weighting.private is not None else None,
+    }
+    for name, section in private.items():
+        if section is not None and section.limit is not None:
+            raise ConfigError(
+                f"site {site.name}: [{name}] sets limit, and the plan promises differential privacy: expected none, "
+                "as who is among the first so many depends on all others, which no epsilon covers. Leave it out: cut "
+                "the file of notes itself, once and before the study, or bound what a patient adds by dp.max_records"
+            )
+
+
 def load_training(site: Site, draft: Draft) -> list[Example]:
-    """A site's training examples, with the labels that it annotates, at most its limit of them."""
+    """A site's training examples, with the labels that it annotates, at most its limit of them.
+
+    ConfigError for a limit in a study with differential privacy.
+    """
+    require_no_limit(site.file, draft)
     section = site.file.data
     return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
 
@@ -90,9 +113,12 @@ def load_validation(draft: Draft, public: Path) -> list[Example]:
 
 
 def load_held_out(site: Site, draft: Draft) -> list[Example]:
-    """A site's own held-out examples, where the plan scores on them; ConfigError for a site that holds out none."""
+    """A site's own held-out examples, where the plan scores on them; ConfigError for a site that holds out none, or
+    limits them.
+    """
     if draft.weighting.private is None:
         return []
+    require_no_limit(site.file, draft)
     section = site.file.test
     if section is None:
         raise ConfigError(

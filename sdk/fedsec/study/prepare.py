@@ -15,7 +15,14 @@ from fedsec.plan.sitefile import DataSection, SiteTemplate, load_sites, site_pat
 from fedsec.plan.specs import Strict, ValidationSet
 from fedsec.plan.toml import override, read_toml, write_toml
 from fedsec.spool import private_folder, write_durably
-from fedsec.study.corpora import PUBLIC, PublicFile, documents_digest, load_public_documents, public_examples
+from fedsec.study.corpora import (
+    PUBLIC,
+    PublicFile,
+    documents_digest,
+    load_public_documents,
+    public_examples,
+    require_no_limit,
+)
 from fedsec.study.folder import RunFolder
 from fedsec.study.sites import require_approved
 from fedsec.training.adapter import initial_adapter
@@ -90,12 +97,14 @@ def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
 
 def initialise(draft: Draft, templates: Path, target: Path, now: datetime.datetime) -> Plan:
     """Make the working set ``target`` (mode 0700) from site templates: keys, policies, approvals by generated officers,
-    and the compiled plan. Nothing that exists is overwritten.
+    and the compiled plan. Nothing that exists is overwritten, and nothing is made for sites that the plan cannot have.
     """
+    found = [(path, read_toml(path, SiteTemplate)) for path in site_paths(templates)]
+    for _, template in found:
+        require_no_limit(template, draft)
     private_folder(target)
     folders: dict[str, Path] = {}
-    for path in site_paths(templates):
-        template = read_toml(path, SiteTemplate)
+    for path, template in found:
         folder = private_folder(target / template.name)
         folders[template.name] = folder
         data = _anchored(template.data, path.parent)
@@ -149,5 +158,8 @@ def prepare_run(
     else:
         plan = load_plan(plan_path)
     verify_supported(plan)
-    require_approved(plan, load_sites(sites))
+    taking_part = {name: site for name, site in load_sites(sites).items() if name in plan.roster.sites}
+    require_approved(plan, taking_part)
+    for site in taking_part.values():
+        require_no_limit(site.file, plan)
     return RunFolder.create(out, run or new_run_id(plan.name), sites, plan, approvals_of(plan, sites))

@@ -15,6 +15,7 @@ from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import DataSection, SiteTemplate
 from fedsec.plan.toml import read_toml
+from fedsec.study.corpora import require_no_limit
 from fedsec.study.trial import Trial, try_training
 from fedsec_secure.errors import ConfigError
 
@@ -78,11 +79,15 @@ class SiteReport:
 
 
 def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteReport:
-    """Read everything that the site file names, strictly; ConfigError with file, line and reason.
+    """Read everything that the site file names, strictly; ConfigError with file, line and reason, or where a plan with
+    differential privacy meets a limit.
 
     With ``measure`` and a plan, a few steps are trained and thrown away.
     """
     site = read_toml(path, SiteTemplate)
+    draft = None if plan is None else _read_plan(plan)
+    if draft is not None:
+        require_no_limit(site, draft)
     if site.data.format == "jsonl" and site.data.path is not None:
         rows = malformed_rows(path.resolve().parent / Path(site.data.path).expanduser())
         if rows:
@@ -100,7 +105,6 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
     if loaded.label_map is not None:
         unmapped = sorted({*loaded.label_map.unmapped_entities, *loaded.label_map.unmapped_relations})
         warnings += [f"labels without a place in the map, left out: {', '.join(unmapped)}"] if unmapped else []
-    draft = None if plan is None else _read_plan(plan)
     cost = None if draft is None else _cost(draft, loaded.documents, site.data, measure)
     unseen = [] if draft is None else never_held(loaded.documents, site.data.entity_types or draft.task.entity_types)
     if unseen:

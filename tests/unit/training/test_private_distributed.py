@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+from functools import cache
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from fedsec.plan.cost import distributed_step
 from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
+from fedsec.site.work import LocalWork
 from fedsec.training.adapter import initial_adapter
-from fedsec.training.private import distributed
+from fedsec.training.batches import encode
+from fedsec.training.private import distributed, loop
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import PrivateRound, UnitGradients
+from fedsec.training.replicas import Replicas
 from fedsec.training.strategies import shared_vector
-from fedsec_secure.errors import ConfigError
+from fedsec_secure.errors import ConfigError, FedsecError
 from fedsec_secure.numeric.conditional_rounding import ConditionalRounding
 from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian
 from tests.e2e.federation import Keys, make_plan, tiny_base, tiny_examples
@@ -105,7 +114,65 @@ def test_another_model_than_the_plan_s_is_refused():
         noisy_integers(base, start, tiny_examples("site-a", 3), fewer, distributed_step(fewer))
 
 
-def test_more_units_than_integers_hold_are_refused():
-    _, _, _, step = world()
-    with pytest.raises(ConfigError, match="expected sums below 2"):
-        distributed._require_room(20_000, step)
+def test_a_site_has_as_many_units_as_it_likes(monkeypatch):
+    """What is summed is what is drawn: of 40,000 some four."""
+    seen, original = [], PrivateRound.drawn
+
+    def drawn(self):
+        seen.append((len(self.units), original(self)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(PrivateRound, "drawn", drawn)
+    monkeypatch.setattr(loop, "encode", cache(encode))
+    base, start, plan, step = world(sampling_rate=1e-4)
+    (one,) = tiny_examples("site-a", 1)
+    assert noisy_integers(base, start, [one] * 40_000, plan, step).any()
+    ((units, sample),) = seen
+    assert units == 40_000
+    assert len(sample) < 40  # by chance, once in 2^70
+
+
+def test_a_draw_that_integers_may_not_hold_stops_the_site_before_a_gradient(monkeypatch):
+    """With an error that is none of the protocol's: those are told to the coordinator."""
+    base, start, plan, step = world()
+    monkeypatch.setattr(UnitGradients, "each", lambda *_: pytest.fail("a gradient was computed"))
+    drawing(monkeypatch, [0] * math.ceil(2**31 / step.sensitivity))
+    with pytest.raises(OverflowError, match="expected fewer, as their sum may exceed 2"):
+        noisy_integers(base, start, tiny_examples("site-a", 3), plan, step)
+    assert not issubclass(OverflowError, FedsecError)
+
+
+def test_every_plan_has_room_for_more_than_is_ever_drawn():
+    """The least is where three sites' noise almost fills the widest lanes."""
+    plan, steps = make_plan(Keys.generate(3), ring="2x32"), []
+    for noise, dimension, ring in product((0.125, 1.0, 300.0, 2200.0, 32768.0), (1, 1 << 31), ("2x32", "3x21")):
+        numbers = {"noise_multiplier": noise, "dimension": dimension, "expected_batch": 1, "colluders": 0}
+        dp = DpSpec(mode="distributed", target_epsilon=8.0, **numbers)
+        secure = plan.secure.model_copy(update={"ring": ring})
+        with suppress(ConfigError):  # too much noise for the ring: there is no such plan
+            steps.append(distributed_step(plan.model_copy(update={"dp": dp, "secure": secure})))
+    rooms = [(2**31 - 14 * step.sigma) / step.sensitivity for step in steps]
+    assert len(rooms) > 10
+    assert 13_000 < min(rooms) < 13_200
+    for room, step in zip(rooms, steps, strict=True):
+        distributed._require_room(math.floor(room) - 1, step)
+        with pytest.raises(OverflowError):
+            distributed._require_room(math.floor(room) + 1, step)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.05, 0.5, 0.9])
+def test_what_is_drawn_is_close_to_what_is_expected(rate):
+    units = math.floor(8192 / rate)
+    loop.require_small_batches(units, DpSpec(mode="distributed", target_epsilon=8.0, sampling_rate=rate), 4)
+    assert stats.binom.logsf(9031, units, rate) < -60 * math.log(2)
+    assert stats.binom.logsf(12_999, units, rate) < -1700 * math.log(2)
+
+
+def test_a_site_that_may_draw_too_many_is_told_before_anybody_asks_and_without_its_count():
+    base, _, plan, _ = world(sampling_rate=1.0)
+    (one,) = tiny_examples("site-a", 1)
+    work = LocalWork("site-a", plan, Replicas(base), [one] * 8193)
+    with pytest.raises(ConfigError, match=r"expected at most 8192 units in a step, found more here: lower the rate$"):
+        work.plant([])
+    LocalWork("site-a", plan, Replicas(base), [one] * 8192).plant([])
+    LocalWork("site-a", make_plan(KEYS), Replicas(base), [one] * 8193).plant([])

@@ -365,11 +365,11 @@ def test_a_record_whose_gradient_is_not_finite_adds_nothing(monkeypatch, quiet, 
 
 def test_more_units_in_a_step_than_the_bounds_hold_for_are_refused(tiny, start, examples):
     with pytest.raises(ConfigError, match="expected at most 450 units in a step, found more here"):
-        loop._require_small_batches(901, DP, 4)
-    loop._require_small_batches(900, DP, 4)
-    loop._require_small_batches(1200, DP, 1)
+        loop.require_small_batches(901, DP, 4)
+    loop.require_small_batches(900, DP, 4)
+    loop.require_small_batches(1200, DP, 1)
     with pytest.raises(ConfigError, match="expected at most 8192 units in a step"):
-        loop._require_small_batches(20_000, DP, 1)
+        loop.require_small_batches(20_000, DP, 1)
 
 
 class Killed(Exception):

@@ -17,7 +17,6 @@ from fedsec.data.schema import Example
 from fedsec.plan.model import Plan
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.adapter import AdapterState
-from fedsec.training.private.clipping import MAX_RECORDS
 from fedsec.training.private.loop import Private, PrivateRound
 from fedsec.training.round import Position
 from fedsec_secure.errors import ConfigError
@@ -40,7 +39,6 @@ def noisy_integers(
     """
     alone = plan.training.model_copy(update={"batch_size": 1})
     run = PrivateRound(base, adapter, examples, alone, plan.lora, Private(plan.dp), Position(0, 1))
-    _require_room(len(run.units), step)
     with run.started():
         return take_share(run, step)
 
@@ -50,8 +48,10 @@ def take_share(run: PrivateRound, step: DistributedStep) -> Ints:
     found = sum(p.numel() for p in run.trained.values())
     if found != step.dimension:
         raise ConfigError(f"dp.dimension is {step.dimension}; expected the {found} coordinates that are trained")
+    drawn = run.drawn()
+    _require_room(len(drawn), step)
     total = np.zeros(step.dimension, dtype=np.int64)
-    for gradients in run.gradients.each(run.drawn()):
+    for gradients in run.gradients.each(drawn):
         for unit in range(len(next(iter(gradients.values())))):
             values = _clipped([tensor[unit] for tensor in gradients.values()], step)
             if values is not None:
@@ -74,11 +74,17 @@ def _clipped(tensors: Sequence[torch.Tensor], step: DistributedStep) -> np.ndarr
     return flat
 
 
-def _require_room(units: int, step: DistributedStep) -> None:
-    """Integers that int32 holds, whoever is drawn: MAX_RECORDS units and the noise at 14 deviations."""
-    most = min(units, MAX_RECORDS) * step.sensitivity + 14 * step.sigma
-    if units > MAX_RECORDS or most >= 2**31:
-        raise ConfigError(
-            "distributed noise: expected sums below 2^31 grid steps, found more units here than that allows: choose a "
-            "narrower ring, which makes the grid coarser"
+def _require_room(drawn: int, step: DistributedStep) -> None:
+    """OverflowError unless int32 holds the sum of so many units, all in one coordinate, and the noise at 14 deviations.
+
+    A coordinate that wrapped around here would do so with this site's share of the noise alone, and the sum over the
+    sites would no longer be a function of the sum of their integers, as it is where a lane overflows. Every plan leaves
+    room for 13,000 units: its lanes hold 14 deviations of three sites' noise (`distributed_step`). At most 2^13 are
+    expected (`require_small_batches`), so this is met with a probability below 2^-1700. No error of the protocol: the
+    site stops, and nobody else hears why.
+    """
+    if drawn * step.sensitivity + 14 * step.sigma >= 2**31:
+        raise OverflowError(
+            f"a step drew {drawn} units: expected fewer, as their sum may exceed 2^31 grid steps; nothing was sent. "
+            "Chance does not do this: check dp.sampling_rate against how many units there are"
         )
