@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from fedsec.audits import scores
@@ -40,11 +38,11 @@ def test_notes_of_a_kind_are_always_the_same_and_of_two_kinds_are_not():
     assert {n.text for n in notes("site", 20)}.isdisjoint(n.text for n in notes("kept", 10))
 
 
-def test_trainings_start_in_the_middle_of_the_scale(base):
+def test_trainings_start_half_way_up_the_scale(base):
     """Unlike those of the model that is not fitted, which states the worst level whatever it is trained on."""
     world, untrained = World(Sites(), base), World(Sites(), tiny_base())
     for examined in (world.asking, world.apart):
-        assert 10 < world.level(world.start, examined) < WORST_LEVEL / 2
+        assert 10 < world.level(world.start, examined) < 0.6 * WORST_LEVEL
         assert untrained.level(untrained.start, examined) == WORST_LEVEL
 
 
@@ -98,6 +96,5 @@ def test_training_with_less_noise_than_is_charged_is_found_out(base, monkeypatch
         return Private(dp.model_copy(update={"noise_multiplier": LEAST_NOISE}))
 
     monkeypatch.setattr(scores, "Private", less)
-    sites = replace(Sites(confidence=0.999), trainings=60)
-    asking, *_ = private(World(sites, base))
+    asking, *_ = private(World(Sites(confidence=0.999), base))
     assert not asking.held, asking.got
