@@ -37,6 +37,7 @@ from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.loop import train_round
 from fedsec.training.private.loop import Private, train_private_round
 from fedsec.training.round import StepInfo
+from fedsec_secure.accounting.events import Event
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ SPEC: Final = TrainingSpec(
 LEAKY: Final = SPEC.model_copy(update={"learning_rate": 5e-3, "batch_size": 16, "epochs": 30})
 """Without privacy: until the canaries are known by heart."""
 _LETTERS: Final = 8
-_LEAST_NOISE: Final = 0.125
+LEAST_NOISE: Final = 0.125
 """What a step takes at least."""
 _TEXTS: Final = 256
 """Text canaries, at most: the tiny model cannot learn more of them by heart."""
@@ -91,7 +92,7 @@ class Run:
                 "canaries: expected 40 to 2000 of them, a sampling rate above 0 and up to 1 and 1 to 100000 steps, "
                 f"found {self.canaries}, {self.sampling_rate} and {self.steps}: use 1000, 0.5 and 40 for a short run"
             )
-        if not (_LEAST_NOISE <= self.noise_multiplier <= 1000 and 0 < self.delta < 0.1):
+        if not (LEAST_NOISE <= self.noise_multiplier <= 1000 and 0 < self.delta < 0.1):
             raise ConfigError(
                 "canaries: expected a noise multiplier from 0.125 to 1000 and a delta below 0.1, found "
                 f"{self.noise_multiplier} and {self.delta}: use those of the plan"
@@ -100,8 +101,12 @@ class Run:
     @property
     def theory(self) -> float:
         """The epsilon that is reported for the run."""
-        event = steps_of(self.sampling_rate, self.noise_multiplier, self.steps)
-        return PldAccountant(RELATION).epsilon([event], self.delta)
+        return PldAccountant(RELATION).epsilon([self.event], self.delta)
+
+    @property
+    def event(self) -> Event:
+        """What it is charged as."""
+        return steps_of(self.sampling_rate, self.noise_multiplier, self.steps)
 
     def dp(self, canaries: int) -> DpSpec:
         """The part of a plan that such a run is made from."""
@@ -131,7 +136,7 @@ def audit(run: Run, watch: Watch = unseen) -> list[Row]:
         return from_scores(scores(coins), coins, run.delta, level)
 
     base = tiny_base()
-    naked = Run(_LEAST_NOISE, 0.5, 10, run.delta).dp(count)
+    naked = Run(LEAST_NOISE, 0.5, 10, run.delta).dp(count)
     text = found(lambda coins: _text_scores(base, run, coins, watch, private=True), texts)
     leaked = found(lambda coins: _text_scores(base, run, coins, watch, private=False), texts)
     gradient = found(lambda coins: _gradient_scores(base, run.dp(count), coins, "gradient canaries", watch), count)

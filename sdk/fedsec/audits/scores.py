@@ -1,48 +1,56 @@
-"""What a published score tells: whether one record was trained on, guessed from the level that a site states.
+"""What a published score tells: whether one record was there, guessed from the level that a site states.
 
-With `weighting.rule = "influence"` a site publishes the loss of its own model on the plan's validation set, in steps of
-0.05. Here many sites are trained from the same start with the same records, half of them with one record more, and an
-attacker who knows all the rest guesses from the level alone which ones had it. What it gets is the area under its ROC
-curve: 0.5 is chance, 1 is certainty (Yeom et al. 2018 guess membership from a loss in this way).
+With `weighting.rule = "influence"` a site publishes, in steps of 0.05, the loss of its own model on the plan's
+validation set, or with `[weighting.private]` a noisy one on its held-out notes. Here many sites are trained from the
+same start with the same records, half of them with one record more, and an attacker who knows all the rest guesses from
+the level alone which ones had it (Yeom et al. 2018 guess membership from a loss in this way). The record is unlike all
+others, and who chose the validation set may have asked for it: the worst cases that we know.
 
-It depends on who chose the validation set. The worst is one that has the record itself in it: the score then asks for
-it. With DP-SGD a level follows from a private update, and the area is bounded by its epsilon: no test of an
-(epsilon, delta)-private output has a ROC curve above min(e^epsilon x + delta, 1 - e^-epsilon (1 - delta - x)) (Kairouz,
-Oh and Viswanath 2015, theorem 2.1).
+The model is the tiny one, first fitted to other records: untrained, it is worse than the worst level, and stays
+there with privacy or without. Each row that privacy bounds stands beside a control that has to leak: the same functions
+from the same start with next to no noise. Levels that are all the same fail every row (`fedsec.audits.levels`).
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from fedsec.audits.bounds import confidence_level
-from fedsec.audits.canaries import LORA, Run
+from fedsec.audits.canaries import LEAST_NOISE, LORA, Run, text_canaries
 from fedsec.audits.crafted import tiny_base
+from fedsec.audits.levels import Levels
 from fedsec.audits.outcome import Row, Watch, unseen
 from fedsec.data.schema import Example
 from fedsec.evaluation.loss import example_losses, mean_loss
-from fedsec.plan.specs import TrainingSpec
+from fedsec.evaluation.private_score import noisy_mean, unit_losses
+from fedsec.plan.specs import PrivateScore, TrainingSpec
 from fedsec.training.adapter import AdapterState, initial_adapter
+from fedsec.training.batches import collate, encode
+from fedsec.training.digests import weights_digest
 from fedsec.training.loop import train_round
+from fedsec.training.objective import record_losses
 from fedsec.training.private.loop import Private, train_private_round
+from fedsec_secure.accounting.events import GaussianEvent
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.score_levels import level_of
 
 if TYPE_CHECKING:
     from fedsec.training.base_model import BaseModel
 
-Levels = npt.NDArray[np.float64]
 SPEC: Final = TrainingSpec(learning_rate=1e-2, batch_size=4, epochs=6, threads=1, max_tokens=128, warmup_fraction=0.05)
-_LEAKS: Final = 0.75
-"""The area that the control has to show: below, the test would show nothing where there is something."""
+_PRIVATE: Final = SPEC.model_copy(update={"batch_size": 16})
+"""How many gradients are computed at a time changes nothing but the time."""
+_SCORES: Final = 5
+"""Noisy scores of each update with the record held out, and as many without: no update is in one lot more than in the
+other, so what updates differ by makes the interval too wide, not too narrow.
+"""
+_FITTING: Final = 50
+"""Steps on other records: the model then knows the form of an answer, at 0.5 nats, and nothing of what differs."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +62,30 @@ class Sites:
         records: of a site beside the one in question.
         validation: examples of the validation set.
         noise_multiplier, sampling_rate, steps: of the private trainings.
-        confidence: of each bound.
+        held_out: notes that a noisy score is on, beside the one in question.
+        score_noise: noise multiplier of that score.
+        confidence: of each interval.
     """
 
     trainings: int = 60
     records: int = 20
-    validation: int = 5
-    noise_multiplier: float = 2.0
+    validation: int = 3
+    noise_multiplier: float = 2.65
     sampling_rate: float = 0.5
-    steps: int = 10
+    steps: int = 20
+    held_out: int = 10
+    score_noise: float = 1.08
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
         confidence_level(self.confidence)
-        if not (20 <= self.trainings <= 10_000 and self.records >= 4 and self.validation >= 1):
+        if not (20 <= self.trainings <= 10_000 and self.records >= 4 and self.validation >= 2 and self.held_out >= 1):
             raise ConfigError(
-                "scores: expected 20 to 10000 trainings, 4 records or more and a validation set, found "
-                f"{self.trainings}, {self.records} and {self.validation}"
+                "scores: expected 20 to 10000 trainings, 4 records or more, a validation set of 2 or more and a "
+                f"held-out note, found {self.trainings}, {self.records}, {self.validation} and {self.held_out}"
             )
+        if not LEAST_NOISE <= self.score_noise <= 1000:
+            raise ConfigError(f"scores: expected a noise multiplier from 0.125 to 1000, found {self.score_noise}")
 
     @property
     def private(self) -> Run:
@@ -79,91 +93,112 @@ class Sites:
         return Run(self.noise_multiplier, self.sampling_rate, self.steps)
 
 
+class World:
+    """A fitted model, its start, and everybody's records."""
+
+    def __init__(self, sites: Sites, base: BaseModel) -> None:
+        self.sites, self.base = sites, base
+        self.start = initial_adapter(base, LORA, 0)
+        self.own, self.kept = notes("site", sites.records), notes("kept", sites.held_out)
+        self.target, alike = text_canaries(2)
+        others = notes("elsewhere", sites.validation - 1)
+        self.asking, self.apart = [*others, self.target], [*others, alike]
+
+    def trained(self, noise: float | None, what: str, watch: Watch) -> Iterator[tuple[bool, AdapterState]]:
+        """Whether the record was there, and a site's model after a round, as it would be scored: every second one with
+        it. ``noise``: multiplier of private trainings.
+        """
+        for number in range(self.sites.trainings):
+            having = number % 2 == 0
+            yield having, self._train([*self.own, self.target] if having else self.own, noise)
+            watch(what, number + 1, self.sites.trainings)
+
+    def _train(self, examples: Sequence[Example], noise: float | None) -> AdapterState:
+        if noise is None:
+            seed = os.urandom(32)
+            return train_round(
+                self.base, self.start, examples, SPEC, LORA, round_index=0, rounds=1, seed_material=seed
+            ).adapter
+        # The plan divides by its own number: a count of the site's would tell one record more.
+        how = Private(replace(self.sites.private, noise_multiplier=noise).dp(self.sites.records))
+        return train_private_round(
+            self.base, self.start, examples, _PRIVATE, LORA, private=how, round_index=0, rounds=1
+        ).adapter
+
+    def level(self, adapter: AdapterState, examined: Sequence[Example]) -> int:
+        """What is published of an adapter."""
+        return level_of(mean_loss(example_losses(self.base, adapter, LORA, examined, max_tokens=SPEC.max_tokens)))
+
+    def held_out_losses(self, adapter: AdapterState) -> list[float]:
+        """Of each held-out note, the record last."""
+        notes = [*self.kept, self.target]
+        return unit_losses(self.base, adapter, LORA, notes, max_tokens=SPEC.max_tokens, unit="record")
+
+
 def audit(sites: Sites, watch: Watch = unseen) -> list[Row]:
-    """A control that has to leak, what an unrelated validation set tells, and a row that epsilon bounds."""
-    own, apart = notes("site", sites.records), notes("elsewhere", sites.validation)
-    target = notes("target", 1)[0]
-    asking = [*apart[1:], target]
-    base, level = tiny_base(), confidence_level(sites.confidence)
-    plain = _levels(base, own, target, (asking, apart), sites, watch, private=False)
-    private = _levels(base, own, target, (asking,), sites, watch, private=True)
-    bound = largest_area(sites.private.theory, sites.private.delta)
-    rows = []
-    low, area, high = area_under(*plain[0], level)
-    numbers = {"area": area, "low": low, "high": high}
-    text = _words(low, area, high)
-    rows.append(Row("control: the record is in the set", f"leaks: area ≥ {_LEAKS}", text, area >= _LEAKS, numbers))
-    low, area, high = area_under(*plain[1], level)
-    numbers = {"area": area, "low": low, "high": high}
-    text = _words(low, area, high)
-    rows.append(Row("a set without it", "no more than the control", text, low <= rows[0].numbers["high"], numbers))
-    low, area, high = area_under(*private[0], level)
-    numbers = {"area": area, "low": low, "high": high, "bound": bound, "epsilon": sites.private.theory}
-    expected = f"area ≤ {bound:.3f}, by ε {sites.private.theory:.2f}"
-    rows.append(Row("private, the record is in the set", expected, _words(low, area, high), low <= bound, numbers))
-    return rows
+    """Rows that epsilon bounds, each beside controls that have to leak."""
+    world, level = World(sites, fitted_base()), confidence_level(sites.confidence)
+    control = bare(world, watch).control("control: private, next to no noise", level)
+    return [*plain(world, watch), control, *private(world, watch)]
 
 
-def _words(low: float, area: float, high: float) -> str:
-    return f"area {area:.2f} [{low:.2f}, {high:.2f}]; 0.5 is chance"
+def plain(world: World, watch: Watch = unseen) -> list[Row]:
+    """Without privacy: the record is in the validation set, or one like it is."""
+    asking, apart = Levels(), Levels()
+    for having, adapter in world.trained(None, "scores", watch):
+        asking.add(having, world.level(adapter, world.asking))
+        apart.add(having, world.level(adapter, world.apart))
+    level = confidence_level(world.sites.confidence)
+    return [
+        asking.control("control: no privacy, the record is in the set", level),
+        apart.control("control: no privacy, one like it is", level),
+    ]
 
 
-def _levels(
-    base: BaseModel,
-    own: Sequence[Example],
-    target: Example,
-    sets: Sequence[Sequence[Example]],
-    sites: Sites,
-    watch: Watch,
-    *,
-    private: bool,
-) -> list[tuple[Levels, Levels]]:
-    """For each validation set the levels of the sites with the record, and of those without."""
-    what = "private scores" if private else "scores"
-    found: list[tuple[list[int], list[int]]] = [([], []) for _ in sets]
-    start = initial_adapter(base, LORA, 0)
-    for number in range(sites.trainings):
-        without = number % 2
-        examples = list(own) if without else [*own, target]
-        adapter = _trained(base, start, examples, sites, private)
-        for levels, examined in zip(found, sets, strict=True):
-            losses = example_losses(base, adapter, LORA, examined, max_tokens=SPEC.max_tokens)
-            levels[without].append(level_of(mean_loss(losses)))
-        watch(what, number + 1, sites.trainings)
-    return [(np.array(having, np.float64), np.array(lacking, np.float64)) for having, lacking in found]
+def bare(world: World, watch: Watch = unseen) -> Levels:
+    """Of private trainings with next to no noise: what noise hides, where it hides anything, has to be seen here."""
+    found = Levels()
+    for having, adapter in world.trained(LEAST_NOISE, "private, next to no noise", watch):
+        found.add(having, world.level(adapter, world.asking))
+    return found
 
 
-def _trained(
-    base: BaseModel, start: AdapterState, examples: Sequence[Example], sites: Sites, private: bool
-) -> AdapterState:
-    """A site's model after a round, as it would be scored."""
-    if not private:
-        seed = os.urandom(32)
-        return train_round(base, start, examples, SPEC, LORA, round_index=0, rounds=1, seed_material=seed).adapter
-    how = Private(sites.private.dp(len(examples)))
-    return train_private_round(base, start, examples, SPEC, LORA, private=how, round_index=0, rounds=1).adapter
+def private(world: World, watch: Watch = unseen) -> list[Row]:
+    """Private updates whose score asks for the record, and noisy scores of the same updates on notes that have it."""
+    sites, level = world.sites, confidence_level(world.sites.confidence)
+    asking, silent, released = Levels(), Levels(), Levels()
+    for having, adapter in world.trained(sites.noise_multiplier, "private", watch):
+        asking.add(having, world.level(adapter, world.asking))
+        losses = world.held_out_losses(adapter)
+        for levels, noise in ((silent, LEAST_NOISE), (released, sites.score_noise)):
+            score = PrivateScore(noise_multiplier=noise, expected_units=sites.held_out)
+            for _ in range(_SCORES):
+                # Far above the middle: the record, which is the last, raises the sum.
+                levels.add(False, level_of(noisy_mean(losses, score)))
+                levels.add(True, level_of(noisy_mean(losses[:-1], score)))
+    delta = sites.private.delta
+    return [
+        asking.bounded("private, the record is in the set", sites.private.event, delta, level),
+        silent.control("control: held out, next to no noise", level),
+        released.bounded("noisy score, the record is held out", GaussianEvent(sites.score_noise), delta, level),
+    ]
 
 
-def area_under(having: Levels, lacking: Levels, level: float) -> tuple[float, float, float]:
-    """(low, area, high): the chance that a site with the record states a lower level than one without, ties halved, and
-    a bootstrap interval of confidence 1 - ``level``.
-    """
+def fitted_base() -> BaseModel:
+    """``tiny-random`` after some steps on records of the same form that no site has; the same every time."""
+    import torch
 
-    def area(a: Levels, b: Levels) -> float:
-        return float(stats.mannwhitneyu(b, a).statistic) / (len(a) * len(b))
-
-    found = area(having, lacking)
-    interval = stats.bootstrap(
-        (having, lacking), area, vectorized=False, n_resamples=999, confidence_level=1 - level, method="percentile"
-    ).confidence_interval
-    return float(interval.low), found, float(interval.high)
-
-
-def largest_area(epsilon: float, delta: float) -> float:
-    """The largest area under a ROC curve that an (``epsilon``, ``delta``)-private output allows."""
-    corner = (1 - delta) / (1 + math.exp(epsilon))
-    below = delta * corner + math.exp(epsilon) * corner**2 / 2
-    return below + (1 - delta - corner) * (2 - corner) / 2 + delta
+    base = tiny_base()
+    encoded = [encode(base.tokenizer, note, SPEC.max_tokens) for note in notes("public", 64)]
+    batches = [collate(encoded[at : at + 16], base.pad_token) for at in range(0, 64, 16)]
+    base.model.requires_grad_(True)
+    optimiser = torch.optim.AdamW(base.model.parameters(), lr=1e-2, weight_decay=0.0)
+    for step in range(_FITTING):
+        optimiser.zero_grad()
+        torch.autograd.backward(record_losses(base, batches[step % len(batches)]).token_mean())
+        optimiser.step()
+    base.model.requires_grad_(False)
+    return replace(base, weights_sha256=weights_digest(base.model, base.tokenizer))
 
 
 def notes(kind: str, count: int) -> list[Example]:

@@ -18,7 +18,7 @@ import torch
 from fedsec.data.schema import Example
 from fedsec.evaluation.loss import example_losses
 from fedsec.plan.model import Plan
-from fedsec.plan.specs import PrivateScore
+from fedsec.plan.specs import LoraSpec, PrivateScore
 from fedsec.training.adapter import AdapterState
 from fedsec.training.private.loop import units_of
 from fedsec.training.private.mechanism import NoisySum
@@ -33,11 +33,17 @@ MIDDLE: Final = 2.0
 def noisy_loss(
     base: BaseModel, adapter: AdapterState, examples: Sequence[Example], plan: Plan, score: PrivateScore
 ) -> float:
-    """Nats per answer token, noise included; any number. Examples are computed one at a time: none moves another's."""
-    found = example_losses(base, adapter, plan.lora, examples, max_tokens=plan.training.max_tokens, batch_size=1)
-    units = units_of(examples, plan.dp.unit)
-    losses = [math.fsum(found[i].nats for i in unit) / len(unit) for unit in units]
+    """Nats per answer token, noise included; any number."""
+    losses = unit_losses(base, adapter, plan.lora, examples, max_tokens=plan.training.max_tokens, unit=plan.dp.unit)
     return noisy_mean(losses, score)
+
+
+def unit_losses(
+    base: BaseModel, adapter: AdapterState, lora: LoraSpec, examples: Sequence[Example], *, max_tokens: int, unit: str
+) -> list[float]:
+    """Of each unit the mean over its examples. Examples are computed one at a time: none moves another's."""
+    found = example_losses(base, adapter, lora, examples, max_tokens=max_tokens, batch_size=1)
+    return [math.fsum(found[i].nats for i in members) / len(members) for members in units_of(examples, unit)]
 
 
 def noisy_mean(losses: Sequence[float], score: PrivateScore) -> float:

@@ -1,67 +1,100 @@
-"""What a published score tells: areas by hand, the bound against simulation, and the audit itself."""
+"""What a published score tells: where its trainings start, controls that have to leak, and audits of broken builds."""
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 
-from fedsec.audits.scores import Sites, area_under, audit, largest_area, notes
+from fedsec.audits import scores
+from fedsec.audits.canaries import LEAST_NOISE
+from fedsec.audits.crafted import tiny_base
+from fedsec.audits.scores import Sites, World, audit, bare, fitted_base, notes, private
+from fedsec.training.private.loop import Private
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.numeric.score_levels import WORST_LEVEL
+
+SHORT = Sites(trainings=20, steps=1, confidence=0.9999)
+"""For scores on held-out notes, which one step of training is enough for."""
 
 
-def test_the_area_counts_pairs_and_halves_ties():
-    low, area, high = area_under(np.array([1.0, 2.0]), np.array([2.0, 3.0]), 0.05)
-    assert area == 3.5 / 4
-    assert low <= area <= high
+@pytest.fixture(scope="module")
+def base():
+    """The fitted model."""
+    return fitted_base()
 
 
-def test_the_bound_at_its_ends():
-    assert largest_area(0.0, 0.0) == pytest.approx(0.5)
-    assert largest_area(0.0, 0.1) == pytest.approx(0.5 + 0.1 - 0.1**2 / 2)
-    assert largest_area(40.0, 0.0) == pytest.approx(1.0)
-    areas = [largest_area(e, 1e-5) for e in (0.1, 0.5, 1.0, 2.0, 8.0)]
-    assert areas == sorted(areas)
-
-
-@pytest.mark.parametrize("epsilon", [0.3, 1.0, 3.0])
-def test_randomised_response_comes_close_to_the_bound_and_not_above(epsilon):
-    """Its ROC curve has one corner, which lies on the bound."""
-    right = math.exp(epsilon) / (1 + math.exp(epsilon))
-    area = right * right + 2 * right * (1 - right) / 2
-    assert area <= largest_area(epsilon, 0.0) + 1e-12
-    assert largest_area(epsilon, 0.0) == pytest.approx(right)
-
-
-@pytest.mark.parametrize("changes", [{"trainings": 10}, {"records": 2}, {"validation": 0}])
+@pytest.mark.parametrize("changes", [{"trainings": 10}, {"records": 2}, {"validation": 1}, {"held_out": 0}])
 def test_numbers_that_no_test_can_use(changes):
     with pytest.raises(ConfigError, match="expected 20 to 10000"):
         Sites(**changes)
 
 
+def test_noise_that_no_score_has():
+    with pytest.raises(ConfigError, match=r"expected a noise multiplier from 0\.125"):
+        Sites(score_noise=0.0)
+
+
 def test_notes_of_a_kind_are_always_the_same_and_of_two_kinds_are_not():
     assert notes("site", 3) == notes("site", 3)
-    assert {n.text for n in notes("site", 20)}.isdisjoint(n.text for n in notes("target", 1))
+    assert {n.text for n in notes("site", 20)}.isdisjoint(n.text for n in notes("kept", 10))
 
 
-@pytest.mark.slow
-def test_a_score_leaks_without_privacy_and_not_with_it():
-    control, unrelated, private = audit(Sites(trainings=60, confidence=0.999))
+def test_trainings_start_half_way_up_the_scale(base):
+    """Unlike those of the model that is not fitted, which states the worst level whatever it is trained on."""
+    world, untrained = World(Sites(), base), World(Sites(), tiny_base())
+    for examined in (world.asking, world.apart):
+        assert 10 < world.level(world.start, examined) < 0.6 * WORST_LEVEL
+        assert untrained.level(untrained.start, examined) == WORST_LEVEL
+
+
+def test_next_to_no_noise_leaks_through_the_private_path_and_would_refute_epsilon_4(base):
+    """The control of the private row: without it, a row that holds would say nothing."""
+    sites = Sites(trainings=20)
+    levels = bare(World(sites, base))
+    control = levels.control("control", 0.05)
     assert control.held, control.got
-    assert unrelated.held, unrelated.got
-    assert private.held, private.got
-    assert private.numbers["area"] < control.numbers["low"]
+    refuted = levels.bounded("private", sites.private.event, sites.private.delta, 0.05)
+    assert not refuted.held, refuted.got
+
+
+def test_a_model_beyond_the_scale_is_not_taken_for_a_private_one():
+    """Where all levels are the worst, no row holds: neither the control nor what epsilon bounds."""
+    world = World(SHORT, tiny_base())
+    control = bare(world).control("control", 0.05)
+    bounded, *_ = private(world)
+    for row in (control, bounded):
+        assert not row.held
+        assert "20 of 20 levels are at an end of the scale" in row.got
+
+
+def test_a_noisy_score_is_within_its_epsilon_and_one_without_noise_is_not(base, monkeypatch):
+    _, silent, released = private(World(SHORT, base))
+    assert silent.held, silent.got
+    assert released.held, released.got
+    real = scores.noisy_mean
+    monkeypatch.setattr(
+        scores,
+        "noisy_mean",
+        lambda losses, score: real(losses, score.model_copy(update={"noise_multiplier": LEAST_NOISE})),
+    )
+    _, _, released = private(World(SHORT, base))
+    assert not released.held, released.got
 
 
 @pytest.mark.slow
-def test_a_private_score_that_is_not_private_is_found_out(monkeypatch):
-    """Trained without noise, it exceeds what a small epsilon would allow."""
-    from fedsec.audits import scores
+def test_a_score_leaks_without_privacy_and_no_more_than_epsilon_with_it():
+    rows = audit(Sites(confidence=0.999))
+    for row in rows:
+        assert row.held, (row.name, row.got)
+    *_, control, asking, silent, released = rows
+    assert asking.numbers["area"] < control.numbers["low"]
+    assert released.numbers["area"] < silent.numbers["low"]
 
-    real = scores._trained
-    monkeypatch.setattr(
-        scores, "_trained", lambda base, start, examples, sites, private: real(base, start, examples, sites, False)
-    )
-    *_, private = audit(Sites(trainings=60, noise_multiplier=20.0, confidence=0.999))
-    assert not private.held
+
+@pytest.mark.slow
+def test_training_with_less_noise_than_is_charged_is_found_out(base, monkeypatch):
+    def less(dp):
+        return Private(dp.model_copy(update={"noise_multiplier": LEAST_NOISE}))
+
+    monkeypatch.setattr(scores, "Private", less)
+    asking, *_ = private(World(Sites(confidence=0.999), base))
+    assert not asking.held, asking.got

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedsec.audits import canaries, mechanism, planted
+from fedsec.audits import canaries, mechanism, planted, scores
 from fedsec.audits.outcome import Row
 
 HELD = Row("noise: law", "a Gaussian's", "p: Kolmogorov-Smirnov 0.5", True, {"p": 0.5})
@@ -38,6 +38,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(mechanism, "audit", answer)
     monkeypatch.setattr(canaries, "audit", answer)
     monkeypatch.setattr(planted, "find_all", answer)
+    monkeypatch.setattr(scores, "audit", answer)
     return found
 
 
@@ -88,6 +89,12 @@ def test_options_reach_the_audit(fedsec, asked):
     ]
 
 
+def test_options_reach_the_audit_of_scores(fedsec, asked):
+    given = ("--trainings", "40", "--held-out", "7", "--score-noise", "20", "--confidence", "0.999")
+    assert fedsec("audit", "scores", *given).code == 0
+    assert asked == [scores.Sites(trainings=40, held_out=7, score_noise=20.0, confidence=0.999)]
+
+
 def test_a_plan_s_numbers_are_used_and_options_replace_them(fedsec, asked, tmp_path):
     (tmp_path / "plan.toml").write_text(PLAN)
     assert fedsec("audit", "canaries", "plan.toml").code == 0
@@ -106,6 +113,7 @@ def test_a_plan_s_numbers_are_used_and_options_replace_them(fedsec, asked, tmp_p
         (("mechanism", "--trials", "0"), "expected from 400"),
         (("mechanism", "--confidence", "1"), "expected from 0.5"),
         (("canaries", "--steps", "0"), "expected 40 to 2000"),
+        (("scores", "--held-out", "0"), "expected 20 to 10000"),
         (("canaries", "plan.toml"), "expected a plan with dp.mode local"),
     ],
 )
