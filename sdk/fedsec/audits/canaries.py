@@ -20,6 +20,7 @@ right. An epsilon above y cannot be refuted by so many canaries, however much le
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.loop import train_round
 from fedsec.training.private.loop import Private, train_private_round
+from fedsec.training.private.mechanism import MATES
 from fedsec.training.round import StepInfo
 from fedsec_secure.accounting.events import MOST_RECORDS, Event
 from fedsec_secure.errors import ConfigError
@@ -67,8 +69,8 @@ LEAKY: Final = SPEC.model_copy(update={"learning_rate": 5e-3, "batch_size": 16, 
 _LETTERS: Final = 8
 _LEAST_NOISE: Final = 0.125
 """What a step takes at least."""
-_MOST_UNITS, _FEWEST = 400, 40
-"""A step is expected to draw no more units, whose bounds are proved for few; and fewer canaries show nothing."""
+_FEWEST: Final = 40
+"""Fewer canaries show nothing."""
 _TEXTS: Final = 256
 """Text canaries, at most: the tiny model cannot learn more of them by heart."""
 
@@ -112,12 +114,11 @@ class Run:
                 "canaries: expected a noise multiplier from 0.125 to 1000 and a delta below 0.1, found "
                 f"{self.noise_multiplier} and {self.delta}: use those of the plan"
             )
-
-        if not (1 <= self.records <= MOST_RECORDS and self.sampling_rate * self.records <= _MOST_UNITS / _FEWEST):
+        if not 1 <= self.records <= MOST_RECORDS or self.count < _FEWEST:
             raise ConfigError(
-                f"canaries: expected 1 to {MOST_RECORDS} records of a patient, of which a step draws at most "
-                f"{_MOST_UNITS / _FEWEST:g}, found {self.records} at a rate of {self.sampling_rate:g}: audit fewer, or "
-                "a lower rate"
+                f"canaries: expected 1 to {MOST_RECORDS} records of a patient, and no more than leave room for "
+                f"{_FEWEST} canaries in a step, found {self.records} at a rate of {self.sampling_rate:g}: audit fewer, "
+                "or a lower rate"
             )
 
     @property
@@ -128,8 +129,11 @@ class Run:
 
     @property
     def count(self) -> int:
-        """Gradient canaries for which no step draws too many."""
-        return min(self.canaries, int(2 * _MOST_UNITS / (self.sampling_rate * self.records)))
+        """Gradient canaries: so few that all units of those that the coins include, five deviations above half, are
+        expected to give a step no more than the loop takes.
+        """
+        most = MATES / 2 / (self.sampling_rate * self.records)
+        return min(self.canaries, int(((math.sqrt(25 + 8 * most) - 5) / 2) ** 2))
 
     def dp(self, canaries: int) -> DpSpec:
         """The part of a plan that such a run is made from."""
@@ -176,7 +180,7 @@ def audit(run: Run, watch: Watch = unseen) -> list[Row]:
         return from_scores(scores(coins), coins, run.delta, level)
 
     base = tiny_base()
-    rate = min(0.5, _MOST_UNITS / count)
+    rate = min(0.5, 800 / count)
     naked = replace(run, noise_multiplier=_LEAST_NOISE, sampling_rate=rate, steps=10, records=1)
     gradient = found(lambda coins: _gradient_scores(base, run, coins, "gradient canaries", watch), count)
     bare = found(lambda coins: _gradient_scores(base, naked, coins, "control: little noise", watch), count)
