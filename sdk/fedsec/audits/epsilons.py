@@ -63,10 +63,10 @@ def of_units(setting: Setting, watch: Watch = unseen) -> list[Row]:
 
 
 def of_records(setting: Setting, watch: Watch = unseen) -> Row:
-    """Of a step that samples and clips records, for a patient who has twice as many as are used."""
+    """Of a step that samples and clips records, for a patient who has four times as many as are used."""
     sampling, trials = sampling_of(setting.records), setting.trials // 3
     dp = dp_of(setting.noise_multiplier, setting.sampling_rate, trials, setting.delta, **sampling)
-    return _local(setting, dp, "sampled records", 2 * setting.records, watch)
+    return _local(setting, dp, "sampled records", 4 * setting.records, watch)
 
 
 def _local(setting: Setting, dp: DpSpec, where: str, records: int, watch: Watch) -> Row:

@@ -34,7 +34,7 @@ class Setting:
     delta: float = DEFAULT_DELTA
     trials: int = 30_000
     confidence: float = 0.99
-    records: int = 2
+    records: int = 4
 
     def __post_init__(self) -> None:
         confidence_level(self.confidence)

@@ -17,7 +17,7 @@ from fedsec.audits.setting import Setting
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
 from fedsec.plan.specs import DpSpec, EvaluationSpec, ModelSpec, PrivateScore, TaskSpec, WeightingSpec
-from fedsec.training.private.mechanism import NoisySum
+from fedsec.training.private.mechanism import MATES, NoisySum
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian
 
@@ -144,7 +144,7 @@ def test_a_plan_without_noise_is_refused(dp):
         {"confidence": 1.0},
         {"records": 0},
         {"records": 257, "sampling_rate": 0.001},
-        {"records": 21},
+        {"records": 30},
     ],
 )
 def test_runs_that_cannot_be_audited_are_refused(wrong):
@@ -161,8 +161,8 @@ def test_text_canaries_differ_and_are_always_the_same():
 
 def test_a_step_never_draws_more_units_than_its_bounds_hold_for():
     """Without this, a high rate would be refused by the loop in some runs."""
-    for rate, records in ((0.01, 1), (0.5, 1), (0.9, 1), (1.0, 1), (0.05, 100), (1.0, 14)):
+    for rate, records in ((0.01, 1), (0.5, 1), (0.9, 1), (1.0, 1), (0.05, 100), (1.0, 12)):
         included = Run(canaries=2000, sampling_rate=rate, records=records).count / 2
         assert included >= 20
-        assert (included + 5 * math.sqrt(included / 2)) * rate * records <= 512
+        assert (included + 5 * math.sqrt(included / 2)) * rate * records <= MATES / 2
     assert Setting().confidence > Run().confidence

@@ -90,9 +90,9 @@ def test_records_of_a_plan_and_distributed_noise_reach_the_audit(fedsec, asked, 
     assert fedsec("audit", "canaries", "els.toml").code == 0
     assert fedsec("audit", "canaries", "els.toml", "--max-records", "2").code == 0
     assert fedsec("audit", "canaries", "shared.toml").code == 0
-    assert fedsec("audit", "mechanism", "--max-records", "4").code == 0
+    assert fedsec("audit", "mechanism", "--max-records", "2").code == 0
     assert [asked[0].records, asked[1].records, asked[2].sharing] == [3, 2, (3, 1)]
-    assert asked[3] == Setting(records=4)
+    assert asked[3] == Setting(records=2)
 
 
 @pytest.mark.parametrize(
