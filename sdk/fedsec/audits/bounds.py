@@ -8,11 +8,13 @@ without the canary a share alpha is called "in" falsely, of those with it a shar
 learning", section 4). What the accountant takes for granted is more than one (epsilon, delta): Gaussian noise of
 multiplier z on a Poisson sample of rate q, for which no threshold gives more than (Dong, Roth and Su 2019)
 
-    tau = (1 - q) alpha + q Phi(Phi^-1(alpha) + 1 / z).
+    tau = the sum over j = 0..k of P[Binomial(k, q) = j] Phi(Phi^-1(alpha) + j / z),
 
-The smallest mu = 1 / z that the bounds on alpha and tau leave possible is a lower bound, and mu > 1 / z refutes the
-accountant. It is used for the verdict: all trials count for it, where an (epsilon, delta) bound lives of the few in the
-tail, and needs some 1 / delta of them to come near epsilon. Epsilon of mu is exact (:func:`epsilon_of`).
+with k the vectors of the clipping norm that a unit has, each sampled by itself (Choquette-Choo et al. 2024, "Privacy
+amplification for matrix mechanisms"); k = 1 where units are sampled. The smallest mu = 1 / z that the bounds on alpha
+and tau leave possible is a lower bound, and mu > 1 / z refutes the accountant. It is used for the verdict: all trials
+count for it, where an (epsilon, delta) bound lives of the few in the tail, and needs some 1 / delta of them to come
+near epsilon. Epsilon of mu is exact (:func:`epsilon_of`).
 
 *Without a curve* (Kairouz, Oh and Viswanath 2015): tau <= exp(epsilon) alpha + delta, and the same with "out" for "in".
 It needs no Gaussian, and stands beside the other for mechanisms that turn out to be something else.
@@ -22,10 +24,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from fedsec_secure.errors import ConfigError
 
@@ -55,36 +58,62 @@ def above(count: int, trials: int, level: float) -> float:
     return 1.0 if count == trials else float(stats.beta.isf(level, count + 1, trials - count))
 
 
-def mu_of(alpha: float, tau: float, rate: float) -> float:
+@lru_cache(maxsize=64)
+def _weights(rate: float, records: int) -> Values:
+    """float64[records + 1]: how likely it is that so many of a unit's vectors are in a sample."""
+    found: Values = stats.binom.pmf(np.arange(records + 1), records, rate)
+    return found
+
+
+def mu_of(alpha: float, tau: float, rate: float, records: int = 1) -> float:
     """The smallest mu = 1 / z with which a threshold can have false positives <= ``alpha`` and true ones >= ``tau``."""
-    within = (tau - (1 - rate) * alpha) / rate
-    if within <= alpha:
+    weights, vectors = _weights(rate, records), np.arange(records + 1)
+    if tau <= alpha:
         return 0.0
-    if within >= 1:
+    if alpha <= 0 or tau >= 1 - weights[0] * (1 - alpha):
         return math.inf
-    return float(stats.norm.ppf(within) - stats.norm.ppf(alpha))
+    at = float(special.ndtri(alpha))
+
+    def short(mu: float) -> float:
+        return float(weights @ special.ndtr(at + vectors * mu)) - tau
+
+    high = 1.0
+    while short(high) < 0:
+        high *= 2
+    return float(optimize.brentq(short, 0.0, high))
 
 
-def epsilon_of(mu: float, rate: float, delta: float) -> float:
+def epsilon_of(mu: float, rate: float, delta: float, records: int = 1) -> float:
     """Epsilon (nats) of one Gaussian step with noise multiplier 1 / ``mu`` on a Poisson sample, exactly.
 
-    Gaussian: delta = Phi(mu / 2 - e / mu) - exp(e) Phi(-mu / 2 - e / mu) (Balle and Wang 2018, theorem 8). Sample:
-    with exp(epsilon) = 1 + q (exp(e) - 1), delta is q times as large, for a unit that is taken away (Balle, Barthe and
-    Gaboardi 2018, theorem 8), which is the worse direction. Agrees with `fedsec.privacy.accountant` up to its grid.
+    With the unit the released value, in deviations of the noise, is a mixture of N(j mu, 1), and N(0, 1) without. The
+    logarithm of the ratio of their densities grows with y, so delta of an epsilon is what either law has on its side of
+    one y more than exp(epsilon) times the other; y is sought, for a unit that is taken away and for one that is added.
+    Agrees with `fedsec.privacy.accountant` up to its grid.
     """
-    if mu <= 0 or delta >= rate:
+    weights = _weights(rate, records)
+    if mu <= 0 or delta >= 1 - weights[0]:
         return 0.0
     if math.isinf(mu):
         return math.inf
+    means = np.arange(records + 1) * mu
 
-    def excess(e: float) -> float:
-        second = math.exp(e + float(stats.norm.logcdf(-mu / 2 - e / mu)))
-        return float(stats.norm.cdf(mu / 2 - e / mu)) - second - delta / rate
+    def loss(y: float) -> float:
+        return float(special.logsumexp(means * y - means**2 / 2, b=weights))
 
-    if excess(0.0) <= 0:
-        return 0.0
-    e = float(optimize.brentq(excess, 0.0, mu * mu / 2 + mu * float(stats.norm.isf(delta / rate / 2)) + 1))
-    return e if rate == 1 else e + math.log(rate + (1 - rate) * math.exp(-e))
+    def taken(y: float) -> float:
+        return float(weights @ special.ndtr(means - y)) - math.exp(loss(y) + special.log_ndtr(-y)) - delta
+
+    def added(y: float) -> float:
+        other = float(special.logsumexp(special.log_ndtr(y - means), b=weights))
+        return float(special.ndtr(y)) - math.exp(other - loss(y)) - delta
+
+    low, high, found = -40.0, 40.0 + means[-1], 0.0
+    if taken(low) > 0:
+        found = max(found, loss(optimize.brentq(taken, low, high)))
+    if added(high) > 0:
+        found = max(found, -loss(optimize.brentq(added, low, high)))
+    return found
 
 
 def epsilon_without_curve(alpha: float, tau: float, delta: float) -> float:
@@ -108,7 +137,7 @@ class Bound:
     """Of epsilon, for whatever mechanism."""
 
 
-def lower_bound(without: Values, canary: Values, rate: float, delta: float, level: float) -> Bound:
+def lower_bound(without: Values, canary: Values, rate: float, delta: float, level: float, records: int = 1) -> Bound:
     """From what the auditor saw in trials without and with the canary, each float64[n], n at least 2.
 
     Thresholds come from the first half of either, bounds from the second.
@@ -122,8 +151,8 @@ def lower_bound(without: Values, canary: Values, rate: float, delta: float, leve
         return above(false, len(without), level / 2), below(true, len(canary), level / 2)
 
     tried = [shares(t, out, seen, _CAUTIOUS) for t in thresholds]
-    by_curve = thresholds[int(np.argmax([mu_of(*pair, rate) for pair in tried]))]
+    by_curve = thresholds[int(np.argmax([mu_of(*pair, rate, records) for pair in tried]))]
     by_ratio = thresholds[int(np.argmax([epsilon_without_curve(*pair, delta) for pair in tried]))]
-    mu = mu_of(*shares(by_curve, out_fresh, seen_fresh, level), rate)
+    mu = mu_of(*shares(by_curve, out_fresh, seen_fresh, level), rate, records)
     free = epsilon_without_curve(*shares(by_ratio, out_fresh, seen_fresh, level), delta)
-    return Bound(mu, epsilon_of(mu, rate, delta), free)
+    return Bound(mu, epsilon_of(mu, rate, delta, records), free)

@@ -27,6 +27,7 @@ from fedsec.training.private.engine import PerSampleEngine
 from fedsec.training.private.loop import Private, PrivateRound, UnitGradients
 from fedsec.training.round import Position
 from fedsec.training.strategies import shared_names
+from fedsec_secure.numeric.lanes import Ints, Lanes, pack_into, unpack
 
 if TYPE_CHECKING:
     from fedsec.training.base_model import BaseModel
@@ -68,41 +69,66 @@ def dp_of(noise_multiplier: float, sampling_rate: float, steps: int, delta: floa
     )  # fmt: skip
 
 
-def take_steps(base: BaseModel, lora: LoraSpec, dp: DpSpec, gradients: Matrix) -> Iterator[Seen]:
-    """``dp.steps`` private steps at a site of n units.
+def sampling_of(records: int) -> dict[str, object]:
+    """The same for `dp_of`: units by themselves, or with more than one record of a patient each of these."""
+    return {"unit": "patient", "sampling": "record", "max_records": records} if records > 1 else {}
 
-    ``gradients``: float64[n, d], what each unit's gradient is, whatever the model. Raises as `train_private_round`.
+
+def take_steps(
+    base: BaseModel, lora: LoraSpec, dp: DpSpec, gradients: Matrix, owners: Sequence[int] | None = None
+) -> Iterator[Seen]:
+    """``dp.steps`` private steps at a site of n records.
+
+    ``gradients``: float64[n, d], what each record's gradient is, whatever the model. ``owners``: the patient of each;
+    every record's own where it is left out. Raises as `train_private_round`.
     """
-    run = _CraftedRound(base, lora, dp, gradients)
+    run = _CraftedRound(base, lora, dp, gradients, owners)
     with run.started():
         for _ in range(run.steps):
             run.backward()
             yield run.seen()
 
 
-def take_shares(lora: LoraSpec, step: DistributedStep, sites: Sequence[Matrix]) -> Iterator[Seen]:
-    """Steps with distributed noise, without end: the sum of the ``sites``' integers, in the gradient's unit.
+def take_shares(
+    lora: LoraSpec, step: DistributedStep, sites: Sequence[Matrix], owners: Sequence[Sequence[int]] | None = None
+) -> Iterator[Seen]:
+    """Steps with distributed noise, without end: the decoded sum of the ``sites``' integers, in the gradient's unit.
 
-    ``sites``: for each, float64[n, d], its units' gradients. ``Seen.drawn`` counts rows through all of them.
+    ``sites``: for each, float64[n, d], its records' gradients; ``owners``: for each, its records' patients, as in
+    `take_steps`. ``Seen.drawn`` counts rows through all of them.
     """
-    dp = dp_of(step.noise_multiplier, step.rate, 1, DEFAULT_DELTA, clipping_norm=step.clip)
-    runs = [_CraftedRound(tiny_base(), lora, dp, gradients) for gradients in sites]
+    dp = dp_of(step.noise_multiplier, step.rate, 1, DEFAULT_DELTA, clipping_norm=step.clip, **sampling_of(step.records))
+    owned = owners if owners is not None else [None] * len(sites)
+    runs = [_CraftedRound(tiny_base(), lora, dp, *site) for site in zip(sites, owned, strict=True)]
     first = np.cumsum([0, *(len(gradients) for gradients in sites)])
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.started())
         while True:
-            total: Vector = np.sum([take_share(run, step) for run in runs], axis=0, dtype=np.float64)
+            total = _decoded_sum([take_share(run, step) for run in runs]) * step.grid
             drawn = tuple(int(at) + row for run, at in zip(runs, first[:-1], strict=True) for row in run.last)
-            total *= step.grid
             yield Seen(total, drawn)
+
+
+def _decoded_sum(shares: Sequence[Ints]) -> Vector:
+    """Each site's integers as words of the widest ring, added modulo 2^64 and taken apart; masks would add to zero."""
+    lanes, values = Lanes.named("2x32"), len(shares[0])
+    total = np.zeros(lanes.words(values), np.uint64)
+    for share in shares:
+        padded, packed = np.zeros(lanes.count * len(total), np.int32), np.empty_like(total)
+        padded[:values] = share
+        pack_into(lanes, np.split(padded, lanes.count), packed)
+        total += packed
+    return np.concatenate(unpack(lanes, total))[:values].astype(np.float64)
 
 
 class _CraftedRound(PrivateRound):
     """A round whose units have given gradients, and whose steps are looked at."""
 
-    def __init__(self, base: BaseModel, lora: LoraSpec, dp: DpSpec, gradients: Matrix) -> None:
-        units = [_nobody(number) for number in range(len(gradients))]
+    def __init__(
+        self, base: BaseModel, lora: LoraSpec, dp: DpSpec, gradients: Matrix, owners: Sequence[int] | None
+    ) -> None:
+        units = [_nobody(i, i if owners is None else owners[i]) for i in range(len(gradients))]
         super().__init__(base, initial_adapter(base, lora, 0), units, SPEC, lora, Private(dp), Position(0, 1))
         self._table, self.last = gradients, tuple[int, ...]()
 
@@ -146,9 +172,9 @@ def split(gradients: Matrix, parameters: Mapping[str, torch.Tensor]) -> dict[str
     return found
 
 
-def _nobody(number: int) -> Example:
-    """Stands for a unit of which only the gradient is used."""
+def _nobody(number: int, owner: int) -> Example:
+    """Stands for a record of which only the gradient is used."""
     return Example(
-        example_id=str(number), document_id=str(number), patient_id=str(number), text="x", offset=0, entities=(),
+        example_id=str(number), document_id=str(number), patient_id=str(owner), text="x", offset=0, entities=(),
         relations=None, prompt="x", answer="x",
     )  # fmt: skip

@@ -3,14 +3,13 @@
 What is charged: Gaussian noise of the plan's multiplier on the sum of a Poisson sample, of which one unit moves at most
 the clipping norm. Five kinds of rows try to refute it:
 
-* epsilon: an auditor who knows everything but whether one unit, the canary, is there, guesses that from the released
-  sum (`bounds`). The canary's gradient is a thousand clipping norms long and lies in all tensors; one of its mates
-  pulls the other way, as far as it is let.
+* epsilon: an auditor guesses from the released sum whether one unit is there (`epsilons`): of a step on all units, on
+  a sample of units, and on a sample of records, of which a patient has several.
 * noise: a site whose units have gradients of zero releases nothing else. Its variance, its law, and whether steps,
   tensors or coordinates have anything to do with each other.
 * sampling: who is drawn at that site: how often, how many at a time, and whether units or steps depend on each other.
   Shuffled batches of a fixed size fail, whatever their noise.
-* shared noise: epsilon and noise again, of steps whose noise sites add up.
+* shared noise: epsilon and noise again, of steps whose noise sites add up; epsilon of several such steps too.
 * one unit: how far the gradients of crafted records move the sum that is noised (`path`); no chance is involved.
 
 Every test is exact or errs on the safe side. Bounds on epsilon hold with the confidence that is asked for, all rows
@@ -22,8 +21,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -32,80 +29,25 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from fedsec.audits import path
-from fedsec.audits.bounds import Bound, confidence_level, lower_bound
-from fedsec.audits.crafted import Matrix, Seen, Vector, dimension, dp_of, take_shares, take_steps, tiny_base
-from fedsec.audits.outcome import Row, Watch, unseen
-from fedsec.plan.cost import DEFAULT_DELTA, RELATION
-from fedsec.plan.specs import DpSpec, LoraSpec
-from fedsec.privacy.accountant import PldAccountant, steps_of
-from fedsec.privacy.distributed import DistributedStep
+from fedsec.audits import epsilons, path
+from fedsec.audits.crafted import Matrix, Seen, dimension, dp_of, take_shares, take_steps, tiny_base
+from fedsec.audits.epsilons import COLLUDING, SURVIVORS, shared_step
+from fedsec.audits.outcome import Row, Watch, told, unseen
+from fedsec.audits.setting import LORA, Setting
+from fedsec.plan.specs import DpSpec
 from fedsec.training.private.mechanism import GRID, SLACK
-from fedsec_secure.errors import ConfigError
 
-LORA: Final = LoraSpec(strategy="ffa", rank=1, alpha=1.0, dropout=0.0, targets=("q_proj",))
-"""Two tensors of 16: the smallest step in which clipping tensor by tensor differs from clipping all."""
 LEVEL: Final = 1e-8
 """Of each exact test: the probability with which it refutes a correct build."""
-_SURVIVORS, _COLLUDING = 3, 1
-"""Sites in a shared step, and how many of them tell their noise."""
-_SHOWS: Final = 0.5
-"""Of the theory's epsilon: with bounds below about this share, half the noise would hold as well."""
 _MOST_UNITS: Final = 400
 _LAW_VALUES: Final = 50_000
 """Of the noise's values, how many its law is tested on."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is audited, and how hard. ConfigError for numbers that no step has or no audit can use.
-
-    Attributes:
-        noise_multiplier: z, standard deviation of the noise over the clipping norm.
-        sampling_rate: q of the Poisson sampling.
-        delta: at which epsilon is given.
-        trials: steps with the canary, and as many without, on a sample; a third as many each on all units, and a
-            sixth shared ones.
-        confidence: of the lower bounds on epsilon, all rows together.
-    """
-
-    noise_multiplier: float = 1.0
-    sampling_rate: float = 0.5
-    delta: float = DEFAULT_DELTA
-    trials: int = 30_000
-    confidence: float = 0.99
-
-    def __post_init__(self) -> None:
-        confidence_level(self.confidence)
-        if not 400 <= self.trials <= 100_000:
-            raise ConfigError(
-                f"trials: expected from 400 to 100000, found {self.trials}: use 30000, or more for a tighter bound"
-            )
-        if not (0.125 <= self.noise_multiplier <= 1000 and 1e-3 <= self.sampling_rate <= 1 and 0 < self.delta < 0.1):
-            raise ConfigError(
-                "audit: expected a noise multiplier from 0.125 to 1000, a sampling rate from 0.001 to 1 and a delta "
-                f"below 0.1, found {self.noise_multiplier}, {self.sampling_rate} and {self.delta}: a step outside "
-                "these has an epsilon that no number of trials would show"
-            )
-
-    @property
-    def level(self) -> float:
-        """Of one row that bounds epsilon."""
-        return confidence_level(self.confidence) / (3 if self.sampling_rate < 1 else 2)
-
-
 def audit(setting: Setting, watch: Watch = unseen) -> list[Row]:
     """All rows; about 1.5 ms a step on one slow core."""
-    rows = [*epsilons(setting, watch), *noise_and_sampling(setting, watch), seeds(setting), *path.audit(watch)]
-    return [*rows, *shared(setting, watch)]
-
-
-def epsilons(setting: Setting, watch: Watch = unseen) -> list[Row]:
-    """A lower bound on epsilon beside what is reported: of a step on all units, and on a Poisson sample."""
-    rows = [_epsilon(setting, 1.0, setting.trials // 3, watch)]
-    if setting.sampling_rate < 1:
-        rows.append(_epsilon(setting, setting.sampling_rate, setting.trials, watch))
-    return rows
+    rows = [*epsilons.audit(setting, watch), *noise_and_sampling(setting, watch), *shared_noise(setting, watch)]
+    return [*rows, seeds(setting), *path.audit(watch)]
 
 
 def noise_and_sampling(setting: Setting, watch: Watch = unseen) -> list[Row]:
@@ -114,93 +56,19 @@ def noise_and_sampling(setting: Setting, watch: Watch = unseen) -> list[Row]:
     return [*_noise(released), *_sampling(setting.sampling_rate, drawn)]
 
 
-def shared(setting: Setting, watch: Watch = unseen) -> list[Row]:
-    """The same of a step whose noise three sites add, of which two can be counted on: what these two release."""
-    step = _shared_step(setting, dimension(tiny_base(), LORA))
-    told = take_shares(LORA, step, [np.zeros((1, step.dimension))] * (_SURVIVORS - _COLLUDING))
+def shared_noise(setting: Setting, watch: Watch = unseen) -> list[Row]:
+    """The tests of noise on a step whose noise three sites add: what the two release that can be counted on."""
+    step = shared_step(setting, dimension(tiny_base(), LORA))
+    shares = take_shares(LORA, step, [np.zeros((1, step.dimension))] * (SURVIVORS - COLLUDING))
     trials = max(400, setting.trials // 12) // 2 * 2
-    idle = _told(islice(told, trials), trials, "shared steps of nothing but noise", watch)
+    idle = told(islice(shares, trials), trials, "shared steps of nothing but noise", watch)
     released = np.vstack([seen.released for seen in idle]) / (step.grid * step.noise_multiplier * step.sensitivity)
-    return [_shared_epsilon(setting, watch), *_noise(released, "shared noise")]
-
-
-def _shared_step(setting: Setting, values: int, rate: float = 1.0) -> DistributedStep:
-    return DistributedStep(rate, setting.noise_multiplier, 1.0, 1 << 16, values, _SURVIVORS, _COLLUDING)
-
-
-def _shared_epsilon(setting: Setting, watch: Watch) -> Row:
-    trials = setting.trials // 6
-    step = _shared_step(setting, dimension(tiny_base(), LORA))
-    canary, mates = _crafted(step.dimension, step.clip)
-
-    def trial(world: str, gradients: Matrix) -> Vector:
-        steps = islice(take_shares(LORA, step, [gradients, mates]), trials)
-        told = _told(steps, trials, f"shared steps, canary {world}", watch)
-        first = len(gradients) - len(mates)
-        return np.array([_look(seen, canary, np.vstack([mates, mates]), first, step.clip) for seen in told])
-
-    out, present = trial("out", mates), trial("in", np.vstack([canary * 1e3 * step.clip, mates]))
-    found = lower_bound(out, present, 1.0, setting.delta, setting.level)
-    theory = PldAccountant(RELATION).epsilon([step.event], setting.delta)
-    return _bounded("ε of a shared step on all units", found, theory, setting)
+    return _noise(released, "shared noise")
 
 
 def sensitivity_of_release(dp: DpSpec, values: int) -> float:
     """What the noise of a step that releases so many values is sized for: see `training.private.mechanism`."""
     return dp.clipping_norm * (1 + float(SLACK) + (math.isqrt(values - 1) + 1) / GRID)
-
-
-def _epsilon(setting: Setting, rate: float, trials: int, watch: Watch) -> Row:
-    base = tiny_base()
-    dp = dp_of(setting.noise_multiplier, rate, trials, setting.delta)
-    canary, mates = _crafted(dimension(base, LORA), dp.clipping_norm)
-    where = "all units" if rate == 1 else f"a sample of {rate:g}"
-
-    def trial(world: str, gradients: Matrix) -> Vector:
-        steps = take_steps(base, LORA, dp, gradients)
-        first = len(gradients) - len(mates)
-        told = _told(steps, trials, f"steps on {where}, canary {world}", watch)
-        return np.array([_look(seen, canary, mates, first, dp.clipping_norm) for seen in told])
-
-    out, present = trial("out", mates), trial("in", np.vstack([canary * 1e3 * dp.clipping_norm, mates]))
-    found = lower_bound(out, present, rate, setting.delta, setting.level)
-    theory = PldAccountant(RELATION).epsilon([steps_of(rate, setting.noise_multiplier, 1)], setting.delta)
-    return _bounded(f"ε of a step on {where}", found, theory, setting)
-
-
-def _bounded(name: str, found: Bound, theory: float, setting: Setting) -> Row:
-    shows = found.epsilon >= _SHOWS * theory
-    share = f" ({found.epsilon / theory:.0%})" if theory else ""
-    more = "" if shows else ": more trials"
-    return Row(
-        name,
-        f"no bound above ε {theory:.3f}",
-        f"ε ≥ {found.epsilon:.3f}{share}{more}",
-        found.mu <= 1 / setting.noise_multiplier,
-        {
-            "theory": theory,
-            "lower_bound": found.epsilon,
-            "lower_bound_without_curve": found.without_curve,
-            "level": setting.level,
-        },
-        shows=shows,
-    )
-
-
-def _crafted(values: int, clip: float) -> tuple[Vector, Matrix]:
-    """The canary's direction, of length 1; and its mates: one against it, two across it."""
-    canary = np.where(np.arange(values) % 2, -1.0, 1.0) / math.sqrt(values)
-    across = np.random.default_rng(0).normal(size=(2, values))
-    across -= np.outer(across @ canary, canary)
-    across *= 3 * clip / np.linalg.norm(across, axis=1, keepdims=True)
-    return canary, np.vstack([-5 * clip * canary, across])
-
-
-def _look(seen: Seen, canary: Vector, mates: Matrix, first: int, clip: float) -> float:
-    """What is left of the released sum in the canary's direction, in clipping norms, without the drawn mates' part."""
-    drawn = mates[[row - first for row in seen.drawn if row >= first]]
-    norms = np.linalg.norm(drawn, axis=1, keepdims=True)
-    return float((seen.released - (drawn * np.minimum(1, clip / norms)).sum(0)) @ canary) / clip
 
 
 def _idle(setting: Setting, watch: Watch) -> tuple[Matrix, npt.NDArray[np.bool_]]:
@@ -210,7 +78,7 @@ def _idle(setting: Setting, watch: Watch) -> tuple[Matrix, npt.NDArray[np.bool_]
     dp = dp_of(setting.noise_multiplier, setting.sampling_rate, trials, setting.delta)
     values = dimension(base, LORA)
     released, drawn = np.empty((trials, values)), np.zeros((trials, units), np.bool_)
-    steps = _told(take_steps(base, LORA, dp, np.zeros((units, values))), trials, "steps of nothing but noise", watch)
+    steps = told(take_steps(base, LORA, dp, np.zeros((units, values))), trials, "steps of nothing but noise", watch)
     for number, seen in enumerate(steps):
         released[number] = seen.released
         drawn[number, list(seen.drawn)] = True
@@ -308,10 +176,3 @@ def seeds(setting: Setting) -> Row:
         f"the same {' and '.join(same)}" if same else "other noise, another sample",
         not same,
     )
-
-
-def _told(steps: Iterator[Seen], total: int, what: str, watch: Watch) -> Iterator[Seen]:
-    for done, seen in enumerate(steps, start=1):
-        if done % 50 == 0 or done == total:
-            watch(what, done, total)
-        yield seen

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+T = TypeVar("T")
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and out of how much."""
 
@@ -32,3 +34,11 @@ class Row:
 
 def unseen(what: str, done: int, total: int) -> None:
     """Watches nothing."""
+
+
+def told(steps: Iterable[T], total: int, what: str, watch: Watch) -> Iterator[T]:
+    """The same steps, and from time to time the watch is told how many are done."""
+    for done, seen in enumerate(steps, start=1):
+        if done % 50 == 0 or done == total:
+            watch(what, done, total)
+        yield seen

@@ -2,12 +2,13 @@
 
 A fault replaces one function of what is installed, inside a ``with`` block and in this process only. The faults are
 those that libraries and papers had: losses averaged over a batch's tokens, batches shuffled where Poisson sampling is
-accounted for, too little noise, clipping of parts or of the sum, noise from a seed.
+accounted for, too little noise, clipping of parts or of the sum, noise from a seed, records charged as if they were
+patients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec.audits import path
-from fedsec.audits.mechanism import Setting, audit, epsilons, noise_and_sampling, seeds, shared
+from fedsec.audits.epsilons import of_records, of_shared, of_units
+from fedsec.audits.mechanism import audit, noise_and_sampling, seeds, shared_noise
 from fedsec.audits.outcome import Row, Watch, unseen
+from fedsec.audits.setting import Setting
+from fedsec.plan import cost
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.objective import RecordLosses
 from fedsec.training.private import loop, mechanism
@@ -30,6 +34,9 @@ from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 
 if TYPE_CHECKING:
     import torch
+
+    from fedsec.data.schema import Example
+    from fedsec.plan.specs import DpSpec
 
 Mask = npt.NDArray[np.bool_]
 _sample = PoissonSampler.sample
@@ -108,11 +115,35 @@ def _seeds(setting: Setting, watch: Watch) -> list[Row]:
     return [seeds(setting)]
 
 
+def _records(setting: Setting, watch: Watch) -> list[Row]:
+    return [of_records(setting, watch)]
+
+
+def _as_one_record(dp: DpSpec) -> int:
+    """What a unit is charged for that is sampled as a whole."""
+    return 1
+
+
+def _all_records(examples: Sequence[Example], dp: DpSpec) -> list[list[int]]:
+    return loop.units_of(examples, "record")
+
+
+class _Repeated(DiscreteGaussian):
+    """Noise that a site drew once and keeps."""
+
+    def sample(self, size: int) -> Integers:
+        return np.rint(np.random.default_rng(0).normal(0, float(self.variance) ** 0.5, size)).astype(np.int64)
+
+
+def _kept(step: DistributedStep) -> DiscreteGaussian:
+    return _Repeated(step.sigma)
+
+
 def _counted_on_all(step: DistributedStep) -> int:
     return step.survivors
 
 
-_ON_ALL, _SIZES = "ε of a step on all units", "sampling: batch sizes"
+_ON_ALL, _ON_RECORDS, _SIZES = "ε of a step on all units", "ε of a step on sampled records", "sampling: batch sizes"
 FAULTS: Final = (
     Fault(
         "loss: mean over batch tokens",
@@ -120,7 +151,7 @@ FAULTS: Final = (
         "one unit: a long answer",
         lambda: mock.patch.object(RecordLosses, "per_record", _coupled),
     ),
-    Fault("noise: half", epsilons, _ON_ALL, _less_noise(Fraction(1, 2))),
+    Fault("noise: half", of_units, _ON_ALL, _less_noise(Fraction(1, 2))),
     Fault("noise: 10 % low", noise_and_sampling, "noise: variance, relative", _less_noise(Fraction(9, 10))),
     Fault(
         "clipping: tensor by tensor",
@@ -130,7 +161,7 @@ FAULTS: Final = (
     ),
     Fault(
         "clipping: only the sum",
-        epsilons,
+        of_units,
         _ON_ALL,
         lambda: mock.patch.object(loop, "clip_and_sum", _the_sum),
     ),
@@ -159,8 +190,26 @@ FAULTS: Final = (
         lambda: mock.patch.object(NoisySum, "release", _once),
     ),
     Fault(
+        "records: charged as one a patient",
+        _records,
+        _ON_RECORDS,
+        lambda: mock.patch.object(cost, "records_sampled", _as_one_record),
+    ),
+    Fault(
+        "records: no limit a patient",
+        _records,
+        _ON_RECORDS,
+        lambda: mock.patch.object(loop, "drawn_units", _all_records),
+    ),
+    Fault(
+        "shared noise: the same in every step",
+        of_shared,
+        "ε of 4 shared steps on samples",
+        lambda: mock.patch.object(DistributedStep, "noise", property(_kept)),
+    ),
+    Fault(
         "shared noise: sized for all who survive",
-        shared,
+        shared_noise,
         "shared noise: variance, relative",
         lambda: mock.patch.object(DistributedStep, "honest", property(_counted_on_all)),
     ),

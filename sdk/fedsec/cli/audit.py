@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -31,6 +33,9 @@ Noise = Annotated[float | None, typer.Option(help="Standard deviation of the noi
 Rate = Annotated[float | None, typer.Option(help="Chance of each unit to be in a step.")]
 Delta = Annotated[float | None, typer.Option(help="At which ε is given; 1e-5 if left out.")]
 Confidence = Annotated[float | None, typer.Option(help="Of the lower bounds on ε, from 0.5 to below 1.")]
+Records = Annotated[
+    int | None, typer.Option("--max-records", help="Where records are sampled: how many of a patient are used.")
+]
 
 
 @app.callback()
@@ -45,6 +50,7 @@ def mechanism(
     delta: Delta = None,
     trials: Annotated[int | None, typer.Option(help="Steps with a canary, and as many without; 30000.")] = None,
     confidence: Confidence = None,
+    max_records: Records = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Plant faults in this process, one at a time: all must be found.")
     ] = False,
@@ -54,7 +60,8 @@ def mechanism(
 
     One or two minutes. Noise multiplier 1 and sampling rate 0.5 unless given: smaller rates need many more trials.
     """
-    from fedsec.audits.mechanism import Setting, audit
+    from fedsec.audits.mechanism import audit
+    from fedsec.audits.setting import Setting
 
     setting = _made(
         Setting,
@@ -63,6 +70,7 @@ def mechanism(
         delta=delta,
         trials=_SELF_TEST_TRIALS if self_test and trials is None else trials,
         confidence=confidence,
+        records=max_records,
     )
     if self_test:
         from fedsec.audits.planted import find_all
@@ -74,13 +82,14 @@ def mechanism(
 
 @app.command("canaries")
 def canaries(
-    plan: Annotated[Path | None, typer.Argument(help="A plan with local noise: plan.json, or a draft in TOML.")] = None,
+    plan: Annotated[Path | None, typer.Argument(help="A plan with noise: plan.json, or a draft in TOML.")] = None,
     noise_multiplier: Noise = None,
     sampling_rate: Rate = None,
     steps: Annotated[int | None, typer.Option(help="Of the whole run; the plan's, or 40.")] = None,
     delta: Delta = None,
     count: Annotated[int | None, typer.Option("--canaries", help="Gradient canaries; 1000 if left out.")] = None,
     confidence: Confidence = None,
+    max_records: Records = None,
     json: Json = False,
 ) -> None:
     """One training run with canaries, each included by a coin that is then guessed. Exit code 1 where ε is refuted.
@@ -98,11 +107,14 @@ def canaries(
         "delta": delta,
         "canaries": count,
         "confidence": confidence,
+        "records": max_records,
     }
-    run = _made(Run, **{name: getattr(planned, name) if value is None else value for name, value in given.items()})
+    run = _made(partial(replace, planned), **given)
     title = (
         f"{run.steps} steps, noise {run.noise_multiplier:g}, rate {run.sampling_rate:g}, δ {run.delta:g}, "
         f"{run.confidence:.6g} sure"
+        + (f", {run.records} records of a patient" if run.records > 1 else "")
+        + (", shared noise" if run.sharing else "")
     )
     _show(title, lambda watch: audit(run, watch), json=json)
 
@@ -151,7 +163,7 @@ def _of_plan(path: Path) -> Run:
     from fedsec.plan.toml import read_toml
 
     plan = with_noise(read_toml(path, Draft)) if path.suffix == ".toml" else load_plan(path)
-    return of_plan(plan.dp, plan.rounds)
+    return of_plan(plan)
 
 
 def _made(kind: Callable[..., T], **given: object) -> T:

@@ -129,12 +129,13 @@ def charged(plan: Draft) -> float:
 
 def epsilon_of_scores(plan: Draft) -> float:
     """PLD of the noised scores alone, all rounds, add-or-remove: what a run would cost that released nothing else."""
-    scores = _scores(plan)
+    scores = noised_scores(plan)
     delta = plan.dp.target_delta or DEFAULT_DELTA
     return 0.0 if scores is None else PldAccountant(RELATION).epsilon([scores], delta)
 
 
-def _scores(plan: Draft) -> Event | None:
+def noised_scores(plan: Draft) -> Event | None:
+    """The scores that a site gives on its held-out notes, of all rounds; None where there are none."""
     private = plan.weighting.private
     return None if private is None else SelfComposed(GaussianEvent(private.noise_multiplier), plan.rounds)
 
@@ -168,6 +169,12 @@ def _releases(run: _Run) -> list[tuple[int, str, Event]]:
     if run.score is not None:
         found += [(number, SCORE, GaussianEvent(run.score)) for number in range(rounds)]
     return [*found, (rounds, BASELINE, event(_alone(rounds)))] if run.single else found
+
+
+def steps_charged(plan: Draft) -> int:
+    """Private steps of one run: of all rounds, and of a single-site baseline where there is one."""
+    rounds = plan.rounds + (_alone(plan.rounds) if "single" in plan.evaluation.baselines else 0)
+    return rounds * (1 if plan.dp.mode == "distributed" else plan.dp.steps)
 
 
 def _alone(rounds: int) -> int:
@@ -208,10 +215,9 @@ def with_noise(draft: D) -> D:
     delta, noise = dp.target_delta or DEFAULT_DELTA, dp.noise_multiplier
     _require_room_beside_scores(draft, dp.target_epsilon, delta)
     if noise is None:
-        rounds = draft.rounds + (_alone(draft.rounds) if "single" in draft.evaluation.baselines else 0)
-        steps = rounds * (1 if dp.mode == "distributed" else dp.steps)
+        steps = steps_charged(draft)
         records = records_sampled(dp)
-        noise = calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records, _scores(draft))
+        noise = calibrate(dp.target_epsilon, delta, dp.sampling_rate, steps, RELATION, records, noised_scores(draft))
         noise = max(0.125, noise)
     full = draft.model_copy(update={"dp": dp.model_copy(update={"target_delta": delta, "noise_multiplier": noise})})
     needed = charged(full)

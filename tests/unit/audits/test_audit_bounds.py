@@ -43,6 +43,20 @@ def test_epsilon_of_mu_is_the_accountant_s(rate, noise):
     assert epsilon_of(1 / noise, rate, DELTA) == pytest.approx(accounted, abs=1e-4)
 
 
+@pytest.mark.parametrize(("rate", "noise", "records"), [(0.5, 1.0, 4), (0.05, 2.0, 5), (1.0, 2.0, 3), (0.3, 1.0, 2)])
+def test_epsilon_of_mu_is_the_accountant_s_with_sampled_records(rate, noise, records):
+    accounted = PldAccountant().epsilon([steps_of(rate, noise, 1, records)], DELTA)
+    assert epsilon_of(1 / noise, rate, DELTA, records) <= accounted
+    assert epsilon_of(1 / noise, rate, DELTA, records) == pytest.approx(accounted, abs=1e-4)
+
+
+def test_what_is_summed_of_several_steps_shows_no_more_than_all_of_them():
+    """The sum is a function of the steps: its epsilon is below theirs, and not far."""
+    summed = epsilon_of(1 / math.sqrt(4), 0.5, DELTA, 4)
+    accounted = PldAccountant().epsilon([steps_of(0.5, 1.0, 4)], DELTA)
+    assert 0.98 * accounted < summed < accounted
+
+
 @pytest.mark.parametrize("rate", [1.0, 0.3])
 def test_epsilon_of_mu_is_what_the_definition_gives(rate):
     """delta is the integral of max(0, p - exp(epsilon) q)."""
@@ -69,6 +83,14 @@ def test_mu_is_found_again_from_a_perfect_roc(rate):
     assert mu_of(0.2, 0.2, rate) == pytest.approx(0, abs=1e-9)
     assert mu_of(0.5, 0.1, rate) == 0
     assert mu_of(0.2, 1.0, 1.0) == math.inf
+
+
+def test_mu_is_found_again_with_sampled_records():
+    weights = stats.binom.pmf(range(4), 3, 0.4)
+    for alpha in (0.01, 0.3, 0.8):
+        tau = sum(w * stats.norm.sf(stats.norm.isf(alpha) - 0.6 * j) for j, w in enumerate(weights))
+        assert mu_of(alpha, tau, 0.4, 3) == pytest.approx(0.6)
+    assert mu_of(0.2, 1 - 0.6**3 * 0.8 + 1e-9, 0.4, 3) == math.inf
 
 
 def test_without_a_curve_randomised_response_gives_its_epsilon():

@@ -14,7 +14,10 @@ import torch
 from fedsec.audits import mechanism, path
 from fedsec.audits.bounds import Bound
 from fedsec.audits.crafted import dimension, dp_of, take_steps, tiny_base
-from fedsec.audits.mechanism import LEVEL, LORA, Setting, audit, epsilons, noise_and_sampling, seeds
+from fedsec.audits.epsilons import of_records, of_units
+from fedsec.audits.mechanism import LEVEL, audit, noise_and_sampling, seeds
+from fedsec.audits.setting import LORA, Setting
+from fedsec.privacy.accountant import PldAccountant, steps_of
 from fedsec.training.lora import attach_lora, lora_parameters
 from fedsec.training.private.mechanism import NoisySum
 from fedsec_secure.errors import ConfigError
@@ -26,8 +29,8 @@ def test_nothing_refutes_this_build():
     told = []
     rows = audit(SURE, lambda *progress: told.append(progress))
     assert [row.name for row in rows if not row.held] == []
-    assert len({row.name for row in rows}) == len(rows) == 21
-    for row in rows[:2]:
+    assert len({row.name for row in rows}) == len(rows) == 23
+    for row in rows[:5]:
         assert row.numbers["theory"] > row.numbers["lower_bound"] >= 0
     assert all(done <= total for _, done, total in told)
     assert {what for what, done, total in told if done == total} == {what for what, _, _ in told}
@@ -42,16 +45,16 @@ def test_noise_and_sampling_hold_at_other_settings(rate, noise):
 @pytest.mark.slow
 def test_bounds_come_within_three_quarters_of_epsilon():
     """With twice the command's trials, so that 0.75 is more than four deviations away; see docs/privacy.md."""
-    rows = epsilons(Setting(trials=60_000))
+    rows = [*of_units(Setting(trials=60_000)), of_records(Setting(trials=60_000))]
     assert all(row.held for row in rows)
     assert all(row.numbers["lower_bound"] > 0.75 * row.numbers["theory"] and row.shows for row in rows)
 
 
 def test_without_sampling_there_is_one_bound():
-    (row,) = epsilons(replace(SURE, sampling_rate=1.0, trials=3000, confidence=0.99))
+    (row,) = of_units(replace(SURE, sampling_rate=1.0, trials=3000, confidence=0.99))
     assert row.name == "ε of a step on all units"
     assert 0 < row.numbers["lower_bound"] < 1.5 * row.numbers["theory"]
-    assert row.numbers["level"] == pytest.approx(0.005)
+    assert row.numbers["level"] == pytest.approx(0.0025)
 
 
 @pytest.mark.parametrize(("found", "shows"), [(0.0, False), (2.0, False), (2.2, True), (9.0, True)])
@@ -78,6 +81,26 @@ def test_steps_are_those_of_a_private_round():
     model = attach_lora(base, LORA)
     assert not model.training
     assert {(p.requires_grad, p.grad) for p in lora_parameters(model).values()} == {(False, None)}
+
+
+def test_with_sampled_records_each_is_drawn_by_a_coin_of_its_own():
+    """And of a patient's six the same two each time."""
+    base = tiny_base()
+    dp = dp_of(0.125, 0.5, 300, 1e-5, unit="patient", sampling="record", max_records=2)
+    seen = list(take_steps(base, LORA, dp, np.zeros((7, dimension(base, LORA))), [0] * 6 + [1]))
+    used = sorted({row for step in seen for row in step.drawn})
+    assert len(used) == 3
+    assert used[2] == 6
+    assert {len(step.drawn) for step in seen} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_sampled_records_hold_at_other_settings(rate):
+    row = of_records(replace(SURE, sampling_rate=rate, records=3, trials=900))
+    assert row.held, row
+    assert row.numbers["theory"] == pytest.approx(
+        PldAccountant().epsilon([steps_of(rate, SURE.noise_multiplier, 1, 3)], SURE.delta)
+    )
 
 
 def test_seeds_are_put_back():
@@ -110,6 +133,8 @@ def test_one_unit_moves_the_sum_by_one_clipping_norm_and_no_more():
         {"sampling_rate": 1.1},
         {"delta": 0.0},
         {"confidence": 1.0},
+        {"records": 0},
+        {"records": 257},
         {"noise_multiplier": float("nan")},
     ],
 )
@@ -120,4 +145,4 @@ def test_what_cannot_be_audited_is_refused(wrong):
 
 def test_levels_are_what_is_said():
     assert LEVEL * 6 < 1e-7
-    assert replace(SURE, confidence=0.97).level == pytest.approx(0.01)
+    assert replace(SURE, confidence=0.97).level == pytest.approx(0.006)

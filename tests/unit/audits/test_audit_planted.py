@@ -8,9 +8,10 @@ import pytest
 
 from fedsec.audits import planted
 from fedsec.audits.crafted import dimension, dp_of, take_steps, tiny_base
-from fedsec.audits.mechanism import LORA, Setting
 from fedsec.audits.outcome import Row
 from fedsec.audits.planted import FAULTS, find, find_all
+from fedsec.audits.setting import LORA, Setting
+from fedsec.plan import cost
 from fedsec.privacy.distributed import DistributedStep
 from fedsec.training.objective import RecordLosses
 from fedsec.training.private import loop, mechanism
@@ -25,7 +26,7 @@ SETTING = Setting(trials=3000)
 def installed():
     return (
         RecordLosses.per_record, loop.clip_and_sum, mechanism.DiscreteGaussian, PoissonSampler.sample, NoisySum.release,
-        DistributedStep.honest,
+        DistributedStep.honest, DistributedStep.noise, cost.records_sampled, loop.drawn_units,
     )  # fmt: skip
 
 
@@ -50,8 +51,8 @@ def test_a_planted_fault_is_found_and_taken_out_again(fault):
 
 
 def test_the_known_faults_are_among_them():
-    assert len(FAULTS) == 10
-    for word in ("token", "half", "10 %", "tensor by tensor", "shuffled", "shared"):
+    assert len(FAULTS) == 13
+    for word in ("token", "half", "10 %", "tensor by tensor", "shuffled", "shared", "charged as one", "no limit"):
         assert any(word in fault.name for fault in FAULTS), word
 
 
@@ -60,7 +61,7 @@ def test_no_noise_at_all_is_found():
     base = tiny_base()
     with planted.mock.patch.object(NoisySum, "release", lambda self, total: dict(total)):
         (row,) = [
-            row for row in planted.epsilons(Setting(sampling_rate=1.0, trials=1200), lambda *_: None) if not row.held
+            row for row in planted.of_units(Setting(sampling_rate=1.0, trials=1200), lambda *_: None) if not row.held
         ]
         assert row.numbers["lower_bound"] > 1.5 * row.numbers["theory"]
         seen = list(take_steps(base, LORA, dp_of(1.0, 1.0, 2, 1e-5), planted.np.zeros((1, dimension(base, LORA)))))

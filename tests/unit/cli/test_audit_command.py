@@ -4,6 +4,7 @@ import pytest
 
 from fedsec.audits import canaries, mechanism, planted, scores
 from fedsec.audits.outcome import Row
+from fedsec.audits.setting import Setting
 
 HELD = Row("noise: law", "a Gaussian's", "p: Kolmogorov-Smirnov 0.5", True, {"p": 0.5})
 FALLEN = Row("ε of a step on all units", "no bound above ε 4.377", "ε ≥ inf", False, {"lower_bound": float("inf")})
@@ -48,7 +49,7 @@ def test_rows_are_those_of_the_attacks_and_0_says_that_all_held(fedsec, asked):
     assert result.json["rows"] == [
         {"attack": HELD.name, "expected": HELD.expected, "got": HELD.got, "held": True, "shows": True, "p": 0.5}
     ]
-    assert asked == [mechanism.Setting()]
+    assert asked == [Setting()]
 
 
 def test_one_that_falls_ends_with_1(fedsec, monkeypatch):
@@ -84,8 +85,8 @@ def test_options_reach_the_audit(fedsec, asked):
     assert fedsec("audit", "mechanism", *given).code == 0
     assert fedsec("audit", "mechanism", "--self-test").code == 0
     assert asked == [
-        mechanism.Setting(noise_multiplier=2, sampling_rate=0.25, trials=500, confidence=0.9),
-        mechanism.Setting(trials=3000),
+        Setting(noise_multiplier=2, sampling_rate=0.25, trials=500, confidence=0.9),
+        Setting(trials=3000),
     ]
 
 
@@ -107,6 +108,17 @@ def test_a_plan_s_numbers_are_used_and_options_replace_them(fedsec, asked, tmp_p
     assert third == canaries.Run()
 
 
+def test_records_of_a_plan_and_distributed_noise_reach_the_audit(fedsec, asked, tmp_path):
+    (tmp_path / "els.toml").write_text(PLAN + 'sampling = "record"\nmax_records = 3\n')
+    (tmp_path / "shared.toml").write_text(PLAN.replace('"local"', '"distributed"'))
+    assert fedsec("audit", "canaries", "els.toml").code == 0
+    assert fedsec("audit", "canaries", "els.toml", "--max-records", "2").code == 0
+    assert fedsec("audit", "canaries", "shared.toml").code == 0
+    assert fedsec("audit", "mechanism", "--max-records", "2").code == 0
+    assert [asked[0].records, asked[1].records, asked[2].sharing] == [3, 2, (3, 1)]
+    assert asked[3] == Setting(records=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -114,7 +126,7 @@ def test_a_plan_s_numbers_are_used_and_options_replace_them(fedsec, asked, tmp_p
         (("mechanism", "--confidence", "1"), "expected from 0.5"),
         (("canaries", "--steps", "0"), "expected 40 to 2000"),
         (("scores", "--held-out", "0"), "expected 20 to 10000"),
-        (("canaries", "plan.toml"), "expected a plan with dp.mode local"),
+        (("canaries", "plan.toml"), "expected a plan with noise"),
     ],
 )
 def test_usage_ends_with_2(fedsec, tmp_path, arguments, said):
@@ -129,4 +141,4 @@ def test_a_real_audit_fits_100_columns(fedsec):
     result = fedsec("audit", "mechanism", "--trials", "400", "--confidence", "0.9999999")
     assert result.code == 0, result.out
     assert max(len(line) for line in result.out.splitlines()) <= 100
-    assert "21 of 21 held; 3 of these show nothing" in result.out
+    assert "23 of 23 held; 5 of these show nothing" in result.out

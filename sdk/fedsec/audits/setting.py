@@ -1,0 +1,59 @@
+"""What the audit of a step is told: the step's numbers, and how hard to try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fedsec.audits.bounds import confidence_level
+from fedsec.plan.cost import DEFAULT_DELTA
+from fedsec.plan.specs import LoraSpec
+from fedsec_secure.accounting.events import MOST_RECORDS
+from fedsec_secure.errors import ConfigError
+
+LORA: Final = LoraSpec(strategy="ffa", rank=1, alpha=1.0, dropout=0.0, targets=("q_proj",))
+"""Two tensors of 16: the smallest step in which clipping tensor by tensor differs from clipping all."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is audited, and how hard. ConfigError for numbers that no step has or no audit can use.
+
+    Attributes:
+        noise_multiplier: z, standard deviation of the noise over the clipping norm.
+        sampling_rate: q of the Poisson sampling.
+        delta: at which epsilon is given.
+        trials: steps with the canary, and as many without, on a sample; a third as many each on all units and on
+            sampled records, a sixth shared ones, and a thirtieth runs of several shared ones.
+        confidence: of the lower bounds on epsilon, all rows together.
+        records: of a patient, where records are sampled.
+    """
+
+    noise_multiplier: float = 1.0
+    sampling_rate: float = 0.5
+    delta: float = DEFAULT_DELTA
+    trials: int = 30_000
+    confidence: float = 0.99
+    records: int = 4
+
+    def __post_init__(self) -> None:
+        confidence_level(self.confidence)
+        if not 400 <= self.trials <= 100_000:
+            raise ConfigError(
+                f"trials: expected from 400 to 100000, found {self.trials}: use 30000, or more for a tighter bound"
+            )
+        if not 1 <= self.records <= MOST_RECORDS:
+            raise ConfigError(
+                f"max-records: expected 1 to {MOST_RECORDS} records of a patient, found {self.records}: use the plan's"
+            )
+        if not (0.125 <= self.noise_multiplier <= 1000 and 1e-3 <= self.sampling_rate <= 1 and 0 < self.delta < 0.1):
+            raise ConfigError(
+                "audit: expected a noise multiplier from 0.125 to 1000, a sampling rate from 0.001 to 1 and a delta "
+                f"below 0.1, found {self.noise_multiplier}, {self.sampling_rate} and {self.delta}: a step outside "
+                "these has an epsilon that no number of trials would show"
+            )
+
+    @property
+    def level(self) -> float:
+        """Of one row that bounds epsilon."""
+        return confidence_level(self.confidence) / (5 if self.sampling_rate < 1 else 4)
