@@ -47,8 +47,10 @@ def test_trainings_start_half_way_up_the_scale(base):
 
 
 def test_next_to_no_noise_leaks_through_the_private_path_and_would_refute_epsilon_4(base):
-    """The control of the private row: without it, a row that holds would say nothing."""
-    sites = Sites(trainings=20)
+    """The control of the private row: without it, a row that holds would say nothing. 28 trainings: with an area of
+    0.998, as measured, fewer than one in 1,000 such tests fail.
+    """
+    sites = Sites(trainings=28)
     levels = bare(World(sites, base))
     control = levels.control("control", 0.05)
     assert control.held, control.got
