@@ -232,7 +232,7 @@ def with_noise(draft: D) -> D:
 
 def _require_room_beside_scores(draft: Draft, target: float, delta: float) -> None:
     """Scores that use up the target by themselves: no noise on the steps helps."""
-    private, scores = draft.weighting.private, _scores(draft)
+    private, scores = draft.weighting.private, noised_scores(draft)
     if private is None or scores is None:
         return
     alone = RdpFilter(RELATION).epsilon([scores], delta)
