@@ -13,10 +13,14 @@ from fedsec.cli.output import Json, Quiet, err, out, print_json
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fedsec.evaluation.scores import Interval
     from fedsec.study.adapt import Outcome
+    from fedsec.study.adapted import Adapted
     from fedsec.study.local_notes import LocalNotes
     from fedsec.study.starting import Start
 
+FEW_HELD_OUT = 20
+"""With fewer, resampling them is too narrow: two records that both gained would be an interval without zero."""
 _TITLES = {"zero-shot": "base model as it is", "run": "the run's adapter", "adapted": "adapted here"}
 
 
@@ -86,28 +90,29 @@ def adapt(
             progress.update(tasks[what], completed=done, total=of)
 
         outcome = adapt_here(start, local, settings, place, on_progress)
+    remarks = [*doubts(outcome.record, run), *_remarks(start, local, outcome.record)]
     if json:
-        gains = {kind: gain.model_dump(mode="json") for kind, gain in outcome.gains.items()}
-        print_json({"folder": str(output), "record": outcome.record.model_dump(mode="json"), "gains": gains})
+        record = outcome.record.model_dump(mode="json")
+        print_json({"folder": str(output), "record": record, "remarks": remarks})
     elif not quiet:
-        _show(output, start, local, outcome)
+        _show(output, outcome, remarks)
 
 
-def _show(folder: Path, start: Start, notes: LocalNotes, outcome: Outcome) -> None:
+def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:
     from fedsec.cli.tables import said_of
 
     record = outcome.record
     if record.held_out:
-        out.print(_table(outcome))
-    for kind, gain in outcome.gains.items():
-        verdict = "outside" if gain.excludes_zero else "NOT outside"
+        out.print(_table(record))
+    for kind, gain in record.gains.items():
+        verdict = "outside" if _is_shown(gain, record) else "NOT outside"
         out.print(
             f"{said_of(kind)}: adapted minus the run's adapter is {gain.difference:+.3f},\n"
             f"paired bootstrap 95 % interval [{gain.low:+.3f}, {gain.high:+.3f}]: {verdict} what the choice of "
             "held-out records explains.",
             markup=False,
         )
-    for remark in _remarks(start, notes, outcome):
+    for remark in remarks:
         out.print(f"note: {remark}", style="yellow", markup=False)
     of = "" if record.records.trained == record.records.of else f" of {record.records.of}"
     out.print(
@@ -119,7 +124,37 @@ def _show(folder: Path, start: Start, notes: LocalNotes, outcome: Outcome) -> No
     )
 
 
-def _remarks(start: Start, notes: LocalNotes, outcome: Outcome) -> list[str]:
+def doubts(record: Adapted, run: Path) -> list[str]:
+    """Why the run's adapter may be the better one here."""
+    keep = f"keep the run's adapter (`fedsec predict {run}`)"
+    trained, empty, held = record.records.trained, record.records.empty, record.records.held_out
+    found = []
+    if not held:
+        found.append("nothing was held out: nothing says whether this helped")
+    elif held < FEW_HELD_OUT:
+        found.append(
+            f"{held} held-out records are too few to say whether adapting helped, whatever the interval is: hold out "
+            f"{FEW_HELD_OUT} or more, or {keep} until there are"
+        )
+    lower = {kind: gain for kind, gain in record.gains.items() if gain.difference < 0}
+    if lower:
+        surely = "made it worse" if any(_is_shown(gain, record) for gain in lower.values()) else "did not help"
+        found.append(f"adapting {surely} on the held-out records ({' and '.join(lower)} score lower): {keep}")
+    elif held >= FEW_HELD_OUT and not any(_is_shown(gain, record) for gain in record.gains.values()):
+        found.append(f"nothing shows that adapting helped on the held-out records: annotate more, or {keep}")
+    if 2 * empty > trained:
+        found.append(
+            f"{empty} of {trained} training answers are that there is nothing, and an adapter learns to answer "
+            "just that from them: annotate more notes that hold something"
+        )
+    return found
+
+
+def _is_shown(gain: Interval, record: Adapted) -> bool:
+    return gain.excludes_zero and record.records.held_out >= FEW_HELD_OUT
+
+
+def _remarks(start: Start, notes: LocalNotes, record: Adapted) -> list[str]:
     found = {
         "run": [],
         "certificate": ["the certificate holds, and what it rests on is not here: it is the coordinator's word alone"],
@@ -129,17 +164,12 @@ def _remarks(start: Start, notes: LocalNotes, outcome: Outcome) -> list[str]:
         found.append("checked against the keys in the run's own plan; give those that you compared by phone as --keys")
     if notes.unused_relations:
         found.append("the notes have relations, and none is trained on: name their types with --relation")
-    if not outcome.record.held_out:
-        found.append("nothing was held out: nothing says whether this helped")
-    if outcome.record.truncated:
-        found.append(
-            f"{outcome.record.truncated} records are longer than training.max_tokens and lost words at the end"
-        )
+    if record.truncated:
+        found.append(f"{record.truncated} records are longer than training.max_tokens and lost words at the end")
     return found
 
 
-def _table(outcome: Outcome) -> Table:
-    record = outcome.record
+def _table(record: Adapted) -> Table:
     columns = list(record.held_out["run"].scores)
     title = f"Held out: {record.records.held_out} records of patients that were not trained on"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from fedsec.data.templates import NONE
 from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import KINDS, Interval, Kind, Scores, paired_bootstrap
 from fedsec.plan.model import Plan
@@ -50,11 +51,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The new folder's record, and what the held-out records say."""
+    """The new folder's record, and how it was trained."""
 
     record: Adapted
-    gains: Mapping[Kind, Interval]
-    """Adapted minus the run's adapter, strict."""
     trained: TrainResult
 
 
@@ -99,6 +98,7 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
             trained=len(notes.train),
             of=notes.of,
             patients=len({e.patient_id for e in notes.train}),
+            empty=sum(e.answer == NONE for e in notes.train),
             held_out=0 if notes.held_out is None else len(notes.held_out.examples),
             entity_types=notes.entity_types,
             relation_types=notes.relation_types,
@@ -108,10 +108,11 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         training=spec,
         truncated=trained.truncated,
         held_out={system: said for system, (said, _) in found.items()},
+        gains=_gains(found),
         versions=software_versions(),
     )
     out.finish(trained.adapter, start.plan, record)
-    return Outcome(record, _gains(found), trained)
+    return Outcome(record, trained)
 
 
 def training_spec(training: TrainingSpec, records: int, settings: Settings) -> TrainingSpec:
