@@ -30,7 +30,7 @@ sys.path[:0] = [str(EXAMPLE), str(EXAMPLE.parent)]
 import run  # noqa: E402
 from cells.figure import drawn  # noqa: E402
 from cells.table import Table  # noqa: E402
-from suite import communication, crf, fairness, notes, poisoned, rows  # noqa: E402
+from suite import communication, crf, fairness, new_site, notes, poisoned, rows  # noqa: E402
 from suite.aggregate import influence, krum, mean, median, resampled  # noqa: E402
 from suite.in_domain import BOUND, DEVIATION  # noqa: E402
 from suite.lab import Lab  # noqa: E402
@@ -276,6 +276,19 @@ class TestRows:
         assert (weakest.test, weakest.value) == ("a", pytest.approx(0.1))
         means = {r.system: r.value for r in found if r.measure.startswith(fairness.HARMONIC)}
         assert means["Fed"] == pytest.approx(2 / (1 / 0.3 + 1 / 0.1))
+
+
+class TestNewSite:
+    def test_each_claim_is_about_its_own_differences(self):
+        found = [
+            Row("c", 0, f"{n} records: {what}", n, "t", rows.MEASURE, value, value - 0.1, value + 0.1)
+            for n, over_base, over_fed in ((10, 0.3, -0.05), (100, 0.2, 0.15))
+            for what, value in ((new_site.OVER_BASE, over_base), (new_site.OVER_FED, over_fed))
+        ]
+        _, base, fed = new_site.claims(found)
+        assert (base.here, base.agrees) == ("entities, strict: 10 records +0.300; 100 records +0.200", True)
+        assert (fed.here, fed.agrees) == ("entities, strict: 10 records -0.050; 100 records +0.150", None)
+        assert [c.here for c in new_site.claims([])][1:] == ["entities, strict: not run yet"] * 2
 
 
 class TestCommand:

@@ -47,7 +47,7 @@ def adapt(
         int | None, typer.Option(min=1, max=100, help="How often each record is seen; by their number if left out.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-7, max=1.0, help="5e-4, or the plan's where that is lower, if left out.")
+        float | None, typer.Option(min=1e-7, max=1.0, help="5e-4, below 40 records 2e-4, or the plan's if lower.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 53) - 1, help="Order of the records, and dropout.")] = 0,
     base: Annotated[
@@ -127,7 +127,7 @@ def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:
 def doubts(record: Adapted, run: Path) -> list[str]:
     """Why the run's adapter may be the better one here."""
     keep = f"keep the run's adapter (`fedsec predict {run}`)"
-    trained, empty, held = record.records.trained, record.records.empty, record.records.held_out
+    records, held = record.records, record.records.held_out
     found = []
     if not held:
         found.append("nothing was held out: nothing says whether this helped")
@@ -142,10 +142,11 @@ def doubts(record: Adapted, run: Path) -> list[str]:
         found.append(f"adapting {surely} on the held-out records ({' and '.join(lower)} score lower): {keep}")
     elif held >= FEW_HELD_OUT and not any(_is_shown(gain, record) for gain in record.gains.values()):
         found.append(f"nothing shows that adapting helped on the held-out records: annotate more, or {keep}")
-    if 2 * empty > trained:
+    chosen = records.trained + records.left_out
+    if 2 * records.empty > chosen:
         found.append(
-            f"{empty} of {trained} training answers are that there is nothing, and an adapter learns to answer "
-            "just that from them: annotate more notes that hold something"
+            f"{records.empty} of {chosen} answers to train on are that there is nothing, and an adapter learns to "
+            f"answer just that ({records.left_out} were left out): annotate notes that hold something"
         )
     return found
 

@@ -6,10 +6,11 @@ Nothing is sent anywhere, and nothing is charged to a ledger: what is made is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fedsec.data.schema import Example
 from fedsec.data.templates import NONE
 from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import KINDS, Interval, Kind, Scores, paired_bootstrap
@@ -26,8 +27,12 @@ from fedsec.training.loop import train_round
 from fedsec.training.replicas import Replicas
 from fedsec.training.round import StepInfo, TrainResult
 from fedsec_secure.codec import sha256
+from fedsec_secure.errors import ConfigError
 
 LEARNING_RATE: Final = 5e-4
+GENTLE_RATE: Final = 2e-4
+FEW: Final = 40
+"""With fewer records to train on, the rate is the gentle one: docs/decisions/few-records-gently.md."""
 ZERO_SHOT, RUN, ADAPTED = "zero-shot", "run", "adapted"
 _STEPS: Final = 60
 _EPOCHS: Final = (2, 10)
@@ -78,8 +83,9 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         if settings.zero_shot:
             found[ZERO_SHOT] = measure(ZERO_SHOT, None)
         found[RUN] = measure(RUN, start.adapter)
-    spec = training_spec(start.plan.training, len(notes.train), settings)
-    trained = _train(models, start, notes, spec, settings, out, progress)
+    examples = balanced(notes.train)
+    spec = training_spec(start.plan.training, len(examples), settings)
+    trained = _train(models, start, examples, spec, settings, out, progress)
     if notes.held_out is not None:
         found[ADAPTED] = measure(ADAPTED, trained.adapter)
     record = Adapted(
@@ -95,10 +101,11 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         base_weights_sha256=models.base.weights_sha256,
         adapter_sha256=trained.adapter.digest().hex(),
         records=Records(
-            trained=len(notes.train),
+            trained=len(examples),
             of=notes.of,
-            patients=len({e.patient_id for e in notes.train}),
+            patients=len({e.patient_id for e in examples}),
             empty=sum(e.answer == NONE for e in notes.train),
+            left_out=len(notes.train) - len(examples),
             held_out=0 if notes.held_out is None else len(notes.held_out.examples),
             entity_types=notes.entity_types,
             relation_types=notes.relation_types,
@@ -115,18 +122,32 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
     return Outcome(record, trained)
 
 
+def balanced(examples: Sequence[Example]) -> list[Example]:
+    """What is trained on: of the examples whose answer is that there is nothing only the first, half as many as others.
+
+    Few examples that are mostly such teach to answer just that. ConfigError where all are.
+    """
+    empty = [e.example_id for e in examples if e.answer == NONE]
+    others = len(examples) - len(empty)
+    if not others:
+        raise ConfigError(f"none of the {len(examples)} records to train on holds anything; annotate some that do")
+    spare = set(empty[max(1, others // 2) :])
+    return [e for e in examples if e.example_id not in spare]
+
+
 def training_spec(training: TrainingSpec, records: int, settings: Settings) -> TrainingSpec:
     """The plan's ``training``, over all records in one round.
 
     Few records are seen more often, for about 60 steps in all but each 2 to 10 times; the rate is below a study's own,
-    because the adapter is trained already.
+    because the adapter is trained already, and lower still for few records.
     """
     least, most = _EPOCHS
     steps = -(-records // training.batch_size)
     epochs = settings.epochs or min(most, max(least, -(-_STEPS // steps)))
+    rate = GENTLE_RATE if records < FEW else LEARNING_RATE
     changes = {
         "epochs": epochs,
-        "learning_rate": settings.learning_rate or min(LEARNING_RATE, training.learning_rate),
+        "learning_rate": settings.learning_rate or min(rate, training.learning_rate),
         "examples_per_round": None,
     }
     return training.model_copy(update=changes)
@@ -135,7 +156,7 @@ def training_spec(training: TrainingSpec, records: int, settings: Settings) -> T
 def _train(
     models: Replicas,
     start: Start,
-    notes: LocalNotes,
+    examples: Sequence[Example],
     spec: TrainingSpec,
     settings: Settings,
     out: Unfinished,
@@ -151,7 +172,7 @@ def _train(
         return train_round(
             base,
             start.adapter,
-            notes.train,
+            examples,
             spec,
             start.plan.lora.model_copy(update={"strategy": "fedit"}),
             round_index=0,

@@ -52,7 +52,9 @@ class Records(Strict):
     patients: int = Field(ge=1)
     """Behind the trained ones."""
     empty: int = Field(ge=0)
-    """Of the trained ones: those whose answer is that there is nothing."""
+    """Of those that were chosen for training: their answer is that there is nothing."""
+    left_out: int = Field(ge=0)
+    """Of the empty ones: not trained on, so that they are not too many."""
     held_out: int = Field(ge=0)
     """That were scored and not trained on; of other patients."""
     entity_types: tuple[LabelName, ...]

@@ -13,7 +13,7 @@ import pytest
 
 from fedsec.cli.adapt import FEW_HELD_OUT, doubts
 from fedsec.data.readers.jsonl import write_jsonl
-from fedsec.data.schema import Document, Entity
+from fedsec.data.schema import Document, Entity, Example
 from fedsec.data.synthetic import hospital, make_site
 from fedsec.evaluation.scores import Interval
 from fedsec.plan.toml import write_toml
@@ -206,9 +206,37 @@ def test_answers_that_are_mostly_nothing_are_remarked_on(fedsec, run, tmp_path):
     done = fedsec("site", "adapt", run, "bare.jsonl", "--out", "own", *options)
     assert done.code == 0, done.err
     text = " ".join(done.out.split())
-    assert "note: 8 of 12 training answers are that there is nothing" in text
+    assert "note: 8 of 12 answers to train on are that there is nothing" in text
+    assert "(6 were left out)" in text
+    assert "trained on 6 of 12 records" in text
     assert "nothing was held out: nothing says whether this helped" in text
-    assert open_adapted(tmp_path / "own").record.records.empty == 8
+    records = open_adapted(tmp_path / "own").record.records
+    assert (records.trained, records.empty, records.left_out, records.patients) == (6, 8, 6, 6)
+    write_jsonl(tmp_path / "none.jsonl", [one_sentence(n, mention=n < 1) for n in range(40)])
+    refused = fedsec("site", "adapt", run, "none.jsonl", "--out", "two", *options, "--records", "10")
+    assert refused.code == 2
+    assert "none of the 10 records to train on holds anything" in said(refused)
+
+
+@pytest.mark.parametrize(("others", "empty", "kept"), [(4, 6, 2), (12, 8, 6), (12, 6, 6), (65, 35, 32), (1, 9, 1)])
+def test_what_holds_nothing_is_at_most_half_as_much_as_what_holds_something(others, empty, kept):
+    some = [
+        Example(
+            example_id=f"e{n}",
+            document_id="d",
+            patient_id="p",
+            text="x",
+            offset=0,
+            entities=(),
+            relations=None,
+            prompt="x",
+            answer="none" if n < empty else "Drug: x",
+        )
+        for n in range(others + empty)
+    ]
+    left = adapting.balanced(some)
+    assert [e.answer for e in left] == ["none"] * kept + ["Drug: x"] * others
+    assert left == [e for e in some if e in left], "in their order"
 
 
 @pytest.fixture(scope="module")
@@ -250,10 +278,11 @@ def test_a_gain_that_is_none_is_said_in_words(record, entities, relations, expec
 
 
 @pytest.mark.parametrize(("records", "epochs"), [(10, 10), (20, 10), (50, 5), (100, 3), (1000, 2)])
-def test_few_records_are_seen_more_often(run, records, epochs):
+def test_few_records_are_seen_more_often_and_at_a_lower_rate(run, records, epochs):
     plan = RunFolder.open(run).plan
     spec = adapting.training_spec(plan.training, records, adapting.Settings())
-    assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, 5e-4, None)
+    rate = 2e-4 if records <= 20 else 5e-4
+    assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, rate, None)
     slow = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 1e-4})})
     assert adapting.training_spec(slow.training, records, adapting.Settings()).learning_rate == 1e-4
 
