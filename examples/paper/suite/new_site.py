@@ -74,13 +74,13 @@ def adapted(lab: Lab, records: int, start: str, seed: int) -> AdapterState:
     """
     labels = lab.notes.labels[lab.notes.new]
     section = DataSection(path="new", entity_types=labels.entities, relation_types=labels.relations, limit=records)
-    examples = balanced(lab.examples(lab.notes.train[lab.notes.new], section))
+    chosen = lab.examples(lab.notes.train[lab.notes.new], section)
     if start == FROM_FED:
-        begin, chosen = federated(lab, FED, seed).adapter, Settings()
+        begin, settings = federated(lab, FED, seed).adapter, Settings()
     else:
-        begin, chosen = lab.initial(seed), Settings(learning_rate=lab.draft.training.learning_rate)
-    spec = training_spec(lab.draft.training, len(examples), chosen)
-    return lab.train(begin, examples, lab.notes.new, round_index=0, rounds=1, seed=seed, spec=spec)
+        begin, settings = lab.initial(seed), Settings(learning_rate=lab.draft.training.learning_rate)
+    spec = training_spec(lab.draft.training, len(chosen), settings)
+    return lab.train(begin, balanced(chosen), lab.notes.new, round_index=0, rounds=1, seed=seed, spec=spec)
 
 
 def _scores(lab: Lab, adapter: AdapterState | None, limit: int | None = None) -> dict[str, Scores]:

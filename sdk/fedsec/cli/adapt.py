@@ -47,7 +47,7 @@ def adapt(
         int | None, typer.Option(min=1, max=100, help="How often each record is seen; by their number if left out.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-7, max=1.0, help="5e-4, below 40 records 2e-4, or the plan's if lower.")
+        float | None, typer.Option(min=1e-7, max=1.0, help="1e-5 a record up to 5e-4, or the plan's if lower.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 53) - 1, help="Order of the records, and dropout.")] = 0,
     base: Annotated[
@@ -60,8 +60,8 @@ def adapt(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a finished run's adapter further on this site's own notes (10 to 100 records are enough), and score both
-    on patients that were held out. Nothing is sent. Killed: the same command goes on.
+    """Train a finished run's adapter further on this site's own notes (10 records or more; some 50 before it is likely
+    to help), and score both on patients that were held out. Nothing is sent. Killed: the same command goes on.
     """
     from rich.progress import Progress, TaskID
 

@@ -30,9 +30,8 @@ from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
 
 LEARNING_RATE: Final = 5e-4
-GENTLE_RATE: Final = 2e-4
-FEW: Final = 40
-"""With fewer records to train on, the rate is the gentle one: docs/decisions/few-records-gently.md."""
+RECORDS: Final = 50
+"""From so many records on; with fewer the rate is lower in proportion (docs/decisions/few-records-gently.md)."""
 ZERO_SHOT, RUN, ADAPTED = "zero-shot", "run", "adapted"
 _STEPS: Final = 60
 _EPOCHS: Final = (2, 10)
@@ -84,7 +83,7 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
             found[ZERO_SHOT] = measure(ZERO_SHOT, None)
         found[RUN] = measure(RUN, start.adapter)
     examples = balanced(notes.train)
-    spec = training_spec(start.plan.training, len(examples), settings)
+    spec = training_spec(start.plan.training, len(notes.train), settings)
     trained = _train(models, start, examples, spec, settings, out, progress)
     if notes.held_out is not None:
         found[ADAPTED] = measure(ADAPTED, trained.adapter)
@@ -136,15 +135,15 @@ def balanced(examples: Sequence[Example]) -> list[Example]:
 
 
 def training_spec(training: TrainingSpec, records: int, settings: Settings) -> TrainingSpec:
-    """The plan's ``training``, over all records in one round.
+    """The plan's ``training``, over all records in one round; ``records``: how many were chosen, the empty ones too.
 
     Few records are seen more often, for about 60 steps in all but each 2 to 10 times; the rate is below a study's own,
-    because the adapter is trained already, and lower still for few records.
+    because the adapter is trained already, and lower still for fewer than `RECORDS`.
     """
     least, most = _EPOCHS
     steps = -(-records // training.batch_size)
     epochs = settings.epochs or min(most, max(least, -(-_STEPS // steps)))
-    rate = GENTLE_RATE if records < FEW else LEARNING_RATE
+    rate = LEARNING_RATE * min(records, RECORDS) / RECORDS
     changes = {
         "epochs": epochs,
         "learning_rate": settings.learning_rate or min(rate, training.learning_rate),

@@ -281,7 +281,7 @@ def test_a_gain_that_is_none_is_said_in_words(record, entities, relations, expec
 def test_few_records_are_seen_more_often_and_at_a_lower_rate(run, records, epochs):
     plan = RunFolder.open(run).plan
     spec = adapting.training_spec(plan.training, records, adapting.Settings())
-    rate = 2e-4 if records <= 20 else 5e-4
+    rate = {10: 1e-4, 20: 2e-4}.get(records, 5e-4)
     assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, rate, None)
     slow = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 1e-4})})
     assert adapting.training_spec(slow.training, records, adapting.Settings()).learning_rate == 1e-4
