@@ -36,6 +36,7 @@ from suite import (  # noqa: E402
     crf,
     fairness,
     heterogeneity,
+    new_site,
     notes,
     poisoned,
     rows,
@@ -396,6 +397,19 @@ class TestTitles:
         }
         some = [Row("c", 0, words, NAN, rows.ALL, titles.ROUGE, sum(e) / 2, *e) for words, e in ends.items()]
         assert [claim.agrees for claim in titles.claims(some)] == [False, True, None, None, True]
+
+
+class TestNewSite:
+    def test_each_claim_is_about_its_own_differences(self):
+        found = [
+            Row("c", 0, f"{n} records: {what}", n, "t", rows.MEASURE, value, value - 0.1, value + 0.1)
+            for n, over_base, over_fed in ((10, 0.3, -0.05), (100, 0.2, 0.15))
+            for what, value in ((new_site.OVER_BASE, over_base), (new_site.OVER_FED, over_fed))
+        ]
+        _, base, fed = new_site.claims(found)
+        assert (base.here, base.agrees) == ("entities, strict: 10 records +0.300; 100 records +0.200", True)
+        assert (fed.here, fed.agrees) == ("entities, strict: 10 records -0.050; 100 records +0.150", None)
+        assert [c.here for c in new_site.claims([])][1:] == ["entities, strict: not run yet"] * 2
 
 
 class TestCommand:

@@ -13,10 +13,14 @@ from fedsec.cli.output import Json, Quiet, err, out, print_json
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fedsec.evaluation.scores import Interval
     from fedsec.study.adapt import Outcome
+    from fedsec.study.adapted import Adapted
     from fedsec.study.local_notes import LocalNotes
     from fedsec.study.starting import Start
 
+FEW_HELD_OUT = 20
+"""With fewer, resampling them is too narrow: two records that both gained would be an interval without zero."""
 _TITLES = {"zero-shot": "base model as it is", "run": "the run's adapter", "adapted": "adapted here"}
 
 
@@ -43,7 +47,7 @@ def adapt(
         int | None, typer.Option(min=1, max=100, help="How often each record is seen; by their number if left out.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-7, max=1.0, help="5e-4, or the plan's where that is lower, if left out.")
+        float | None, typer.Option(min=1e-7, max=1.0, help="1e-5 a record up to 5e-4, or the plan's if lower.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 53) - 1, help="Order of the records, and dropout.")] = 0,
     base: Annotated[
@@ -56,8 +60,8 @@ def adapt(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a finished run's adapter further on this site's own notes (10 to 100 records are enough), and score both
-    on patients that were held out. Nothing is sent. Killed: the same command goes on.
+    """Train a finished run's adapter further on this site's own notes (10 records or more; some 50 before it is likely
+    to help), and score both on patients that were held out. Nothing is sent. Killed: the same command goes on.
     """
     from rich.progress import Progress, TaskID
 
@@ -86,28 +90,29 @@ def adapt(
             progress.update(tasks[what], completed=done, total=of)
 
         outcome = adapt_here(start, local, settings, place, on_progress)
+    remarks = [*doubts(outcome.record, run), *_remarks(start, local, outcome.record)]
     if json:
-        gains = {kind: gain.model_dump(mode="json") for kind, gain in outcome.gains.items()}
-        print_json({"folder": str(output), "record": outcome.record.model_dump(mode="json"), "gains": gains})
+        record = outcome.record.model_dump(mode="json")
+        print_json({"folder": str(output), "record": record, "remarks": remarks})
     elif not quiet:
-        _show(output, start, local, outcome)
+        _show(output, outcome, remarks)
 
 
-def _show(folder: Path, start: Start, notes: LocalNotes, outcome: Outcome) -> None:
+def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:
     from fedsec.cli.tables import said_of
 
     record = outcome.record
     if record.held_out:
-        out.print(_table(outcome))
-    for kind, gain in outcome.gains.items():
-        verdict = "outside" if gain.excludes_zero else "NOT outside"
+        out.print(_table(record))
+    for kind, gain in record.gains.items():
+        verdict = "outside" if _is_shown(gain, record) else "NOT outside"
         out.print(
             f"{said_of(kind)}: adapted minus the run's adapter is {gain.difference:+.3f},\n"
             f"paired bootstrap 95 % interval [{gain.low:+.3f}, {gain.high:+.3f}]: {verdict} what the choice of "
             "held-out records explains.",
             markup=False,
         )
-    for remark in _remarks(start, notes, outcome):
+    for remark in remarks:
         out.print(f"note: {remark}", style="yellow", markup=False)
     of = "" if record.records.trained == record.records.of else f" of {record.records.of}"
     out.print(
@@ -119,7 +124,38 @@ def _show(folder: Path, start: Start, notes: LocalNotes, outcome: Outcome) -> No
     )
 
 
-def _remarks(start: Start, notes: LocalNotes, outcome: Outcome) -> list[str]:
+def doubts(record: Adapted, run: Path) -> list[str]:
+    """Why the run's adapter may be the better one here."""
+    keep = f"keep the run's adapter (`fedsec predict {run}`)"
+    records, held = record.records, record.records.held_out
+    found = []
+    if not held:
+        found.append("nothing was held out: nothing says whether this helped")
+    elif held < FEW_HELD_OUT:
+        found.append(
+            f"{held} held-out records are too few to say whether adapting helped, whatever the interval is: hold out "
+            f"{FEW_HELD_OUT} or more, or {keep} until there are"
+        )
+    lower = {kind: gain for kind, gain in record.gains.items() if gain.difference < 0}
+    if lower:
+        surely = "made it worse" if any(_is_shown(gain, record) for gain in lower.values()) else "did not help"
+        found.append(f"adapting {surely} on the held-out records ({' and '.join(lower)} score lower): {keep}")
+    elif held >= FEW_HELD_OUT and not any(_is_shown(gain, record) for gain in record.gains.values()):
+        found.append(f"nothing shows that adapting helped on the held-out records: annotate more, or {keep}")
+    chosen = records.trained + records.left_out
+    if 2 * records.empty > chosen:
+        found.append(
+            f"{records.empty} of {chosen} answers to train on are that there is nothing, and an adapter learns to "
+            f"answer just that ({records.left_out} were left out): annotate notes that hold something"
+        )
+    return found
+
+
+def _is_shown(gain: Interval, record: Adapted) -> bool:
+    return gain.excludes_zero and record.records.held_out >= FEW_HELD_OUT
+
+
+def _remarks(start: Start, notes: LocalNotes, record: Adapted) -> list[str]:
     found = {
         "run": [],
         "certificate": ["the certificate holds, and what it rests on is not here: it is the coordinator's word alone"],
@@ -129,17 +165,12 @@ def _remarks(start: Start, notes: LocalNotes, outcome: Outcome) -> list[str]:
         found.append("checked against the keys in the run's own plan; give those that you compared by phone as --keys")
     if notes.unused_relations:
         found.append("the notes have relations, and none is trained on: name their types with --relation")
-    if not outcome.record.held_out:
-        found.append("nothing was held out: nothing says whether this helped")
-    if outcome.record.truncated:
-        found.append(
-            f"{outcome.record.truncated} records are longer than training.max_tokens and lost words at the end"
-        )
+    if record.truncated:
+        found.append(f"{record.truncated} records are longer than training.max_tokens and lost words at the end")
     return found
 
 
-def _table(outcome: Outcome) -> Table:
-    record = outcome.record
+def _table(record: Adapted) -> Table:
     columns = list(record.held_out["run"].scores)
     title = f"Held out: {record.records.held_out} records of patients that were not trained on"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -6,10 +6,12 @@ Nothing is sent anywhere, and nothing is charged to a ledger: what is made is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fedsec.data.schema import Example
+from fedsec.data.templates import NONE
 from fedsec.evaluation.loss import example_losses, mean_loss
 from fedsec.evaluation.scores import KINDS, Interval, Kind, Scores, paired_bootstrap
 from fedsec.plan.model import Plan
@@ -25,8 +27,11 @@ from fedsec.training.loop import train_round
 from fedsec.training.replicas import Replicas
 from fedsec.training.round import StepInfo, TrainResult
 from fedsec_secure.codec import sha256
+from fedsec_secure.errors import ConfigError
 
 LEARNING_RATE: Final = 5e-4
+RECORDS: Final = 50
+"""From so many records on; with fewer the rate is lower in proportion (docs/decisions/few-records-gently.md)."""
 ZERO_SHOT, RUN, ADAPTED = "zero-shot", "run", "adapted"
 _STEPS: Final = 60
 _EPOCHS: Final = (2, 10)
@@ -50,11 +55,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The new folder's record, and what the held-out records say."""
+    """The new folder's record, and how it was trained."""
 
     record: Adapted
-    gains: Mapping[Kind, Interval]
-    """Adapted minus the run's adapter, strict."""
     trained: TrainResult
 
 
@@ -79,8 +82,9 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         if settings.zero_shot:
             found[ZERO_SHOT] = measure(ZERO_SHOT, None)
         found[RUN] = measure(RUN, start.adapter)
+    examples = balanced(notes.train)
     spec = training_spec(start.plan.training, len(notes.train), settings)
-    trained = _train(models, start, notes, spec, settings, out, progress)
+    trained = _train(models, start, examples, spec, settings, out, progress)
     if notes.held_out is not None:
         found[ADAPTED] = measure(ADAPTED, trained.adapter)
     record = Adapted(
@@ -96,9 +100,11 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         base_weights_sha256=models.base.weights_sha256,
         adapter_sha256=trained.adapter.digest().hex(),
         records=Records(
-            trained=len(notes.train),
+            trained=len(examples),
             of=notes.of,
-            patients=len({e.patient_id for e in notes.train}),
+            patients=len({e.patient_id for e in examples}),
+            empty=sum(e.answer == NONE for e in notes.train),
+            left_out=len(notes.train) - len(examples),
             held_out=0 if notes.held_out is None else len(notes.held_out.examples),
             entity_types=notes.entity_types,
             relation_types=notes.relation_types,
@@ -108,24 +114,39 @@ def adapt(start: Start, notes: LocalNotes, settings: Settings, out: Unfinished, 
         training=spec,
         truncated=trained.truncated,
         held_out={system: said for system, (said, _) in found.items()},
+        gains=_gains(found),
         versions=software_versions(),
     )
     out.finish(trained.adapter, start.plan, record)
-    return Outcome(record, _gains(found), trained)
+    return Outcome(record, trained)
+
+
+def balanced(examples: Sequence[Example]) -> list[Example]:
+    """What is trained on: of the examples whose answer is that there is nothing only the first, half as many as others.
+
+    Few examples that are mostly such teach to answer just that. ConfigError where all are.
+    """
+    empty = [e.example_id for e in examples if e.answer == NONE]
+    others = len(examples) - len(empty)
+    if not others:
+        raise ConfigError(f"none of the {len(examples)} records to train on holds anything; annotate some that do")
+    spare = set(empty[max(1, others // 2) :])
+    return [e for e in examples if e.example_id not in spare]
 
 
 def training_spec(training: TrainingSpec, records: int, settings: Settings) -> TrainingSpec:
-    """The plan's ``training``, over all records in one round.
+    """The plan's ``training``, over all records in one round; ``records``: how many were chosen, the empty ones too.
 
     Few records are seen more often, for about 60 steps in all but each 2 to 10 times; the rate is below a study's own,
-    because the adapter is trained already.
+    because the adapter is trained already, and lower still for fewer than `RECORDS`.
     """
     least, most = _EPOCHS
     steps = -(-records // training.batch_size)
     epochs = settings.epochs or min(most, max(least, -(-_STEPS // steps)))
+    rate = LEARNING_RATE * min(records, RECORDS) / RECORDS
     changes = {
         "epochs": epochs,
-        "learning_rate": settings.learning_rate or min(LEARNING_RATE, training.learning_rate),
+        "learning_rate": settings.learning_rate or min(rate, training.learning_rate),
         "examples_per_round": None,
     }
     return training.model_copy(update=changes)
@@ -134,7 +155,7 @@ def training_spec(training: TrainingSpec, records: int, settings: Settings) -> T
 def _train(
     models: Replicas,
     start: Start,
-    notes: LocalNotes,
+    examples: Sequence[Example],
     spec: TrainingSpec,
     settings: Settings,
     out: Unfinished,
@@ -150,7 +171,7 @@ def _train(
         return train_round(
             base,
             start.adapter,
-            notes.train,
+            examples,
             spec,
             start.plan.lora.model_copy(update={"strategy": "fedit"}),
             round_index=0,

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
+from fedsec.evaluation.scores import Interval, Kind
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, canonical, load_plan, parse_canonical, read_bounded
 from fedsec.plan.model import Plan
 from fedsec.plan.specs import LabelName, LoraSpec, ModelSpec, Sha256Hex, Strict, TrainingSpec
@@ -50,6 +51,10 @@ class Records(Strict):
     """That could have been trained on."""
     patients: int = Field(ge=1)
     """Behind the trained ones."""
+    empty: int = Field(ge=0)
+    """Of those that were chosen for training: their answer is that there is nothing."""
+    left_out: int = Field(ge=0)
+    """Of the empty ones: not trained on, so that they are not too many."""
     held_out: int = Field(ge=0)
     """That were scored and not trained on; of other patients."""
     entity_types: tuple[LabelName, ...]
@@ -83,6 +88,8 @@ class Adapted(Strict):
     """Examples that lost words at the end."""
     held_out: dict[str, HeldOut]
     """``run`` and ``adapted``, and ``zero-shot`` where it was asked for; empty where nothing was held out."""
+    gains: dict[Kind, Interval]
+    """Adapted minus the run's adapter, strict, by paired bootstrap over the held-out records."""
     versions: dict[str, str]
     privacy: Literal["none"] = "none"
     stays: str = STAYS

@@ -23,7 +23,9 @@ from fedsec.site.work import TestSet
 from fedsec_secure.errors import ConfigError
 
 LEAST_RECORDS: Final = 10
-"""The smallest set that the paper adapts with."""
+"""The smallest set that the paper adapts with: of a site's annotated records, before any of them is held out."""
+LEAST_TRAINED: Final = LEAST_RECORDS // 2
+"""Whoever is held out: a patient may have most of the records."""
 MOST_SCORED: Final = 200
 
 
@@ -61,13 +63,14 @@ def read_notes(
         relation_types: of a bare file; None: none.
 
     Raises:
-        ConfigError: with file, line and reason; or fewer than `LEAST_RECORDS` to train on.
+        ConfigError: with file, line and reason; or fewer than `LEAST_RECORDS`, or `LEAST_TRAINED` left to train on.
     """
     folder = path.resolve().parent
     section, test = _sections(path, entity_types, relation_types)
     documents = load_site_documents(section, folder).documents
     if plan.task.kind != "title":
         section = section.model_copy(update={"entity_types": annotated_types(documents, section, plan.task)})
+    _require_enough(len(site_examples(documents, section, plan.task)[0]))
     train: Sequence[Document] = documents
     held: Sequence[Document] = ()
     asked = section.model_copy(update={"limit": None})
@@ -124,13 +127,19 @@ def _chosen(
     examples, _ = site_examples(train, section, plan.task)
     if records is not None and records > len(examples):
         raise ConfigError(f"--records is {records}; there are {len(examples)} beside {held} held-out notes")
-    found = len(examples) if records is None else records
-    if found < LEAST_RECORDS:
+    if len(examples) < LEAST_TRAINED:
         raise ConfigError(
-            f"expected at least {LEAST_RECORDS} records to train on; found {found}, beside {held} held-out notes. "
-            "Annotate more, or hold out fewer (--held-out 0: none, and then nothing says whether it helped)"
+            f"expected at least {LEAST_TRAINED} records to train on; found {len(examples)}, beside {held} held-out "
+            "notes. Hold out fewer (--held-out 0: none, and then nothing says whether it helped)"
         )
+    if records is not None:
+        _require_enough(records, min(LEAST_RECORDS, len(examples)))
     return examples
+
+
+def _require_enough(records: int, least: int = LEAST_RECORDS) -> None:
+    if records < least:
+        raise ConfigError(f"expected at least {least} annotated records; found {records}. Annotate or use more")
 
 
 def _test_set(held: Sequence[Document], section: DataSection, plan: Plan) -> TestSet:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from fedsec.cli.adapt import FEW_HELD_OUT, doubts
 from fedsec.data.readers.jsonl import write_jsonl
-from fedsec.data.schema import Document
+from fedsec.data.schema import Document, Entity, Example
 from fedsec.data.synthetic import hospital, make_site
+from fedsec.evaluation.scores import Interval
 from fedsec.plan.toml import write_toml
 from fedsec.study import adapt as adapting
 from fedsec.study import use
-from fedsec.study.adapted import RECORD, Unfinished, open_adapted
+from fedsec.study.adapted import RECORD, Adapted, Unfinished, open_adapted
 from fedsec.study.folder import RunFolder
 from fedsec.study.local_notes import hold_out, read_notes
 from fedsec.study.starting import open_start
@@ -75,6 +77,7 @@ def test_a_new_hospital_gets_an_adapter_of_its_own_and_sees_that_it_helped(fedse
     assert after.digest().hex() == record["adapter_sha256"] != record["origin"]["adapter_sha256"]
     assert after.shapes == before.shapes
     assert (record["records"]["trained"], record["records"]["entity_types"]) == (12, ["Drug", "Problem"])
+    assert open_adapted(tmp_path / "own").record.model_dump(mode="json") == record
     assert record["records"]["held_out"] > 0
     losses = {system: said["loss"] for system, said in record["held_out"].items()}
     assert losses["adapted"] < 0.95 * losses["run"]
@@ -82,7 +85,7 @@ def test_a_new_hospital_gets_an_adapter_of_its_own_and_sees_that_it_helped(fedse
     assert set(record["held_out"]["run"]["scores"]) == {
         f"{k} {m}" for k in ("entities", "relations") for m in ("strict", "lenient")
     }
-    assert set(done.json["gains"]) == {"entities", "relations"}
+    assert set(record["gains"]) == {"entities", "relations"}
     assert {p.name for p in (tmp_path / "own").iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "adapted.json", "plan.json")
     }
@@ -173,11 +176,113 @@ def test_more_records_are_the_same_ones_and_some_more_and_no_patient_is_on_both_
     assert hold_out(documents, 0) == (documents, [])
 
 
+def one_sentence(number: int, mention: bool = True) -> Document:
+    text = f"Patient {number} was given kelvamide." if mention else f"Patient {number} came on foot."
+    start = text.find("kelvamide")
+    found = (Entity(id="T1", type="Drug", start=start, end=start + 9, text="kelvamide"),) if mention else ()
+    return Document(document_id=f"d{number}", patient_id=f"p{number}", text=text, entities=found)
+
+
+def test_ten_records_are_enough_and_it_says_that_two_held_out_ones_show_nothing(fedsec, run, tmp_path):
+    write_jsonl(tmp_path / "ten.jsonl", [one_sentence(n) for n in range(10)])
+    done = fedsec("site", "adapt", run, "ten.jsonl", "--out", "own", "--entity", "Drug", "--json")
+    assert done.code == 0, done.err
+    records = done.json["record"]["records"]
+    assert [records[name] for name in ("trained", "of", "held_out", "empty")] == [8, 8, 2, 0]
+    (doubt,) = [r for r in done.json["remarks"] if "too few to say" in r]
+    assert doubt.startswith("2 held-out records are")
+    write_jsonl(tmp_path / "nine.jsonl", [one_sentence(n) for n in range(9)])
+    refused = fedsec("site", "adapt", run, "nine.jsonl", "--out", "two", "--entity", "Drug")
+    assert refused.code == 2
+    assert "expected at least 10 annotated records; found 9" in said(refused)
+    refused = fedsec("site", "adapt", run, "ten.jsonl", "--out", "two", "--entity", "Drug", "--held-out", "0.6")
+    assert refused.code == 2
+    assert "expected at least 5 records to train on; found 4, beside 6 held-out notes" in said(refused)
+
+
+def test_answers_that_are_mostly_nothing_are_remarked_on(fedsec, run, tmp_path):
+    write_jsonl(tmp_path / "bare.jsonl", [one_sentence(n, mention=n < 4) for n in range(12)])
+    options = ("--entity", "Drug", "--held-out", "0", "--epochs", "1")
+    done = fedsec("site", "adapt", run, "bare.jsonl", "--out", "own", *options)
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "note: 8 of 12 answers to train on are that there is nothing" in text
+    assert "(6 were left out)" in text
+    assert "trained on 6 of 12 records" in text
+    assert "nothing was held out: nothing says whether this helped" in text
+    records = open_adapted(tmp_path / "own").record.records
+    assert (records.trained, records.empty, records.left_out, records.patients) == (6, 8, 6, 6)
+    write_jsonl(tmp_path / "none.jsonl", [one_sentence(n, mention=n < 1) for n in range(40)])
+    refused = fedsec("site", "adapt", run, "none.jsonl", "--out", "two", *options, "--records", "10")
+    assert refused.code == 2
+    assert "none of the 10 records to train on holds anything" in said(refused)
+
+
+@pytest.mark.parametrize(("others", "empty", "kept"), [(4, 6, 2), (12, 8, 6), (12, 6, 6), (65, 35, 32), (1, 9, 1)])
+def test_what_holds_nothing_is_at_most_half_as_much_as_what_holds_something(others, empty, kept):
+    some = [
+        Example(
+            example_id=f"e{n}",
+            document_id="d",
+            patient_id="p",
+            text="x",
+            offset=0,
+            entities=(),
+            relations=None,
+            prompt="x",
+            answer="none" if n < empty else "Drug: x",
+        )
+        for n in range(others + empty)
+    ]
+    left = adapting.balanced(some)
+    assert [e.answer for e in left] == ["none"] * kept + ["Drug: x"] * others
+    assert left == [e for e in some if e in left], "in their order"
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory) -> Adapted:
+    """Of a real adaptation, to be copied with other figures."""
+    out = tmp_path_factory.mktemp("record")
+    write_jsonl(out / "own.jsonl", [one_sentence(n) for n in range(10)])
+    start = open_start(finished_run())
+    local = read_notes(out / "own.jsonl", start.plan, entity_types=("Drug",))
+    settings = adapting.Settings(epochs=1)
+    return adapting.adapt(start, local, settings, Unfinished.begin(out / "own"), lambda *_: None).record
+
+
+@pytest.mark.parametrize(
+    ("entities", "relations", "expected"),
+    [
+        ((-0.2, -0.3, -0.1), None, "made it worse on the held-out records (entities score lower): keep"),
+        ((-0.1, -0.3, 0.1), None, "did not help on the held-out records (entities score lower): keep"),
+        ((0.2, 0.1, 0.3), (-0.1, -0.2, 0.1), "did not help on the held-out records (relations score lower): keep"),
+        ((0.1, -0.1, 0.3), (0.0, 0.0, 0.0), "nothing shows that adapting helped"),
+        ((0.2, 0.1, 0.3), (0.0, 0.0, 0.0), None),
+    ],
+)
+def test_a_gain_that_is_none_is_said_in_words(record, entities, relations, expected):
+    given = {"entities": entities, "relations": relations}
+    gains = {
+        kind: Interval(difference=ends[0], low=ends[1], high=ends[2], level=0.95, resamples=1000)
+        for kind, ends in given.items()
+        if ends is not None
+    }
+    records = record.records.model_copy(update={"held_out": FEW_HELD_OUT})
+    found = doubts(record.model_copy(update={"gains": gains, "records": records}), Path("the-run"))
+    if expected is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert expected in found[0]
+        assert "`fedsec predict the-run`" in found[0]
+
+
 @pytest.mark.parametrize(("records", "epochs"), [(10, 10), (20, 10), (50, 5), (100, 3), (1000, 2)])
-def test_few_records_are_seen_more_often(run, records, epochs):
+def test_few_records_are_seen_more_often_and_at_a_lower_rate(run, records, epochs):
     plan = RunFolder.open(run).plan
     spec = adapting.training_spec(plan.training, records, adapting.Settings())
-    assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, 5e-4, None)
+    rate = {10: 1e-4, 20: 2e-4}.get(records, 5e-4)
+    assert (spec.epochs, spec.learning_rate, spec.examples_per_round) == (epochs, rate, None)
     slow = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 1e-4})})
     assert adapting.training_spec(slow.training, records, adapting.Settings()).learning_rate == 1e-4
 
@@ -286,7 +391,7 @@ def test_an_adapter_of_another_shape_is_refused(fedsec, run, notes):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--records", "9"), "expected at least 10 records to train on; found 9"),
+        (("--records", "9"), "expected at least 10 annotated records; found 9"),
         (("--records", "400"), "--records is 400; there are"),
         (("--entity", "Gene"), "types that the study does not have: Gene"),
         ((), "no note here holds Dose, Procedure, Test, Anatomy"),
