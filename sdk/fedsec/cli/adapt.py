@@ -60,8 +60,8 @@ def adapt(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a finished run's adapter further on this site's own notes (10 records or more; some 50 before it is likely
-    to help), and score both on patients that were held out. Nothing is sent. Killed: the same command goes on.
+    """Train a finished run's adapter further on this site's own notes (10 records or more, though so few may not help),
+    and score both on patients that were held out. Nothing is sent. Killed: the same command goes on.
     """
     from rich.progress import Progress, TaskID
 
