@@ -36,7 +36,9 @@ def namespaces_can_be_had() -> bool:
 
 
 def started(*options: str, **env: str) -> subprocess.Popen[str]:
-    """A group of processes of its own, as a shell makes one, with a usual umask."""
+    """A group of processes of its own, as a shell makes one, with a usual umask; Ctrl-C ends it even where the tests
+    themselves were started in a shell's background, which has its children ignore it.
+    """
     return subprocess.Popen(
         ["bash", str(EXAMPLE / "run.sh"), *options],
         stdout=subprocess.PIPE,
@@ -45,6 +47,7 @@ def started(*options: str, **env: str) -> subprocess.Popen[str]:
         env=os.environ | {"FEDSEC": str(FEDSEC), "PYTHON": sys.executable} | env,
         start_new_session=True,
         umask=0o022,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (no threads here)
     )
 
 
