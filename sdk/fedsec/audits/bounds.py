@@ -25,14 +25,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
+from fedsec_secure.accounting.events import MOST_RECORDS
 from fedsec_secure.errors import ConfigError
 
 Values = npt.NDArray[np.float64]
+LEAST_NOISE: Final = 0.125
+"""The smallest noise multiplier of an audited step."""
 _CHOICES = 49
 """Thresholds that are tried: this many quantiles of the first halves together."""
 _CAUTIOUS = 1e-9
@@ -46,6 +50,19 @@ def confidence_level(confidence: float) -> float:
             f"confidence: expected from 0.5 to below 1, found {confidence}: use 0.95, or 0.999999 in tests"
         )
     return 1 - confidence
+
+
+def auditable(noise_multiplier: float, delta: float, records: int) -> None:
+    """ConfigError for noise, delta or records of a patient that no step has or no audit could show epsilon of."""
+    if not (LEAST_NOISE <= noise_multiplier <= 1000 and 0 < delta < 0.1):
+        raise ConfigError(
+            f"audit: expected a noise multiplier from {LEAST_NOISE} to 1000 and a delta below 0.1, found "
+            f"{noise_multiplier} and {delta}: use those of the plan"
+        )
+    if not 1 <= records <= MOST_RECORDS:
+        raise ConfigError(
+            f"audit: expected 1 to {MOST_RECORDS} records of a patient, found {records}: use the plan's dp.max_records"
+        )
 
 
 def below(count: int, trials: int, level: float) -> float:

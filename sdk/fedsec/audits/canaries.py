@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from fedsec.audits.bounds import confidence_level
+from fedsec.audits.bounds import LEAST_NOISE, auditable, confidence_level
 from fedsec.audits.crafted import Matrix, Seen, dimension, dp_of, sampling_of, take_shares, take_steps, tiny_base
 from fedsec.audits.one_run import Found, ceiling, from_scores
 from fedsec.audits.outcome import Row, Watch, told, unseen
@@ -46,7 +46,7 @@ from fedsec.training.loop import train_round
 from fedsec.training.private.loop import Private, train_private_round
 from fedsec.training.private.mechanism import MATES
 from fedsec.training.round import StepInfo
-from fedsec_secure.accounting.events import MOST_RECORDS, Event
+from fedsec_secure.accounting.events import Event
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ SPEC: Final = TrainingSpec(
 LEAKY: Final = SPEC.model_copy(update={"learning_rate": 5e-3, "batch_size": 16, "epochs": 30})
 """Without privacy: until the canaries are known by heart."""
 _LETTERS: Final = 8
-LEAST_NOISE: Final = 0.125
-"""What a step takes at least."""
 _FEWEST: Final = 40
 """Fewer canaries show nothing."""
 _TEXTS: Final = 256
@@ -109,16 +107,11 @@ class Run:
                 "canaries: expected 40 to 2000 of them, a sampling rate above 0 and up to 1 and 1 to 100000 steps, "
                 f"found {self.canaries}, {self.sampling_rate} and {self.steps}: use 1000, 0.5 and 40 for a short run"
             )
-        if not (LEAST_NOISE <= self.noise_multiplier <= 1000 and 0 < self.delta < 0.1):
+        auditable(self.noise_multiplier, self.delta, self.records)
+        if self.count < _FEWEST:
             raise ConfigError(
-                "canaries: expected a noise multiplier from 0.125 to 1000 and a delta below 0.1, found "
-                f"{self.noise_multiplier} and {self.delta}: use those of the plan"
-            )
-        if not 1 <= self.records <= MOST_RECORDS or self.count < _FEWEST:
-            raise ConfigError(
-                f"canaries: expected 1 to {MOST_RECORDS} records of a patient, and no more than leave room for "
-                f"{_FEWEST} canaries in a step, found {self.records} at a rate of {self.sampling_rate:g}: audit fewer, "
-                "or a lower rate"
+                f"canaries: expected no more records of a patient than leave room for {_FEWEST} canaries in a step, "
+                f"found {self.records} at a rate of {self.sampling_rate:g}: audit fewer, or a lower rate"
             )
 
     @property

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsec.audits.bounds import confidence_level
-from fedsec.audits.canaries import LEAST_NOISE, LORA, Run, text_canaries
+from fedsec.audits.bounds import LEAST_NOISE, confidence_level
+from fedsec.audits.canaries import LORA, Run, text_canaries
 from fedsec.audits.crafted import tiny_base
 from fedsec.audits.levels import Levels
 from fedsec.audits.outcome import Row, Watch, unseen

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from fedsec.audits.bounds import confidence_level
+from fedsec.audits.bounds import auditable, confidence_level
 from fedsec.plan.cost import DEFAULT_DELTA
 from fedsec.plan.specs import LoraSpec
-from fedsec_secure.accounting.events import MOST_RECORDS
 from fedsec_secure.errors import ConfigError
 
 LORA: Final = LoraSpec(strategy="ffa", rank=1, alpha=1.0, dropout=0.0, targets=("q_proj",))
@@ -42,15 +41,11 @@ class Setting:
             raise ConfigError(
                 f"trials: expected from 400 to 100000, found {self.trials}: use 30000, or more for a tighter bound"
             )
-        if not 1 <= self.records <= MOST_RECORDS:
+        auditable(self.noise_multiplier, self.delta, self.records)
+        if not 1e-3 <= self.sampling_rate <= 1:
             raise ConfigError(
-                f"max-records: expected 1 to {MOST_RECORDS} records of a patient, found {self.records}: use the plan's"
-            )
-        if not (0.125 <= self.noise_multiplier <= 1000 and 1e-3 <= self.sampling_rate <= 1 and 0 < self.delta < 0.1):
-            raise ConfigError(
-                "audit: expected a noise multiplier from 0.125 to 1000, a sampling rate from 0.001 to 1 and a delta "
-                f"below 0.1, found {self.noise_multiplier}, {self.sampling_rate} and {self.delta}: a step outside "
-                "these has an epsilon that no number of trials would show"
+                f"audit: expected a sampling rate from 0.001 to 1, found {self.sampling_rate}: at a lower one no "
+                "number of trials would show epsilon"
             )
 
     @property

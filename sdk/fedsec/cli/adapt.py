@@ -13,8 +13,11 @@ from fedsec.cli.output import Json, Quiet, err, out, print_json
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from fedsec.evaluation.scores import Interval
     from fedsec.study.adapt import Outcome
+    from fedsec.study.adapt import Progress as OnProgress
     from fedsec.study.adapted import Adapted
     from fedsec.study.local_notes import LocalNotes
     from fedsec.study.starting import Start
@@ -63,7 +66,7 @@ def adapt(
     """Train a finished run's adapter further on this site's own notes (10 records or more, though so few may not help),
     and score both on patients that were held out. Nothing is sent. Killed: the same command goes on.
     """
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from fedsec.plan.toml import read_toml
     from fedsec.study.adapt import Settings
@@ -82,20 +85,25 @@ def adapt(
     )
     settings = Settings(epochs, learning_rate, seed, zero_shot, base)
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def on_progress(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=of)
-            progress.update(tasks[what], completed=done, total=of)
-
-        outcome = adapt_here(start, local, settings, place, on_progress)
+        outcome = adapt_here(start, local, settings, place, _bars(progress))
     remarks = [*doubts(outcome.record, run), *_remarks(start, local, outcome.record)]
     if json:
         record = outcome.record.model_dump(mode="json")
         print_json({"folder": str(output), "record": record, "remarks": remarks})
     elif not quiet:
         _show(output, outcome, remarks)
+
+
+def _bars(progress: Progress) -> OnProgress:
+    """One bar for each thing that is done."""
+    tasks: dict[str, TaskID] = {}
+
+    def on_progress(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=of)
+        progress.update(tasks[what], completed=done, total=of)
+
+    return on_progress
 
 
 def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:

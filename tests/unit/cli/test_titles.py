@@ -101,7 +101,7 @@ def test_a_study_of_titles_runs_is_scored_reported_and_used(fedsec, sites, tmp_p
     record = own.json["record"]
     assert set(record["held_out"]["adapted"]["scores"]) == {"titles ROUGE-L"}
     assert record["records"]["entity_types"] == []
-    assert set(own.json["gains"]) == {"titles"}
+    assert set(record["gains"]) == {"titles"}
 
 
 def test_what_is_learnt_is_said_before_anyone_signs(fedsec, sites):
