@@ -334,6 +334,17 @@ class TestRows:
         with pytest.raises(SystemExit, match="same sentences"):
             heterogeneity.united([drugs, problems.model_copy(update={"counts": problems.counts[::-1]})])
 
+    def test_a_label_that_is_lost_is_seen(self):
+        found = heterogeneity.united([scores_of([1, 1]), scores_of([0, 0], label="Problem")])
+        assert found.f1("entities", "strict") == 0.5
+        (table,) = [
+            line
+            for line in heterogeneity.label_table(list(heterogeneity.label_rows("c", 0, "s", {"t": found})))
+            if line.startswith("| s ")
+        ]
+        assert table == "| s | 0 | 2 of 2, of 2 | 0 of 2, of 2 |"
+        assert list(heterogeneity.label_table([])) == []
+
     def test_of_tied_sites_each_is_the_heaviest(self):
         whole = np.array([0.4, 0.4, 0.2])
         shares = np.array([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.2, 0.3, 0.5], [0.3, 0.3, 0.4]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -14,7 +14,10 @@ from suite.lab import Lab
 from suite.notes import AT_ALL, AT_ONE, COMPLETE, DISJOINT, HETEROGENEOUS, INCOMPLETE
 from suite.plots import f1_dots
 from suite.rows import (
+    GOLD,
     MEASURE,
+    NAN,
+    PREDICTED,
     Cell,
     Claim,
     Row,
@@ -24,6 +27,8 @@ from suite.rows import (
     direction,
     f1_rows,
     f1_table,
+    markdown,
+    ordered,
     select,
     told,
 )
@@ -38,6 +43,9 @@ WORDS = {
     AT_ONE: "corpus of relations: they are annotated at one of three",
 }
 APART = ", asked apart"
+BY_LABEL = (COMPLETE, INCOMPLETE, DISJOINT)
+"""Kinds that differ in which labels are annotated where."""
+RIGHT = "right"
 _WHOLE = {INCOMPLETE: COMPLETE, DISJOINT: COMPLETE, AT_ONE: AT_ALL}
 """What a kind is compared with."""
 _SITES = 3
@@ -90,9 +98,37 @@ def united(parts: Sequence[Scores]) -> Scores:
 
 
 def _kind(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    yield from f1_rows(cell, seed, WORDS[kind], _scores(lab, kind, seed))
+    asked = {WORDS[kind]: _scores(lab, kind, seed)}
     if kind in (INCOMPLETE, DISJOINT):
-        yield from f1_rows(cell, seed, WORDS[kind] + APART, _apart(lab, kind, seed))
+        asked[WORDS[kind] + APART] = _apart(lab, kind, seed)
+    for system, found in asked.items():
+        yield from f1_rows(cell, seed, system, found)
+        if kind in BY_LABEL:
+            yield from label_rows(cell, seed, system, found)
+
+
+def label_rows(cell: str, seed: int, system: str, found: Mapping[str, Scores]) -> Iterator[Row]:
+    """What there was of each label, and what was answered with it: a mean over labels would hide that one is lost."""
+    for test, scores in found.items():
+        for label, counted in scores.entities.strict.by_type.items() if scores.entities else ():
+            values = {GOLD: counted.gold, PREDICTED: counted.predicted, RIGHT: counted.correct}
+            for what, value in values.items():
+                yield Row(cell, seed, system, NAN, test, f"{label} {what}", value)
+
+
+def label_table(rows: Sequence[Row]) -> Iterator[str]:
+    """A line a system and seed, a column a label."""
+    some = [row for row in rows if row.measure.endswith(f" {RIGHT}")]
+    labels = ordered(row.measure.removesuffix(f" {RIGHT}") for row in some)
+    if not labels:
+        return
+    yield from ("", "## By label: right of answered, and of annotated, strict", "")
+    lines = []
+    for system, seed in dict.fromkeys((row.system, row.seed) for row in some):
+        here = {row.measure: f"{row.value:.0f}" for row in select(rows, system=system, seed=seed)}
+        told_ = (f"{here[f'{x} {RIGHT}']} of {here[f'{x} {PREDICTED}']}, of {here[f'{x} {GOLD}']}" for x in labels)
+        lines.append([system, str(seed), *told_])
+    yield from markdown(["system", "seed", *labels], lines)
 
 
 def _compare(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
@@ -119,6 +155,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     for measure in ("entities strict F1", "entities lenient F1", "relations strict F1", "relations lenient F1"):
         if select(rows, measure=measure):
             yield from ("", f"## {measure}", "", *f1_table(rows, measure))
+    yield from label_table(rows)
     yield from ("", "## Differences", "", *difference_table(rows))
 
 

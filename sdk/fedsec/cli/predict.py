@@ -29,9 +29,9 @@ def predict(
 ) -> None:
     """Write each note with the entities and relations that the adapter reads in it, with offsets, as JSON lines.
 
-    Where sites annotate different labels, name each site's with an --ask of its own: no site taught the adapter to read
-    all of them at once. What the prompts find is put together. An adapter for titles writes each note with the title
-    that it gives it.
+    Where sites annotate different labels, no site taught the adapter to read all of them at once: each site's may be
+    named with an --ask of its own, and what the prompts find is put together. Try both on annotated notes: neither is
+    always better. An adapter for titles writes each note with the title that it gives it.
     """
     from rich.progress import Progress
 
