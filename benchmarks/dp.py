@@ -3,7 +3,7 @@
 ``python -m benchmarks.dp --json``. A step is one whole optimiser step over one physical batch on one thread: forward,
 backward, clipping, the noise of a private one, AdamW. Time: plain and private steps take turns in one process, and the
 ratio is the median over the pairs. Memory: the peak of resident memory, each engine in a process of its own. Noise by
-itself has a row of its own.
+itself has a row of its own. Steps as a site runs them, on notes of many lengths, are `dp_rounds`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import asdict
 
 import torch
 
+from benchmarks.dp_rounds import round_rows
 from benchmarks.rows import Row
 from fedsec.plan.specs import LoraSpec, ModelSpec
 from fedsec.training.adapter import AdapterState, initial_adapter
@@ -145,7 +146,10 @@ def main() -> None:
             step()
         print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return
-    rows = [*memory(given), *times(Workload(given.base, given.records, given.tokens), given.repeats)]
+    work = Workload(given.base, given.records, given.tokens)
+    rows = [*memory(given), *times(work, given.repeats)]
+    del work  # its factors are on the model
+    rows += round_rows(load_base(ModelSpec(base=given.base, dtype="float32")), given.repeats)
     if given.json:
         size = {"base": given.base, "records": given.records, "tokens": given.tokens}
         print(json.dumps(size | {"rows": [asdict(row) for row in rows]}, indent=1))

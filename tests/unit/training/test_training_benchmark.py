@@ -35,5 +35,10 @@ def test_the_private_step_is_measured_beside_a_plain_one_and_the_reference() -> 
         name.endswith(", over plain") for name in names
     )
     assert {"private step, own, over plain", "private step, own, peak memory over plain"} <= set(names)
+    assert names[-3:] == [
+        "a site's plain step, 8 notes",
+        "a site's step with local noise over its plain one",
+        "a site's step with distributed noise over its plain one",
+    ]
     assert all(row["value"] > 0 for row in rows)
     assert [row["goal"] for row in rows if row["met"] is not None] == ["<= 1.03", "<= 1.05"]
