@@ -87,32 +87,42 @@ def _local(setting: Setting, dp: DpSpec, where: str, records: int, watch: Watch)
     return _bounded(f"ε of a step on {where}", event, trial("out", 0), trial("in", records), setting)
 
 
-def shared_step(setting: Setting, values: int, rate: float = 1.0) -> DistributedStep:
+def shared_step(setting: Setting, values: int, rate: float = 1.0, records: int = 1) -> DistributedStep:
     """A step whose noise three sites add, of which two can be counted on."""
-    return DistributedStep(rate, setting.noise_multiplier, 1.0, 1 << 16, values, SURVIVORS, COLLUDING)
+    return DistributedStep(rate, setting.noise_multiplier, 1.0, 1 << 16, values, SURVIVORS, COLLUDING, records)
 
 
 def of_shared(setting: Setting, watch: Watch = unseen) -> list[Row]:
-    """Of a shared step on all units, and of several on samples; what is seen is what two sites of three release."""
-    many, name = max(_FEWEST, setting.trials // 30), f"{_TOGETHER} shared steps on samples"
+    """Of a shared step on all units, on sampled records as in `of_records`, and of several on samples of units.
+
+    What is seen is what two sites of three release.
+    """
+    rate, once, many = setting.sampling_rate, setting.trials // 6, max(_FEWEST, setting.trials // 10)
     return [
-        _shared(setting, 1.0, 1, setting.trials // 6, "a shared step on all units", watch),
-        _shared(setting, setting.sampling_rate, _TOGETHER, many, name, watch),
+        _shared(setting, 1.0, 1, once, "a shared step on all units", watch),
+        _shared(setting, rate, 1, once, "a shared step on sampled records", watch, setting.records),
+        _shared(setting, rate, _TOGETHER, many, f"{_TOGETHER} shared steps on samples", watch),
     ]
 
 
-def _shared(setting: Setting, rate: float, steps: int, trials: int, what: str, watch: Watch) -> Row:
-    step = shared_step(setting, dimension(tiny_base(), LORA), rate)
+def _shared(
+    setting: Setting, rate: float, steps: int, trials: int, what: str, watch: Watch, records: int | None = None
+) -> Row:
+    """``records``: of a patient, where records are sampled; the canary has four times as many."""
+    step = shared_step(setting, dimension(tiny_base(), LORA), rate, records or 1)
     canary, mates = _crafted(step.dimension, step.clip)
+    others = [1 + mate for mate in range(len(mates))]
 
     def trial(world: str, has: int) -> Vector:
-        shares = take_shares(LORA, step, [_with(canary, mates, step.clip, has), mates])
+        sites = [_with(canary, mates, step.clip, has), mates]
+        shares = take_shares(LORA, step, sites, [[0] * has + others, others])
         seen = told(islice(shares, trials * steps), trials * steps, f"{what}, canary {world}", watch)
         looks = [_look(one, canary, np.vstack([mates, mates]), has, step.clip) for one in seen]
         sums: Vector = np.array(looks).reshape(trials, steps).sum(1)
         return sums
 
-    return _bounded(f"ε of {what}", SelfComposed(step.event, steps), trial("out", 0), trial("in", 1), setting)
+    present = trial("in", 4 * records if records else 1)
+    return _bounded(f"ε of {what}", SelfComposed(step.event, steps), trial("out", 0), present, setting)
 
 
 def _bounded(name: str, event: Event, out: Values, present: Values, setting: Setting) -> Row:

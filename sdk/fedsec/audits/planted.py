@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 from unittest import mock
@@ -29,6 +29,7 @@ from fedsec.training.objective import RecordLosses
 from fedsec.training.private import loop, mechanism
 from fedsec.training.private.clipping import Clipped, clip_and_sum
 from fedsec.training.private.mechanism import NoisySum
+from fedsec_secure.accounting.events import Event
 from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian, Integers
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 _sample = PoissonSampler.sample
+_event: Callable[[DistributedStep], Event] = vars(DistributedStep)["event"].fget
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ def _kept(step: DistributedStep) -> DiscreteGaussian:
     return _Repeated(step.sigma)
 
 
+def _one_record_charged(step: DistributedStep) -> Event:
+    return _event(step if step.records == 1 else replace(step, records=1))
+
+
 def _counted_on_all(step: DistributedStep) -> int:
     return step.survivors
 
@@ -206,6 +212,12 @@ FAULTS: Final = (
         of_shared,
         "ε of 4 shared steps on samples",
         lambda: mock.patch.object(DistributedStep, "noise", property(_kept)),
+    ),
+    Fault(
+        "shared noise: records charged as one a patient",
+        of_shared,
+        "ε of a shared step on sampled records",
+        lambda: mock.patch.object(DistributedStep, "event", property(_one_record_charged)),
     ),
     Fault(
         "shared noise: sized for all who survive",

@@ -23,7 +23,7 @@ class Setting:
         sampling_rate: q of the Poisson sampling.
         delta: at which epsilon is given.
         trials: steps with the canary, and as many without, on a sample; a third as many each on all units and on
-            sampled records, a sixth shared ones, and a thirtieth runs of several shared ones.
+            sampled records, a sixth shared ones, and a tenth runs of several shared ones.
         confidence: of the lower bounds on epsilon, all rows together.
         records: of a patient, where records are sampled.
     """
@@ -51,4 +51,4 @@ class Setting:
     @property
     def level(self) -> float:
         """Of one row that bounds epsilon."""
-        return confidence_level(self.confidence) / (5 if self.sampling_rate < 1 else 4)
+        return confidence_level(self.confidence) / (6 if self.sampling_rate < 1 else 5)

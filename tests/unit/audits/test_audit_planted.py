@@ -26,7 +26,7 @@ SETTING = Setting(trials=3000)
 def installed():
     return (
         RecordLosses.per_record, loop.clip_and_sum, mechanism.DiscreteGaussian, PoissonSampler.sample, NoisySum.release,
-        DistributedStep.honest, DistributedStep.noise, cost.records_sampled, loop.drawn_units,
+        DistributedStep.honest, DistributedStep.noise, DistributedStep.event, cost.records_sampled, loop.drawn_units,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_a_planted_fault_is_found_and_taken_out_again(fault):
 
 
 def test_the_known_faults_are_among_them():
-    assert len(FAULTS) == 13
+    assert len(FAULTS) == 14
     for word in ("token", "half", "10 %", "tensor by tensor", "shuffled", "shared", "charged as one", "no limit"):
         assert any(word in fault.name for fault in FAULTS), word
 
