@@ -30,6 +30,7 @@ from suite import (
     in_domain,
     new_site,
     poisoned,
+    rounds,
     sites,
     titles,
     validation_size,
@@ -52,6 +53,7 @@ MODULES = (
     fairness,
     communication,
     titles,
+    rounds,
 )
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in MODULES}
 

@@ -39,6 +39,7 @@ from suite import (  # noqa: E402
     new_site,
     notes,
     poisoned,
+    rounds,
     rows,
     titles,
     validation_size,
@@ -46,8 +47,10 @@ from suite import (  # noqa: E402
 from suite.aggregate import influence, krum, mean, median, resampled  # noqa: E402
 from suite.in_domain import BOUND, DEVIATION  # noqa: E402
 from suite.lab import Lab  # noqa: E402
+from suite.notes import DISJOINT, INCOMPLETE  # noqa: E402
 from suite.rows import NAN, Row  # noqa: E402
 from suite.settings import FULL, TINY  # noqa: E402
+from suite.systems import CENTRAL  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +347,20 @@ class TestRows:
         ]
         assert table == "| s | 0 | 2 of 2, of 2 | 0 of 2, of 2 |"
         assert list(heterogeneity.label_table([])) == []
+
+    def test_more_rounds_are_compared_with_as_many_and_with_pooled_notes(self):
+        better, worse = {"t": scores_of([1] * 9)}, {"t": scores_of([0] * 9)}
+        found = [
+            *rows.f1_rows("c", 0, CENTRAL, better),
+            *rows.f1_rows("c", 0, rounds.system("10 sites", 4), worse, 4),
+            *rows.difference_rows("c", 0, rounds.below(10, 4), worse, better, 4),
+            *rows.difference_rows("c", 0, rounds.against(DISJOINT, 4), worse, better, 4),
+            *rows.difference_rows("c", 0, rounds.against(INCOMPLETE, 4), better, worse, 4),
+        ]
+        said = list(rounds.claims(found))
+        assert [c.agrees for c in said] == [None, True, False, False]
+        assert "10 sites − centralised, 4 rounds: -1.000" in said[-1].here
+        assert "4 rounds" in "".join(rounds.summary(found))
 
     def test_of_tied_sites_each_is_the_heaviest(self):
         whole = np.array([0.4, 0.4, 0.2])

@@ -116,9 +116,9 @@ def start_of(folder: Path, round_index: int) -> Path:
     return folder.with_name(f"{folder.name}-start-{round_index}.safetensors")
 
 
-def site_spec(lab: Lab, records: int) -> TrainingSpec:
-    """A site's training: its sentences shared out over the rounds, each seen once."""
-    share = max(1, records // lab.draft.rounds)
+def site_spec(lab: Lab, records: int, rounds: int | None = None) -> TrainingSpec:
+    """A site's training: its sentences shared out over the rounds (None: the plan's), each seen once."""
+    share = max(1, records // (rounds or lab.draft.rounds))
     return lab.draft.training.model_copy(update={"examples_per_round": share})
 
 
@@ -134,11 +134,12 @@ def records_of(deal: Deal) -> int:
     return limit
 
 
-def federate(lab: Lab, name: str, rule: str, seed: int) -> Federation:
-    """The finished run of this deal under this weight rule; begun, resumed or only read. FailedError with the reason
-    where `fedsec` refuses.
+def federate(lab: Lab, name: str, rule: str, seed: int, rounds: int | None = None) -> Federation:
+    """The finished run of this deal under this weight rule; begun, resumed or only read.
+
+    ``rounds``: None for the plan's. FailedError with the reason where `fedsec` refuses.
     """
-    folder = lab.out / "runs" / f"{name}-{rule}-s{seed}"
+    folder = lab.out / "runs" / (f"{name}-{rule}-s{seed}" + (f"-{rounds}-rounds" if rounds else ""))
     deal = lab.notes.deal(name, seed)
     sites = lab.out / "sites" / f"{name}-s{seed}"
     for parent in (folder.parent, sites.parent):
@@ -146,7 +147,7 @@ def federate(lab: Lab, name: str, rule: str, seed: int) -> Federation:
     with locked(sites.with_name(f"{sites.name}.lock")):
         write_sites(sites, deal, {VALIDATION: lab.notes.validation})
     with locked(folder.with_name(f"{folder.name}.lock")):  # a process that needs the same run waits for it
-        _finish(lab, folder, sites, assignments(lab, deal, rule, seed))
+        _finish(lab, folder, sites, assignments(lab, deal, rule, seed, rounds))
     return _read(lab, RunFolder.open(folder), deal)
 
 
@@ -155,23 +156,26 @@ def _finish(lab: Lab, folder: Path, sites: Path, changes: Sequence[str]) -> None
         if not (folder / "run.json").is_file():
             prepare_run(PLAN, sites, folder, init=True, assignments=changes)
         if not (folder / "certificate.json").is_file():
-            study = open_study(RunFolder.open(folder), _progress(lab), lab.jobs)
+            run = RunFolder.open(folder)
+            study = open_study(run, _progress(lab, run.plan.rounds), lab.jobs)
             study.work = _kept(lab, folder)
             study.run()
     except FedsecError as e:
         raise FailedError(f"{type(e).__name__}: {e}") from e
 
 
-def assignments(lab: Lab, deal: Deal, rule: str, seed: int) -> list[str]:
+def assignments(lab: Lab, deal: Deal, rule: str, seed: int, rounds: int | None = None) -> list[str]:
     """What ``--set`` changes in the plan."""
+    spec = site_spec(lab, records_of(deal), rounds)
     quorum = 2 * len(deal) // 3 + 1
     found = [
         *lab.scale.changes,
         f"seed={seed}",
         f"secure.minimum_cohort={quorum}",
         f"secure.threshold={quorum}",
-        f"training.examples_per_round={site_spec(lab, records_of(deal)).examples_per_round}",
+        f"training.examples_per_round={spec.examples_per_round}",
         f"weighting.rule={rule}",
+        *([f"rounds={rounds}"] if rounds else []),
     ]
     if rule == INFLUENCE:
         types = ", ".join(f'"{label}"' for label in lab.notes.validation_labels.entities)
@@ -188,10 +192,10 @@ def _kept(lab: Lab, folder: Path) -> Callable[[LocalWork], SiteWork]:
     return keep
 
 
-def _progress(lab: Lab) -> Progress:
+def _progress(lab: Lab, rounds: int) -> Progress:
     def told(event: dict[str, object]) -> None:
         if event.get("event") == "round":
-            lab.say("rounds", int(str(event["round"])) + 1, lab.draft.rounds)
+            lab.say("rounds", int(str(event["round"])) + 1, rounds)
 
     return told
 

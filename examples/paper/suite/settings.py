@@ -38,6 +38,8 @@ class Scale:
     """Abstracts of a site that learns to write titles; they are whole and long."""
     titles: int
     """Abstracts of each test set of titles."""
+    more_rounds: int
+    """In place of the plan's, for the same sentences."""
     changes: tuple[str, ...] = ()
     """Of the plan."""
 
@@ -55,6 +57,7 @@ FULL = Scale(
     resamples=2000,
     abstracts=120,
     titles=30,
+    more_rounds=10,
 )
 TINY = Scale(
     records=8,
@@ -69,6 +72,7 @@ TINY = Scale(
     resamples=200,
     abstracts=8,
     titles=2,
+    more_rounds=4,
     changes=(
         "model.base=tiny-random",
         "lora.rank=2",

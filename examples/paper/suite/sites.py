@@ -68,12 +68,12 @@ def _compare(count: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     yield from difference_rows(cell, seed, f"{count} sites − {CENTRAL}", a, b, count)
 
 
-def pool_scores(lab: Lab, count: int | None, seed: int) -> dict[str, Scores]:
+def pool_scores(lab: Lab, count: int | None, seed: int, rounds: int | None = None) -> dict[str, Scores]:
     """Of a federation of so many like sites, or of all notes pooled, on twice the usual number of test sentences."""
     if count is None:
         adapter = central(lab, seed, f"pool-{_CENTRAL_POOL}")
     else:
-        adapter = federate(lab, f"pool-{count}", UNIFORM, seed).adapter
+        adapter = federate(lab, f"pool-{count}", UNIFORM, seed, rounds).adapter
     return lab.scores(adapter, [lab.wide_test(lab.notes.pool)])
 
 
