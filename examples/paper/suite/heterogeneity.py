@@ -46,7 +46,7 @@ APART = ", asked apart"
 BY_LABEL = (COMPLETE, INCOMPLETE, DISJOINT)
 """Kinds that differ in which labels are annotated where."""
 RIGHT = "right"
-_WHOLE = {INCOMPLETE: COMPLETE, DISJOINT: COMPLETE, AT_ONE: AT_ALL}
+WHOLE = {INCOMPLETE: COMPLETE, DISJOINT: COMPLETE, AT_ONE: AT_ALL}
 """What a kind is compared with."""
 _SITES = 3
 
@@ -58,7 +58,7 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
         for kind in HETEROGENEOUS:
             answers = (6 if kind in (INCOMPLETE, DISJOINT) else 2) * scale.test
             found.append(_cell(kind, seed, partial(_kind, kind), _SITES * scale.records, answers))
-            if kind in _WHOLE:
+            if kind in WHOLE:
                 found.append(_cell(f"{kind}-compare", seed, partial(_compare, kind)))
     return found
 
@@ -132,18 +132,18 @@ def label_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _compare(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    whole = _scores(lab, _WHOLE[kind], seed)
-    yield from difference_rows(cell, seed, f"{kind} − {_WHOLE[kind]}", _scores(lab, kind, seed), whole)
+    whole = _scores(lab, WHOLE[kind], seed)
+    yield from difference_rows(cell, seed, f"{kind} − {WHOLE[kind]}", _scores(lab, kind, seed), whole)
     if kind in (INCOMPLETE, DISJOINT):
-        yield from difference_rows(cell, seed, f"{kind}{APART} − {_WHOLE[kind]}", _apart(lab, kind, seed), whole)
+        yield from difference_rows(cell, seed, f"{kind}{APART} − {WHOLE[kind]}", _apart(lab, kind, seed), whole)
 
 
 def claims(rows: Sequence[Row]) -> Iterator[Claim]:
     """Fed-MedLoRA, arXiv 2601.22124: heterogeneous annotation. Below complete annotation is a disagreement."""
     asked = [(kind, apart, MEASURE) for kind in (INCOMPLETE, DISJOINT) for apart in ("", APART)]
     for kind, apart, measure in (*asked, (AT_ONE, "", "relations strict F1")):
-        found = select(rows, system=f"{kind}{apart} − {_WHOLE[kind]}", measure=measure)
-        levels = [select(rows, system=s, measure=measure) for s in (WORDS[kind] + apart, WORDS[_WHOLE[kind]])]
+        found = select(rows, system=f"{kind}{apart} − {WHOLE[kind]}", measure=measure)
+        levels = [select(rows, system=s, measure=measure) for s in (WORDS[kind] + apart, WORDS[WHOLE[kind]])]
         told_ = f"{levels[0][0].value:.3f} of {levels[1][0].value:.3f}, " if all(levels) else ""
         said = f"{WORDS[kind]}{apart}, {measure}: {told_}{told(found)}"
         yield Claim("sites may annotate different tasks and labels", said, direction(found))

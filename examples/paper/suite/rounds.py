@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
 
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
 from suite.experiment import Experiment
 from suite.federated import UNIFORM, federate
-from suite.heterogeneity import WORDS, label_rows, label_table
+from suite.heterogeneity import WHOLE, WORDS, label_rows, label_table
 from suite.lab import Lab
 from suite.notes import AT_ALL, AT_ONE, COMPLETE, DISJOINT, INCOMPLETE
 from suite.plots import f1_dots
@@ -39,8 +38,6 @@ from suite.systems import CENTRAL
 NAME = "rounds"
 LINKS = "relations strict F1"
 _SITES = 3
-_WHOLE: Final = {INCOMPLETE: COMPLETE, DISJOINT: COMPLETE, AT_ONE: AT_ALL}
-"""What a kind is compared with, in as many rounds."""
 
 
 def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
@@ -85,8 +82,8 @@ def _kind(kind: str, many: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]
 def _compare(kind: str, many: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     more, less = _scores(lab, kind, many, seed), _scores(lab, kind, None, seed)
     yield from difference_rows(cell, seed, f"{kind}: {many} − {lab.draft.rounds} rounds", more, less, many)
-    if kind in _WHOLE:
-        whole = _scores(lab, _WHOLE[kind], many, seed)
+    if kind in WHOLE:
+        whole = _scores(lab, WHOLE[kind], many, seed)
         yield from difference_rows(cell, seed, against(kind, many), more, whole, many)
 
 
@@ -104,7 +101,7 @@ def _compare_sites(count: int, many: int, cell: str, seed: int, lab: Lab) -> Ite
 
 def against(kind: str, rounds: int) -> str:
     """The name of a difference in the rows."""
-    return f"{kind} − {_WHOLE[kind]}, {rounds} rounds"
+    return f"{kind} − {WHOLE[kind]}, {rounds} rounds"
 
 
 def below(count: int, rounds: int) -> str:
