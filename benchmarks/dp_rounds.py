@@ -31,7 +31,7 @@ _SITES, _COLLUDERS, _GRID = 3, 1, 1 << 16
 class Site:
     """Eight notes, an adapter of rank 8 on every linear layer, and a step over them in three ways."""
 
-    def __init__(self, base: BaseModel, max_tokens: int = 512) -> None:
+    def __init__(self, base: BaseModel) -> None:
         self.base, style = base, STYLES[0]
         task = TaskSpec(kind="both", entity_types=entity_types(), relation_types=relation_types())
         asked = hospital(style)
@@ -40,7 +40,7 @@ class Site:
         self.lora = LoraSpec(rank=8, alpha=16.0, dropout=0.0, targets=tuple(linear_names(base)))
         self.start: AdapterState = initial_adapter(base, self.lora, 0)
         self.training = TrainingSpec(
-            batch_size=NOTES, max_tokens=max_tokens, threads=1, epochs=1, learning_rate=1e-6, warmup_fraction=0.0
+            batch_size=NOTES, max_tokens=512, threads=1, epochs=1, learning_rate=1e-6, warmup_fraction=0.0
         )
         self.dp = DpSpec(
             mode="local",

@@ -48,7 +48,8 @@ BY_LABEL = (COMPLETE, INCOMPLETE, DISJOINT)
 RIGHT = "right"
 WHOLE = {INCOMPLETE: COMPLETE, DISJOINT: COMPLETE, AT_ONE: AT_ALL}
 """What a kind is compared with."""
-_SITES = 3
+SITES = 3
+LINKS = "relations strict F1"
 
 
 def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
@@ -57,7 +58,7 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
     for seed in seeds:
         for kind in HETEROGENEOUS:
             answers = (6 if kind in (INCOMPLETE, DISJOINT) else 2) * scale.test
-            found.append(_cell(kind, seed, partial(_kind, kind), _SITES * scale.records, answers))
+            found.append(_cell(kind, seed, partial(_kind, kind), SITES * scale.records, answers))
             if kind in WHOLE:
                 found.append(_cell(f"{kind}-compare", seed, partial(_compare, kind)))
     return found
@@ -68,9 +69,9 @@ def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: i
     return Cell(name, seed, partial(measure, name, seed), trains, answers)
 
 
-def _scores(lab: Lab, kind: str, seed: int) -> dict[str, Scores]:
+def whole_scores(lab: Lab, kind: str, seed: int, rounds: int | None = None) -> dict[str, Scores]:
     """On a test set that asks for everything, whatever a site was asked for."""
-    adapter = federate(lab, kind, UNIFORM, seed).adapter
+    adapter = federate(lab, kind, UNIFORM, seed, rounds).adapter
     return lab.scores(adapter, [lab.wide_test(lab.notes.corpus_of(kind))])
 
 
@@ -98,7 +99,7 @@ def united(parts: Sequence[Scores]) -> Scores:
 
 
 def _kind(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    asked = {WORDS[kind]: _scores(lab, kind, seed)}
+    asked = {WORDS[kind]: whole_scores(lab, kind, seed)}
     if kind in (INCOMPLETE, DISJOINT):
         asked[WORDS[kind] + APART] = _apart(lab, kind, seed)
     for system, found in asked.items():
@@ -132,8 +133,8 @@ def label_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _compare(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    whole = _scores(lab, WHOLE[kind], seed)
-    yield from difference_rows(cell, seed, f"{kind} − {WHOLE[kind]}", _scores(lab, kind, seed), whole)
+    whole = whole_scores(lab, WHOLE[kind], seed)
+    yield from difference_rows(cell, seed, f"{kind} − {WHOLE[kind]}", whole_scores(lab, kind, seed), whole)
     if kind in (INCOMPLETE, DISJOINT):
         yield from difference_rows(cell, seed, f"{kind}{APART} − {WHOLE[kind]}", _apart(lab, kind, seed), whole)
 
@@ -141,7 +142,7 @@ def _compare(kind: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
 def claims(rows: Sequence[Row]) -> Iterator[Claim]:
     """Fed-MedLoRA, arXiv 2601.22124: heterogeneous annotation. Below complete annotation is a disagreement."""
     asked = [(kind, apart, MEASURE) for kind in (INCOMPLETE, DISJOINT) for apart in ("", APART)]
-    for kind, apart, measure in (*asked, (AT_ONE, "", "relations strict F1")):
+    for kind, apart, measure in (*asked, (AT_ONE, "", LINKS)):
         found = select(rows, system=f"{kind}{apart} − {WHOLE[kind]}", measure=measure)
         levels = [select(rows, system=s, measure=measure) for s in (WORDS[kind] + apart, WORDS[WHOLE[kind]])]
         told_ = f"{levels[0][0].value:.3f} of {levels[1][0].value:.3f}, " if all(levels) else ""
@@ -152,7 +153,7 @@ def claims(rows: Sequence[Row]) -> Iterator[Claim]:
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """F1 by kind of annotation."""
     yield from claim_table(claims(rows))
-    for measure in ("entities strict F1", "entities lenient F1", "relations strict F1", "relations lenient F1"):
+    for measure in ("entities strict F1", "entities lenient F1", LINKS, "relations lenient F1"):
         if select(rows, measure=measure):
             yield from ("", f"## {measure}", "", *f1_table(rows, measure))
     yield from label_table(rows)
@@ -161,7 +162,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
 
 def draw(figure: Figure, rows: Sequence[Row]) -> bool:
     """Strict F1 by kind of annotation."""
-    return f1_dots(figure, rows, list(WORDS.values()), ["entities strict F1", "relations strict F1"])
+    return f1_dots(figure, rows, list(WORDS.values()), [MEASURE, LINKS])
 
 
 EXPERIMENT = Experiment(NAME, "Sites that annotate different things", 1, cells, summary, draw, (7.4, 3.2))

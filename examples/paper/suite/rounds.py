@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
 from suite.experiment import Experiment
-from suite.federated import UNIFORM, federate
-from suite.heterogeneity import WHOLE, WORDS, label_rows, label_table
+from suite.heterogeneity import LINKS, SITES, WHOLE, WORDS, label_rows, label_table, whole_scores
 from suite.lab import Lab
 from suite.notes import AT_ALL, AT_ONE, COMPLETE, DISJOINT, INCOMPLETE
 from suite.plots import f1_dots
@@ -36,8 +35,6 @@ from suite.sites import pool_scores
 from suite.systems import CENTRAL
 
 NAME = "rounds"
-LINKS = "relations strict F1"
-_SITES = 3
 
 
 def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
@@ -46,7 +43,7 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
     found = []
     for seed in seeds:
         for kind in (AT_ALL, AT_ONE, COMPLETE, DISJOINT, INCOMPLETE):
-            found.append(_cell(kind, seed, partial(_kind, kind, many), _SITES * scale.records, 2 * scale.test))
+            found.append(_cell(kind, seed, partial(_kind, kind, many), SITES * scale.records, 2 * scale.test))
             found.append(_cell(f"{kind}-compare", seed, partial(_compare, kind, many)))
         found.append(_cell(f"{most}-sites", seed, partial(_sites, most, many), scale.pool, 2 * scale.test))
         found.append(_cell(f"{most}-compare", seed, partial(_compare_sites, most, many)))
@@ -56,11 +53,6 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
 def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: int = 0, answers: int = 0) -> Cell:
     name = f"{NAME}/{what}-s{seed}"
     return Cell(name, seed, partial(measure, name, seed), trains, answers)
-
-
-def _scores(lab: Lab, kind: str, rounds: int | None, seed: int) -> dict[str, Scores]:
-    adapter = federate(lab, kind, UNIFORM, seed, rounds).adapter
-    return lab.scores(adapter, [lab.wide_test(lab.notes.corpus_of(kind))])
 
 
 def system(what: str, rounds: int) -> str:
@@ -75,15 +67,15 @@ def _rows(cell: str, seed: int, what: str, rounds: int, found: dict[str, Scores]
 
 def _kind(kind: str, many: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
     usual = lab.draft.rounds
-    yield from _rows(cell, seed, WORDS[kind], usual, _scores(lab, kind, None, seed))
-    yield from _rows(cell, seed, WORDS[kind], many, _scores(lab, kind, many, seed))
+    yield from _rows(cell, seed, WORDS[kind], usual, whole_scores(lab, kind, seed))
+    yield from _rows(cell, seed, WORDS[kind], many, whole_scores(lab, kind, seed, many))
 
 
 def _compare(kind: str, many: int, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    more, less = _scores(lab, kind, many, seed), _scores(lab, kind, None, seed)
+    more, less = whole_scores(lab, kind, seed, many), whole_scores(lab, kind, seed)
     yield from difference_rows(cell, seed, f"{kind}: {many} − {lab.draft.rounds} rounds", more, less, many)
     if kind in WHOLE:
-        whole = _scores(lab, WHOLE[kind], many, seed)
+        whole = whole_scores(lab, WHOLE[kind], seed, many)
         yield from difference_rows(cell, seed, against(kind, many), more, whole, many)
 
 
