@@ -25,19 +25,47 @@ def f1_dots(
     measures = [m for m in measures if any(r.measure == m and r.test == test for r in rows)]
     if not systems or not measures:
         return False
-    axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
-    for axis, measure in zip(axes, measures, strict=True):
+    for axis, measure in zip(_lined(figure, systems, measures), measures, strict=True):
         for place, system in enumerate(systems):
             values = [r.value for r in select(rows, system=system, measure=measure, test=test) if math.isnan(r.low)]
             axis.plot(values, [place] * len(values), "o", color=BLUE, markersize=5, alpha=0.6, markeredgewidth=0)
             if values:
                 axis.plot([fmean(values)], [place], "|", color=INK, markersize=13, markeredgewidth=1.6)
-        axis.set_title(measure)
         axis.set_xlim(left=-0.01)
+    return True
+
+
+def _lined(figure: Figure, lines: Sequence[str], measures: Sequence[str]) -> Sequence[Axes]:
+    """A panel a measure, a named line each from the top."""
+    axes: Sequence[Axes] = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    for axis, measure in zip(axes, measures, strict=True):
+        axis.set_title(measure)
         axis.grid(axis="x", color=LINE, linewidth=0.5)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(systems)), ["\n".join(wrap(s, 26)) for s in systems])
-    axes[0].set_ylim(len(systems) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(lines)), ["\n".join(wrap(s, 26)) for s in lines])
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
+    return axes
+
+
+def changes(
+    figure: Figure, rows: Sequence[Row], systems: Sequence[str], measures: Sequence[str], unit: str, test: str = ALL
+) -> bool:
+    """A panel a measure; a line a system, from its mean at one x to that at the next. False for no row."""
+    places = sorted({r.x for r in rows})
+    if not places:
+        return False
+    axes = _lined(figure, systems, measures)
+    for axis, measure in zip(axes, measures, strict=True):
+        for line, system in enumerate(systems):
+            some = select(rows, system=system, measure=measure, test=test)
+            means = [fmean(r.value for r in some if r.x == x) for x in places if any(r.x == x for r in some)]
+            axis.plot(means, [line] * len(means), color=GREY, linewidth=1.4, zorder=1)
+        for x, colour in zip(places, COLOURS, strict=False):
+            some = [r for r in select(rows, measure=measure, test=test) if r.x == x]
+            lines = [systems.index(r.system) for r in some]
+            axis.plot([r.value for r in some], lines, "o", color=colour, markersize=6, label=f"{x:g} {unit}")
+        axis.set_xlim(left=-0.02)
+    legend(figure, axes)
     return True
 
 
