@@ -262,6 +262,10 @@ def scores_of(right: list[int], label: str = "Drug", **update) -> Scores:
     ).model_copy(update=update)
 
 
+def difference(seed, low, high):
+    return Row("c", seed, "d", NAN, "a", rows.MEASURE, (low + high) / 2, low, high)
+
+
 class TestRows:
     def test_f1_by_test_set_and_their_mean(self):
         found = list(rows.f1_rows("c", 0, "s", {"a": scores_of([1, 1]), "b": scores_of([1, 0])}))
@@ -294,8 +298,39 @@ class TestRows:
         ],
     )
     def test_a_direction_is_told_only_where_no_interval_reaches_zero(self, ends, expected):
-        some = [Row("c", n, "d", NAN, "a", rows.MEASURE, 0.0, low, high) for n, (low, high) in enumerate(ends)]
+        some = [difference(n, low, high) for n, (low, high) in enumerate(ends)]
         assert rows.direction(some) is expected
+
+    def test_over_all_seeds_one_interval_decides_and_no_seed_may_point_the_other_way(self):
+        over = difference(rows.EVERY_SEED, 0.1, 0.2)
+        unsure, against = difference(0, -0.1, 0.3), difference(1, -0.3, 0.1)
+        assert rows.direction([unsure, over]) is True
+        assert rows.direction([unsure, over], positive=False) is False
+        assert rows.direction([unsure, against, over]) is None
+        assert rows.direction([unsure, difference(rows.EVERY_SEED, -0.1, 0.3)]) is None
+        assert rows.told([unsure, over]) == "+0.150 (+0.100 to +0.200); seed by seed +0.100 to +0.100"
+        assert rows.told([over]) == "+0.150 (+0.100 to +0.200)"
+
+    def test_seeds_are_counted_together_sentence_by_sentence(self):
+        first, second = scores_of([1, 1, 0, 0]), scores_of([1, 0, 0, 0])
+        both = rows.together([{"a": first}, {"a": second}])
+        assert [one.triple("entities", "strict") for one in both["a"].counts] == [
+            tuple(map(sum, zip(one.triple("entities", "strict"), other.triple("entities", "strict"), strict=True)))
+            for one, other in zip(first.counts, second.counts, strict=True)
+        ]
+        assert both["a"].f1("entities", "strict") == 3 / 8
+        assert rows.together([{"a": first}]) == {"a": first}
+        with pytest.raises(SystemExit, match="other sentences"):
+            rows.together([{"a": first}, {"a": second.model_copy(update={"counts": second.counts[::-1]})}])
+
+    def test_seeds_together_have_no_more_relations_than_the_notes(self):
+        few, many = linked(rows.FEWEST["relations"] - 1), linked(rows.FEWEST["relations"])
+        both = rows.together([{"few": few, "many": many}] * 2)
+        assert both["few"].relations is None
+        assert both["many"].f1("relations", "strict") == many.f1("relations", "strict")
+        assert {r.test for r in rows.difference_rows("c", -1, "d", both, both) if r.measure.startswith("rel")} == {
+            "all"
+        }
 
     def test_the_weakest_site_is_the_one_that_is_weakest_alone(self):
         alone = {"a": scores_of([1, 0, 0, 0]), "b": scores_of([1, 1, 0, 0])}
@@ -454,6 +489,8 @@ class TestCommand:
         main_ = [name for name in names if name.startswith("in_domain/")]
         assert {name[-1] for name in main_} == {"0", "1", "2"}
         assert {name[-1] for name in names if name.startswith("poisoned/")} == {"0"}
+        assert main_[-1].endswith("-s0+1+2")
+        assert not [name for name in self.cells("in_domain", "--seeds", "1") if "+" in name.split("-s")[-1]]
 
     def test_options_choose(self):
         assert self.cells("sites", "--only", "*/5-*", "--seeds", "4") == ["sites/5-sites-s4", "sites/5-compare-s4"]
@@ -556,6 +593,24 @@ def test_a_small_suite_runs_end_to_end_and_a_second_call_trains_nothing(tmp_path
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir() if path.suffix != ".lock"}
     again = table.read_text().splitlines(keepends=True)
     assert sorted(line for line in again if "CPU" not in line) == sorted(line for line in before if "CPU" not in line)
+    over = [
+        "in_domain",
+        "fairness",
+        *where,
+        "--seeds",
+        "0",
+        "1",
+        "--only",
+        "in_domain/compare-plus-s0+1",
+        "fairness/*-s0+1",
+    ]
+    assert run.main(over) == 0
+    every = [
+        r for name in over[:2] for r in Table(results / name / "results.csv", Row).rows() if r.seed == rows.EVERY_SEED
+    ]
+    assert {r.cell for r in every} >= {"fairness/fed-medlora-s0+1", "fairness/fed-medlora-plus-s0+1"}
+    assert all(r.low <= r.value <= r.high for r in every)
+    assert "-1" not in (results / "fairness" / "summary.md").read_text(encoding="utf-8").splitlines()[2]
 
 
 @pytest.mark.slow

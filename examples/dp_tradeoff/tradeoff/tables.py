@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from cells.markdown import markdown, spread
 
 from fedsec.study.results import ZERO_SHOT
 from tradeoff.cells import DISTRIBUTED, LOCAL, MODES, NONE, RECORD
@@ -67,22 +69,14 @@ def kept(rows: Sequence[Row], groups: Mapping[Group, Sequence[Row]]) -> float | 
     return sum(row.f1 for row in common) / total if total else None
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean (lowest–highest)."""
-    mean = f"{sum(values) / len(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f}–{max(values):.3f})"
-
-
 def score_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[str]:
     """One line a setting, mode and epsilon."""
-    lines = [
-        "| setting | mode | ε, target | ε, reported | noise z | noise in the mean | seeds | loss | F1, strict "
-        "| F1, lenient | F1 kept |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["setting", "mode", "ε, target", "ε, reported", "noise z", "noise in the mean", "seeds", "loss"]
+    head += ["F1, strict", "F1, lenient", "F1 kept"]
+    lines = []
     for (setting, mode, epsilon), rows in groups.items():
         share = kept(rows, groups)
-        cells = (
+        line = (
             setting.words(usual),
             mode,
             _epsilon(epsilon),
@@ -95,27 +89,21 @@ def score_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[s
             spread([row.f1_lenient for row in rows]),
             "–" if share is None else f"{share:.0%}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(line)
+    return markdown(head, lines, words=2)
 
 
 def difference_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[str]:
     """Distributed minus local, seed by seed."""
-    lines = ["| setting | ε | seeds | loss | F1, strict |", "|---|---:|---:|---:|---:|"]
+    lines = []
     for (setting, mode, epsilon), rows in groups.items():
         local = {row.seed: row for row in groups.get((setting, LOCAL, epsilon), ())}
         pairs = [(row, local[row.seed]) for row in rows if mode == DISTRIBUTED and row.seed in local]
         if pairs:
-            cells = [setting.words(usual), _epsilon(epsilon), str(len(pairs))]
-            cells += [_differences(pairs, lambda r: r.loss), _differences(pairs, lambda r: r.f1)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _differences(pairs: Sequence[tuple[Row, Row]], value: Callable[[Row], float]) -> str:
-    found = [value(a) - value(b) for a, b in pairs]
-    mean = f"{sum(found) / len(found):+.3f}"
-    return mean if len(found) == 1 else f"{mean} ({min(found):+.3f} to {max(found):+.3f})"
+            losses, f1s = [a.loss - b.loss for a, b in pairs], [a.f1 - b.f1 for a, b in pairs]
+            line = [setting.words(usual), _epsilon(epsilon), str(len(pairs))]
+            lines.append([*line, spread(losses, sign="+"), spread(f1s, sign="+")])
+    return markdown(["setting", "ε", "seeds", "loss", "F1, strict"], lines)
 
 
 def _epsilon(value: float) -> str:
@@ -131,7 +119,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     first = next(iter(groups.values()))[0]
     seeds = sorted({row.seed for some in groups.values() for row in some})
     runs = sum(map(len, groups.values()))
-    yield f"{runs} runs, seeds {', '.join(map(str, seeds))}; mean over seeds (lowest–highest)."
+    yield f"{runs} runs, seeds {', '.join(map(str, seeds))}; mean over seeds (lowest to highest)."
     yield f"Loss in nats per answer token over {first.loss_sentences} test sentences, F1 over {first.f1_sentences}."
     for row in rows:
         if row.mode == ZERO_SHOT:

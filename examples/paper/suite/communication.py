@@ -8,6 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import cast
 
+from cells.markdown import markdown
 from matplotlib.figure import Figure
 
 from fedsec.report.drawing import AMBER, BLUE, LINE
@@ -18,7 +19,7 @@ from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 from suite.experiment import Experiment
 from suite.lab import Lab
 from suite.plots import legend
-from suite.rows import NAN, Cell, Claim, Row, claim_table, markdown, ordered, select
+from suite.rows import NAN, Cell, Claim, Row, claim_table, ordered, select
 from suite.settings import Scale
 from suite.systems import FED, federated
 

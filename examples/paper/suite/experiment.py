@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fedsec_secure.errors import FedsecError
 from suite.lab import Lab
-from suite.rows import Cell, Row
+from suite.rows import EVERY_SEED, Cell, Row
 from suite.settings import Scale
 
 CPU = "CPU seconds"
@@ -34,13 +34,13 @@ class Experiment:
 
     def summarised(self, rows: Sequence[Row]) -> str:
         """The whole of summary.md."""
-        seeds = sorted({row.seed for row in rows})
+        seeds = sorted({row.seed for row in rows} - {EVERY_SEED})
         spent = sum(row.value for row in rows if row.measure == CPU)
         told = ", ".join(map(str, seeds))
         lines = [
             f"# {self.title}",
             "",
-            f"{'One seed' if len(seeds) == 1 else 'Seeds'}: {told}. F1 as mean over seeds (lowest–highest). "
+            f"{'One seed' if len(seeds) == 1 else 'Seeds'}: {told}. F1 as mean over seeds (lowest to highest). "
             f"{spent / 60:.0f} CPU minutes; what another experiment had made already is not counted.",
             "",
             f"Made with `python examples/paper/run.py {self.name} --out DIR`.",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from cells.markdown import markdown
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
 from suite.experiment import Experiment
-from suite.in_domain import answered, crf
+from suite.in_domain import answered, compared, crf, over
 from suite.lab import Lab
 from suite.notes import SITES
 from suite.plots import f1_dots
@@ -27,7 +28,6 @@ from suite.rows import (
     direction,
     f1_rows,
     f1_table,
-    markdown,
     ordered,
     select,
     told,
@@ -56,9 +56,9 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
             _cell("centralised", seed, partial(_system, CENTRAL), answers),
             _cell("fed-medlora", seed, partial(_system, FED), answers),
             _cell("fed-medlora-plus", seed, partial(_system, PLUS), answers),
-            _cell("compare", seed, _compare),
-            _cell("compare-plus", seed, _compare_plus),
         ]
+    for some in compared(seeds):
+        found += [over("compare", NAME, some, _compare), over("compare-plus", NAME, some, _compare_plus)]
     return found
 
 
@@ -73,7 +73,7 @@ def _overlaps(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
 
 
 def _system(system: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    for name, found in answered(lab, system, seed, lab.notes.external).items():
+    for name, found in answered(lab, system, [seed], lab.notes.external).items():
         yield from f1_rows(cell, seed, name, found)
 
 
@@ -82,21 +82,21 @@ def _crf(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
         yield from f1_rows(cell, seed, name, found)
 
 
-def _compare(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+def _compare(cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
     names = lab.notes.external
-    (fed,) = answered(lab, FED, seed, names).values()
-    (central,) = answered(lab, CENTRAL, seed, names).values()
-    yield from difference_rows(cell, seed, f"{FED} − {BEST}", fed, _best(answered(lab, SINGLE, seed, names)))
-    for name, found in answered(lab, SINGLE, seed, names).items():
+    (fed,) = answered(lab, FED, seeds, names).values()
+    (central,) = answered(lab, CENTRAL, seeds, names).values()
+    yield from difference_rows(cell, seed, f"{FED} − {BEST}", fed, _best(answered(lab, SINGLE, seeds, names)))
+    for name, found in answered(lab, SINGLE, seeds, names).items():
         yield from difference_rows(cell, seed, f"{FED} − {name}", fed, found)
     yield from difference_rows(cell, seed, f"{FED} − {CENTRAL}", fed, central)
     yield from difference_rows(cell, seed, f"{FED} − {POOLED_CRF}", fed, crf(lab, names, own_only=False)[POOLED_CRF])
 
 
-def _compare_plus(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+def _compare_plus(cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
     names = lab.notes.external
-    (fed,) = answered(lab, FED, seed, names).values()
-    (plus,) = answered(lab, PLUS, seed, names).values()
+    (fed,) = answered(lab, FED, seeds, names).values()
+    (plus,) = answered(lab, PLUS, seeds, names).values()
     yield from difference_rows(cell, seed, f"{PLUS} − {FED}", plus, fed)
 
 
@@ -123,7 +123,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     for kind in ("entities", "relations"):
         for match in MATCHES:
             yield from ("", f"## {kind.capitalize()}, {match}", "", *f1_table(rows, f"{kind} {match} F1"))
-    yield from ("", "## Differences, seed by seed", "", *difference_table(rows))
+    yield from ("", "## Differences", "", *difference_table(rows))
     left = select(rows, measure=LEFT_OUT)
     yield from ("", "## Left out of training, by publication", "")
     yield from markdown(["corpus", "documents"], ([r.test, f"{r.value:.0f}"] for r in left))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import harmonic_mean
 
+from cells.markdown import markdown, spread
 from matplotlib.figure import Figure
 from scipy.stats import hmean
 
 from fedsec.evaluation.scores import Match, Scores, paired_bootstrap
 from fedsec.report.drawing import AMBER, BLUE, GREY, LINE
 from suite.experiment import Experiment
-from suite.in_domain import OWN, answered, own
+from suite.in_domain import OWN, answered, compared, over, own
 from suite.lab import Lab
 from suite.plots import legend
 from suite.rows import (
+    EVERY_SEED,
     MATCHES,
     NAN,
     Cell,
@@ -23,10 +26,9 @@ from suite.rows import (
     Row,
     claim_table,
     direction,
-    markdown,
     ordered,
+    seed_words,
     select,
-    spread,
     told,
     with_interval,
 )
@@ -46,18 +48,18 @@ F1, GAIN, WEAKEST, HARMONIC, MEAN_GAIN = (
 def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
     """A cell a seed and system; nothing is trained or answered that in_domain did not."""
     found = []
-    for seed in seeds:
+    for some in compared(seeds):
         for system, short in ((FED, "fed-medlora"), (PLUS, "fed-medlora-plus")):
-            name = f"{NAME}/{short}-s{seed}"
-            found.append(Cell(name, seed, partial(_system, system, name, seed)))
+            found.append(over(short, NAME, some, partial(_system, system)))
     return found
 
 
-def _system(system: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    alone = own(lab, seed)
-    (together,) = answered(lab, system, seed, lab.notes.sites).values()
+def _system(system: str, cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
+    alone = own(lab, seeds)
+    (together,) = answered(lab, system, seeds, lab.notes.sites).values()
     for match in MATCHES:
-        yield from fair_rows(cell, seed, system, match, alone, together)
+        found = fair_rows(cell, seed, system, match, alone, together)
+        yield from (row for row in found if seed != EVERY_SEED or not math.isnan(row.low))
 
 
 def _f1(found: dict[str, Scores], match: Match) -> dict[str, float]:
@@ -120,11 +122,11 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
                 for system in (OWN, *systems)
             ),
         )
-    yield from ("", "## Gains, seed by seed", "")
+    yield from ("", "## Gains", "")
     gains = [r for r in rows if r.measure.startswith((GAIN, MEAN_GAIN))]
     yield from markdown(
         ["system", "seed", "site", "measure", "value and 95 % interval"],
-        ([r.system, str(r.seed), r.test or "all", r.measure, with_interval(r)] for r in gains),
+        ([r.system, seed_words(r.seed), r.test or "all", r.measure, with_interval(r)] for r in gains),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+from cells.markdown import markdown
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores, kind_scores
@@ -27,7 +28,6 @@ from suite.rows import (
     direction,
     f1_rows,
     f1_table,
-    markdown,
     ordered,
     select,
     told,

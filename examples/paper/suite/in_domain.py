@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import fmean
 
+from cells.markdown import markdown
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
@@ -16,6 +18,7 @@ from suite.notes import FOUR, SITES
 from suite.plots import f1_dots
 from suite.rows import (
     ALL,
+    EVERY_SEED,
     MATCHES,
     MEASURE,
     NAN,
@@ -24,14 +27,15 @@ from suite.rows import (
     Claim,
     Row,
     claim_table,
+    deciding,
     difference_rows,
     difference_table,
     direction,
     f1_rows,
     f1_table,
-    markdown,
     near,
     select,
+    together,
     told,
     with_interval,
 )
@@ -45,19 +49,18 @@ DEVIATION, BOUND, WEIGHT = "largest difference, masked and plain", "stated round
 MALFORMED = "lines that are no answer"
 
 
-def answered(lab: Lab, system: str, seed: int, tests: Sequence[str]) -> dict[str, dict[str, Scores]]:
-    """Name of the rows -> test set -> scores."""
+def answered(lab: Lab, system: str, seeds: Sequence[int], tests: Sequence[str]) -> dict[str, dict[str, Scores]]:
+    """Name of the rows -> test set -> scores, over all of these seeds together."""
     limit = lab.scale.zero_shot if system == ZERO_SHOT else None
     sets = [lab.test(name, limit) for name in tests]
-    return {name: lab.scores(adapter, sets) for name, adapter in adapters(lab, system, seed).items()}
+    found = [{n: lab.scores(a, sets) for n, a in adapters(lab, system, seed).items()} for seed in seeds]
+    return {name: together([one[name] for one in found]) for name in found[0]}
 
 
-def own(lab: Lab, seed: int) -> dict[str, Scores]:
+def own(lab: Lab, seeds: Sequence[int]) -> dict[str, Scores]:
     """Each single-site adapter on the test set of its own site."""
-    return {
-        site: lab.scores(single(lab, site, seed), [lab.test(name) for name in lab.notes.sites])[site]
-        for site in lab.notes.sites
-    }
+    sets = [lab.test(name) for name in lab.notes.sites]
+    return together([{s: lab.scores(single(lab, s, seed), sets)[s] for s in lab.notes.sites} for seed in seeds])
 
 
 def crf(lab: Lab, tests: Sequence[str], own_only: bool) -> dict[str, dict[str, Scores]]:
@@ -87,9 +90,12 @@ def cells(scale: Scale, seeds: Sequence[int]) -> list[Cell]:
             _cell("centralised", seed, _central, everything, answers),
             _cell("fed-medlora", seed, partial(_federated, FED), everything // 2, 2 * answers),
             _cell("fed-medlora-plus", seed, partial(_federated, PLUS), everything // 2, 2 * answers),
-            _cell("compare", seed, _compare),
-            _cell("compare-plus", seed, _compare_plus),
-            _cell("compare-everywhere", seed, _compare_everywhere),
+        ]
+    for some in compared(seeds):
+        found += [
+            over("compare", NAME, some, _compare),
+            over("compare-plus", NAME, some, _compare_plus),
+            over("compare-everywhere", NAME, some, _compare_everywhere),
         ]
     return found
 
@@ -99,8 +105,19 @@ def _cell(what: str, seed: int, measure: Callable[..., Iterator[Row]], trains: i
     return Cell(name, seed, partial(measure, name, seed), trains, answers)
 
 
+def compared(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Each seed by itself, and all of them together."""
+    return [*((seed,) for seed in seeds), *((tuple(seeds),) if len(seeds) > 1 else ())]
+
+
+def over(what: str, experiment: str, seeds: Sequence[int], measure: Callable[..., Iterator[Row]]) -> Cell:
+    """A cell of comparisons over some seeds: ``measure(cell, seed of the rows, seeds, lab)``."""
+    name = f"{experiment}/{what}-s{'+'.join(map(str, seeds))}"
+    return Cell(name, max(seeds), partial(measure, name, seeds[0] if len(seeds) == 1 else EVERY_SEED, seeds))
+
+
 def _zero_shot(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    for name, found in answered(lab, ZERO_SHOT, seed, lab.notes.sites).items():
+    for name, found in answered(lab, ZERO_SHOT, [seed], lab.notes.sites).items():
         yield from f1_rows(cell, seed, name, found)
         yield from (Row(cell, seed, name, NAN, test, MALFORMED, s.malformed_lines) for test, s in found.items())
 
@@ -111,13 +128,13 @@ def _crf(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
 
 
 def _single(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    for name, found in answered(lab, SINGLE, seed, lab.notes.sites).items():
+    for name, found in answered(lab, SINGLE, [seed], lab.notes.sites).items():
         yield from f1_rows(cell, seed, name, found)
-    yield from f1_rows(cell, seed, OWN, own(lab, seed))
+    yield from f1_rows(cell, seed, OWN, own(lab, [seed]))
 
 
 def _central(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
-    for name, found in answered(lab, CENTRAL, seed, lab.notes.sites).items():
+    for name, found in answered(lab, CENTRAL, [seed], lab.notes.sites).items():
         yield from f1_rows(cell, seed, name, found)
 
 
@@ -136,33 +153,33 @@ def _federated(system: str, cell: str, seed: int, lab: Lab) -> Iterator[Row]:
         yield from (Row(cell, seed, system, index, site, WEIGHT, w / total) for site, w in one.weights.items())
 
 
-def _compare(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+def _compare(cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
     names = lab.notes.sites
-    (fed,) = answered(lab, FED, seed, names).values()
-    (central,) = answered(lab, CENTRAL, seed, names).values()
-    (untrained,) = answered(lab, ZERO_SHOT, seed, names).values()
+    (fed,) = answered(lab, FED, seeds, names).values()
+    (central,) = answered(lab, CENTRAL, seeds, names).values()
+    (untrained,) = answered(lab, ZERO_SHOT, seeds, names).values()
     yield from difference_rows(cell, seed, f"{FED} − {ZERO_SHOT}", fed, untrained)
-    yield from difference_rows(cell, seed, f"{FED} − {OWN}", fed, own(lab, seed))
+    yield from difference_rows(cell, seed, f"{FED} − {OWN}", fed, own(lab, seeds))
     yield from difference_rows(cell, seed, f"{FED} − {CENTRAL}", fed, central)
-    yield from difference_rows(cell, seed, f"{CENTRAL} − {OWN}", central, own(lab, seed))
+    yield from difference_rows(cell, seed, f"{CENTRAL} − {OWN}", central, own(lab, seeds))
     fields = crf(lab, names, own_only=True)
     yield from difference_rows(cell, seed, f"{FED} − {SINGLE_CRF}", fed, fields[SINGLE_CRF])
     yield from difference_rows(cell, seed, f"{FED} − {POOLED_CRF}", fed, fields[POOLED_CRF])
 
 
-def _compare_plus(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+def _compare_plus(cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
     names = lab.notes.sites
-    (fed,) = answered(lab, FED, seed, names).values()
-    (plus,) = answered(lab, PLUS, seed, names).values()
+    (fed,) = answered(lab, FED, seeds, names).values()
+    (plus,) = answered(lab, PLUS, seeds, names).values()
     yield from difference_rows(cell, seed, f"{PLUS} − {FED}", plus, fed)
-    yield from difference_rows(cell, seed, f"{PLUS} − {OWN}", plus, own(lab, seed))
+    yield from difference_rows(cell, seed, f"{PLUS} − {OWN}", plus, own(lab, seeds))
 
 
-def _compare_everywhere(cell: str, seed: int, lab: Lab) -> Iterator[Row]:
+def _compare_everywhere(cell: str, seed: int, seeds: Sequence[int], lab: Lab) -> Iterator[Row]:
     """With each site's own adapter, on the test sets of all sites."""
     names = lab.notes.sites
-    (fed,) = answered(lab, FED, seed, names).values()
-    for name, found in answered(lab, SINGLE, seed, names).items():
+    (fed,) = answered(lab, FED, seeds, names).values()
+    for name, found in answered(lab, SINGLE, seeds, names).items():
         yield from difference_rows(cell, seed, f"{FED} − {name}", fed, found)
 
 
@@ -184,18 +201,21 @@ def claims(rows: Sequence[Row]) -> Iterator[Claim]:
     yield Claim("the same for relations", f"relations, strict, own tests: {told(links)}", direction(links))
     yield Claim("Fed-MedLoRA+ above Fed-MedLoRA", f"entities, strict: {told(plus)}", direction(plus))
     yield Claim("over +40 F1 over BERT on relations", "no BERT here, and a random field does no relations", None)
-    for gap, whole in zip(gaps, pooled, strict=False):
-        said = (
-            f"{len(SITES)} unlike sites, entities, strict, seed {gap.seed}: {with_interval(gap)} of {whole.value:.3f}"
-        )
-        yield Claim("ten sites about 2 % below centralised", said, near(gap, -0.02, whole.value))
+    whole = fmean(row.value for row in pooled) if pooled else NAN
+    for gap in deciding(gaps):
+        said = f"{len(SITES)} unlike sites, entities, strict{_of_seed(gap)}: {with_interval(gap)} of {whole:.3f}"
+        yield Claim("ten sites about 2 % below centralised", said, near(gap, -0.02, whole))
+
+
+def _of_seed(row: Row) -> str:
+    return "" if row.seed == EVERY_SEED else f", seed {row.seed}"
 
 
 def beside(rows: Sequence[Row]) -> Iterator[str]:
     """What no claim of the paper is about, and a reader of the claims has to know."""
     for words, field in (("of one site's notes", SINGLE_CRF), ("of all notes", POOLED_CRF)):
-        for row in select(rows, system=f"{FED} − {field}", measure=MEASURE, test=ALL):
-            yield f"- {FED} minus a random field {words}, entities, strict, seed {row.seed}: {with_interval(row)}"
+        for row in deciding(select(rows, system=f"{FED} − {field}", measure=MEASURE, test=ALL)):
+            yield f"- {FED} minus a random field {words}, entities, strict{_of_seed(row)}: {with_interval(row)}"
     untrained = select(rows, system=ZERO_SHOT)
     if untrained:
         mentions = sum(r.value for r in select(untrained, measure=f"entities {PREDICTED}"))
@@ -235,7 +255,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
             ["site", "seed", "round", "share"],
             ([r.test, str(r.seed), f"{r.x:.0f}", f"{r.value:.3f}"] for r in weights),
         )
-    yield from ("", "## Differences, seed by seed", "", *difference_table(rows))
+    yield from ("", "## Differences", "", *difference_table(rows))
 
 
 def draw(figure: Figure, rows: Sequence[Row]) -> bool:

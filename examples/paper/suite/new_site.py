@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from cells.markdown import markdown, spread
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
@@ -27,10 +28,8 @@ from suite.rows import (
     difference_table,
     direction,
     f1_rows,
-    markdown,
     ordered,
     select,
-    spread,
 )
 from suite.settings import Scale
 from suite.systems import FED, ZERO_SHOT, federated

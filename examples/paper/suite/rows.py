@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fedsec.evaluation.scores import Kind, Match, Scores, paired_bootstrap
+from cells.markdown import markdown, spread
+
+from fedsec.evaluation.matching import Tally
+from fedsec.evaluation.scores import Kind, Match, Scores, kind_scores, paired_bootstrap
 from suite.lab import Lab
 
 KINDS: tuple[Kind, ...] = ("entities", "relations")
@@ -20,6 +23,8 @@ GOLD, PREDICTED = "annotated", "predicted"
 FEWEST: Mapping[Kind, int] = MappingProxyType({"entities": 1, "relations": 20})
 """Annotated mentions or links that a test set has to have for an F1 of them; every set here has enough mentions."""
 NAN = math.nan
+EVERY_SEED = -1
+"""In place of a seed where the answers of all seeds are counted together (`together`)."""
 
 
 class Row(NamedTuple):
@@ -44,6 +49,7 @@ class Cell:
 
     name: str
     seed: int
+    """The last one where several are counted together."""
     measure: Callable[[Lab], Iterable[Row]]
     trains: int = 0
     """Sentences that it trains on at most; fewer where another cell did before."""
@@ -105,6 +111,33 @@ def difference_rows(
             yield Row(cell, seed, words, x, name, measure, found.difference, found.low, found.high)
 
 
+def together(found: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Answers of several seeds on the same test sets, counted as one system: sums sentence by sentence.
+
+    The F1 of a test set is then micro F1 over the answers of all seeds, and a bootstrap that draws a sentence draws all
+    seeds' answers to it. None of a kind of which a test set has fewer than `FEWEST`, as for one seed.
+    """
+    if len(found) == 1:
+        return dict(found[0])
+    return {name: _summed([scores[name] for scores in found]) for name in found[0]}
+
+
+def _summed(runs: Sequence[Scores]) -> Scores:
+    counts = []
+    for ones in zip(*(run.counts for run in runs), strict=True):
+        if len({one.example_id for one in ones}) != 1:
+            raise SystemExit("seeds were tested on other sentences: expected the same ones in the same order")
+        summed: dict[str, object] = {kind: _tallied([getattr(one, kind) for one in ones]) for kind in KINDS}
+        counts.append(ones[0].model_copy(update=summed | {"unknown_types": sum(one.unknown_types for one in ones)}))
+    enough = [k for k in KINDS if all(_f1(run, k, "strict") is not None for run in runs)]
+    scores: dict[str, object] = {kind: kind_scores(counts, kind) if kind in enough else None for kind in KINDS}
+    return runs[0].model_copy(update=scores | {"counts": tuple(counts)})
+
+
+def _tallied(of: Sequence[Mapping[str, Tally]]) -> dict[str, Tally]:
+    return {label: Tally(*map(sum, zip(*(astuple(one[label]) for one in of), strict=True))) for label in of[0]}
+
+
 def on_common(a: Mapping[str, Scores], b: Mapping[str, Scores]) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Both on the examples that both answered, in one order."""
     first, second = {}, {}
@@ -127,20 +160,6 @@ def ordered(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean (lowest–highest)."""
-    if not values:
-        return "–"
-    mean = f"{fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    """A table; the first column is text, the others are numbers."""
-    ruled = "|---" + "|---:" * (len(head) - 1) + "|"
-    return ["| " + " | ".join(head) + " |", ruled, *("| " + " | ".join(line) + " |" for line in lines)]
-
-
 def f1_table(rows: Sequence[Row], measure: str) -> list[str]:
     """Systems by test sets: mean over seeds, with the lowest and highest."""
     some = [row for row in select(rows, measure=measure) if math.isnan(row.low)]
@@ -159,14 +178,19 @@ def f1_table(rows: Sequence[Row], measure: str) -> list[str]:
     )
 
 
+def seed_words(seed: int) -> str:
+    """For a column of seeds."""
+    return "all" if seed == EVERY_SEED else str(seed)
+
+
 def difference_table(rows: Sequence[Row]) -> list[str]:
-    """Seed by seed, with intervals."""
+    """Seed by seed and over all seeds, with intervals."""
     return markdown(
         ["difference", "seed", "test", "F1", "value", "95 % interval"],
         (
             [
                 r.system,
-                str(r.seed),
+                seed_words(r.seed),
                 r.test,
                 r.measure.removesuffix(" F1"),
                 f"{r.value:+.3f}",
@@ -197,15 +221,21 @@ def claim_table(claims: Iterable[Claim]) -> list[str]:
 
 
 def direction(rows: Sequence[Row], positive: bool = True) -> bool | None:
-    """Whether all seeds' differences have this sign and no interval reaches zero; None where one does, or for no row.
+    """Whether all differences have this sign and no deciding interval reaches zero; None where one does, or for no row.
 
-    False only where all intervals lie on the other side.
+    False only where all lie on the other side.
     """
-    if not rows:
-        return None
-    if all(row.low > 0 if positive else row.high < 0 for row in rows):
-        return True
-    return False if all(row.high < 0 if positive else row.low > 0 for row in rows) else None
+    last = deciding(rows)
+    for sign in (1, -1):
+        ends = [row.low if sign > 0 else -row.high for row in last]
+        if last and min(ends) > 0 and all(sign * row.value > 0 for row in rows):
+            return (sign > 0) is positive
+    return None
+
+
+def deciding(rows: Sequence[Row]) -> list[Row]:
+    """Those over all seeds, where there are any: their intervals are narrower than one seed's."""
+    return [row for row in rows if row.seed == EVERY_SEED] or list(rows)
 
 
 def near(row: Row, share: float, base: float) -> bool | None:
@@ -216,11 +246,20 @@ def near(row: Row, share: float, base: float) -> bool | None:
     return None if row.low <= share * base <= row.high else False
 
 
-def told(rows: Sequence[Row], each: str = "seed(s)") -> str:
-    """Differences in one line: mean, lowest, highest, for one row its interval. ``each``: what each row is one of."""
+def told(rows: Sequence[Row], each: str = "seeds") -> str:
+    """Differences in one line: one with its interval, of several the mean and the widest interval's ends.
+
+    ``each``: what each row is one of. Beside a difference over all seeds stand the seeds' own.
+    """
     if not rows:
         return "not run yet"
-    return f"{spread([r.value for r in rows])}, {len(rows)} {each}" if len(rows) > 1 else with_interval(rows[0])
+    last, ones = deciding(rows), [row.value for row in rows if row.seed != EVERY_SEED]
+    if len(last) > 1:
+        ends = f"{min(r.low for r in last):+.3f} to {max(r.high for r in last):+.3f}"
+        said = f"{fmean(r.value for r in last):+.3f}, mean of {len(last)} {each} (intervals within {ends})"
+    else:
+        said = with_interval(last[0])
+    return said if len(ones) in (0, len(rows)) else f"{said}; seed by seed {min(ones):+.3f} to {max(ones):+.3f}"
 
 
 def with_interval(row: Row) -> str:

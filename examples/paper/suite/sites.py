@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from cells.markdown import markdown, spread
 from matplotlib.figure import Figure
 
 from fedsec.evaluation.scores import Scores
@@ -23,11 +24,9 @@ from suite.rows import (
     difference_rows,
     difference_table,
     f1_rows,
-    markdown,
     near,
     ordered,
     select,
-    spread,
     with_interval,
 )
 from suite.settings import Scale

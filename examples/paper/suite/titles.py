@@ -8,6 +8,7 @@ from functools import partial
 from statistics import fmean
 from textwrap import wrap
 
+from cells.markdown import markdown, spread
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,21 +22,7 @@ from suite.experiment import Experiment
 from suite.lab import Lab
 from suite.notes import TITLED
 from suite.plots import legend, tests_of
-from suite.rows import (
-    ALL,
-    NAN,
-    Cell,
-    Claim,
-    Row,
-    difference_table,
-    direction,
-    f1_table,
-    markdown,
-    ordered,
-    select,
-    spread,
-    told,
-)
+from suite.rows import ALL, NAN, Cell, Claim, Row, difference_table, direction, f1_table, ordered, select, told
 from suite.settings import Scale
 from suite.systems import CENTRAL, FED, SINGLE, ZERO_SHOT, adapters
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+from cells.markdown import markdown, spread
 from matplotlib.figure import Figure
 
 from fedsec.report.drawing import LINE
@@ -18,7 +19,7 @@ from suite.aggregate import influence, resampled
 from suite.experiment import Experiment
 from suite.lab import Lab
 from suite.plots import COLOURS, legend
-from suite.rows import NAN, Cell, Claim, Row, claim_table, markdown, ordered, select, spread
+from suite.rows import NAN, Cell, Claim, Row, claim_table, ordered, select
 from suite.settings import Scale
 from suite.systems import FED, federated
 
@@ -83,7 +84,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     records = select(rows, measure=RECORDS)
     if records:
         drawn = f"Sets are drawn with replacement from {records[0].value:.0f} records."
-        yield from ("", f"{drawn} Means over seeds (lowest–highest); sites with equal weights are all heaviest.", "")
+        yield from ("", f"{drawn} Means over seeds (lowest to highest); sites with equal weights are all heaviest.", "")
     sizes = sorted({r.x for r in rows if not math.isnan(r.x)})
     rounds = ordered(r.system for r in rows if r.system)
     yield from markdown(
