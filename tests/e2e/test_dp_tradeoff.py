@@ -168,7 +168,7 @@ class TestTablesAndPlot:
         assert "Untrained: loss 3.500, F1 0.000 strict" in text
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
         (local,) = [line for line in lines if line[1:3] == ["local", "8"]]
-        assert local[7:9] == ["1.250 (1.000–1.500)", "0.100 (0.100–0.100)"]
+        assert local[7:9] == ["1.250 (1.000 to 1.500)", "0.100 (0.100 to 0.100)"]
         assert local[-1] == "17%"  # 0.1 of 0.6
         (patients,) = [line for line in lines if line[:2] == ["patients", "distributed"]]
         assert patients[6:9] == ["1", "2.000", "0.200"]
