@@ -13,6 +13,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import run_grid
+from cells.loop import FailedError, held
+from cells.table import Table
+from tradeoff import notes, plot, run, tables
+from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid
+from tradeoff.measure import Row
 
 from fedsec.data.partition import by_patient
 from fedsec.data.sitedata import load_site_documents, site_examples
@@ -20,17 +26,8 @@ from fedsec.plan.sitefile import DataSection, SiteTemplate, site_paths
 from fedsec.plan.toml import read_toml
 from fedsec.study.folder import RunFolder
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "dp_tradeoff"
+EXAMPLE = Path(run_grid.__file__).parent
 PATHS = [str(EXAMPLE), str(EXAMPLE.parent)]
-sys.path[:0] = PATHS
-
-import run_grid  # noqa: E402
-from cells.loop import FailedError, held  # noqa: E402
-from cells.table import Table  # noqa: E402
-from tradeoff import notes, plot, run, tables  # noqa: E402
-from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid  # noqa: E402
-from tradeoff.measure import Row  # noqa: E402
-
 GRID = main_grid([0, 1, 2])
 
 
