@@ -1,9 +1,16 @@
 """What a site's training depends on: the run id too, so that two runs of one plan never repeat an update."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from tests.e2e.federation import RUN, Keys, make_plan, tiny_work
+from fedsec.site.work import LocalWork
+from fedsec.study.coordinate import Coordination
+from fedsec.study.corpora import PublicSets
+from fedsec.training.replicas import Replicas
+from fedsec_secure.errors import ConfigError
+from tests.e2e.federation import RUN, Keys, make_plan, tiny_base, tiny_examples, tiny_work
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +52,26 @@ def test_alone_a_site_does_between_rounds_what_the_strategy_does(tmp_path, monke
     assert {n.split(".")[-2] for n in adapter} == {"lora_A", "lora_B"}
     for name in (n for n in adapter if ".lora_A." in n):
         np.testing.assert_allclose(adapter[name] @ adapter[name].T, np.eye(2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "whose"), [("examples", "its notes"), ("validation", "set"), ("held_out", "held-out notes")]
+)
+def test_what_cannot_be_scored_or_trained_on_is_said_before_anybody_asks(part, whose):
+    """In a round the site would have trained, and been charged, for nothing."""
+    plan, fit = make_plan(Keys.generate(3)), tiny_examples("site-a", 3)
+    long = fit[0].model_copy(update={"answer": "drug | Drug\n" * plan.training.max_tokens})
+    data = {"examples": fit, part: [*fit, long]}
+    with pytest.raises(ConfigError, match=f"{whose}: example site-a0.*exceed training.max_tokens"):
+        LocalWork("site-a", plan, Replicas(tiny_base()), **data)
+
+
+def test_a_coordinator_that_could_not_score_a_group_s_sum_asks_nobody(tmp_path):
+    plan = make_plan(Keys.generate(6), rule="group-influence", weighting={"cap": 0.4})
+    (fit,) = tiny_examples("shared", 1)
+    long = fit.model_copy(update={"answer": "drug | Drug\n" * plan.training.max_tokens})
+    folder = SimpleNamespace(plan=plan, path=tmp_path)
+    one = Coordination(folder, None, Replicas(tiny_base()), PublicSets(validation=[fit, long]))
+    with pytest.raises(ConfigError, match=r"the validation set: example shared0.*exceed training.max_tokens"):
+        one.run(None, lambda number, state: state)
+    assert not list(tmp_path.iterdir()), "nothing was begun"

@@ -24,6 +24,7 @@ from fedsec.privacy.distributed import DistributedStep
 from fedsec.site.identity import Progress
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel
+from fedsec.training.batches import require_room
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, drawn_units, require_small_batches, train_private_round
@@ -71,6 +72,14 @@ class LocalWork:
     def __post_init__(self) -> None:
         if not self.examples:
             raise ConfigError(f"site {self.name}: expected at least one training example, found none")
+        self._require_room()
+
+    def _require_room(self) -> None:
+        """Said before anybody asks: in a round budget would be reserved, and the coordinator would hear of it."""
+        tokenizer, most = self.models.base.tokenizer, self.plan.training.max_tokens
+        require_room(tokenizer, self.examples, most, f"site {self.name}, its notes")
+        require_room(tokenizer, self.validation, most, "the validation set")
+        require_room(tokenizer, self.held_out, most, f"site {self.name}, its held-out notes")
 
     @cached_property
     def _initial(self) -> AdapterState:

@@ -25,6 +25,7 @@ from fedsec.study.folder import RunFolder
 from fedsec.study.system_scores import Pooled, SystemScores
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import load_base
+from fedsec.training.batches import require_room
 from fedsec.training.replicas import Replicas, cores
 from fedsec.wire import core_roster, is_encrypted, log_of
 from fedsec_secure.errors import ConfigError
@@ -111,6 +112,9 @@ class Coordination:
             require_without_notes(self.plan)
         if known is None:
             require_without_adapter(self.plan)
+        if self.public.validation:  # what groups' sums are scored on when they are open, and no other attempt is left
+            tokenizer, most = self.models.base.tokenizer, self.plan.training.max_tokens
+            require_room(tokenizer, self.public.validation, most, "the validation set")
 
     def _loss(self, adapter: AdapterState) -> float:
         """Of what decrypted sums lead to, where the plan weighs groups by it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int
         return Encoded((*prompt, *answer), len(prompt), False)
     prompt = _shortened(tokenizer, example, max_tokens - len(answer))
     return Encoded((*prompt, *answer), len(prompt), True)
+
+
+def require_room(tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_tokens: int, what: str) -> None:
+    """ConfigError for the first example that `encode` would refuse. ``what``: whose they are."""
+    try:
+        for example in examples:
+            encode(tokenizer, example, max_tokens)
+    except ConfigError as e:
+        raise ConfigError(f"{what}: {e}") from e
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> list[int]:
