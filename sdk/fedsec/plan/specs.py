@@ -198,8 +198,8 @@ class ServerSpec(Strict):
     """Only adam's, as what follows."""
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0, le=1)
-    """Adaptivity: added to the root of the second moment, which starts at tau squared."""
+    tau: float = Field(1e-3, ge=1e-12, le=1)
+    """Adaptivity: added to the root of the second moment, which starts at tau squared: both are numbers in float32."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> ServerSpec:

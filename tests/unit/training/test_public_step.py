@@ -125,6 +125,17 @@ def test_fedadam_is_the_paper_s_algorithm(strategy):
     assert state.shapes == first.shapes, "no moment is released"
 
 
+def test_the_least_tau_is_a_number_where_nothing_moved():
+    """Below float32's range it would be 0, and 0 / 0 would end the run after its first round."""
+    with pytest.raises(ValueError, match="tau"):
+        ServerSpec(optimiser="adam", tau=1e-60)
+    of = plan("fedit", 3, dp=DpSpec(), server=ServerSpec(optimiser="adam", tau=1e-12))
+    state = first = start(of)
+    for index in range(of.rounds):
+        state = after_sum(of, index, state, np.zeros(first.size, np.float32))
+    assert state == first
+
+
 def test_moments_of_rolora_are_kept_for_each_half():
     of = fedadam("rolora")
     state = start(of)
