@@ -31,7 +31,7 @@ from fedsec.plan.specs import (
     WeightingSpec,
 )
 from fedsec.plan.strategy_checks import check_rank_sites, check_strategy
-from fedsec.plan.weighting_checks import check_scores, check_weights
+from fedsec.plan.weighting_checks import check_bins, check_scores, check_weights
 from fedsec_secure.accounting.events import MOST_RECORDS
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import PublicKey
@@ -263,6 +263,7 @@ class Plan(Draft):
                 f"secure.threshold is {secure.threshold}; {n} sites need at least {floor} (more than two thirds), or a "
                 f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"
             )
+        check_bins(self.weighting, self.roster.sites)
         return self
 
     @property

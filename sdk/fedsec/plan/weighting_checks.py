@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from fedsec.plan.specs import WeightingSpec
+from fedsec_secure.identity.roster import SiteId
+from fedsec_secure.weighting.influence import Influence
 
 _OF_SCORES = ("validation", "private", "size_bins", "effective_cohort")
 
@@ -67,4 +69,18 @@ def check_scores(weighting: WeightingSpec, tests: Iterable[str], quorum: int, dp
         raise ValueError(
             f"weighting.effective_cohort is {weighting.effective_cohort:g}; {quorum} sites are never worth more than "
             f"{quorum}: lower it, or raise secure.minimum_cohort"
+        )
+
+
+def check_bins(weighting: WeightingSpec, sites: Iterable[str]) -> None:
+    """ValueError where the bins alone, with one score for all and nobody missing, are below the effective cohort."""
+    if not weighting.size_bins:
+        return
+    bins = {SiteId(name): size for name, size in weighting.size_bins.items()}
+    rule = Influence(bins, Fraction(str(weighting.cap)), Fraction(str(weighting.effective_cohort)))
+    why = rule.why_not(rule.weigh({SiteId(name): 0 for name in sites}).values())
+    if why is not None:
+        raise ValueError(
+            f"weighting.size_bins: where all sites of the roster score the same, a round is refused: {why}. Bring the "
+            "bins nearer to each other, or lower weighting.effective_cohort or cap"
         )

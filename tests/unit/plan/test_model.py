@@ -250,6 +250,7 @@ def test_fields_that_nothing_would_use(world, rule, changes, message):
         ({"validation": VALIDATION.model_copy(update={"sha256": None})}, "no sha256 or examples"),
         ({"size_bins": {"nobody": 3}}, "names nobody, which is not on the roster"),
         ({"effective_cohort": 40.0}, "never worth more"),
+        ({"size_bins": {"ash": 64}, "effective_cohort": 3.9}, r"a round is refused: .* worth 3.20 equal sites"),
         ({"cap": 0.2}, "no round could hold the cap"),
     ],
 )
