@@ -133,10 +133,15 @@ def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:
 
 
 def doubts(record: Adapted, run: Path) -> list[str]:
-    """Why the run's adapter may be the better one here."""
+    """Why the run's adapter may be the better one here, or is not what it is compared as."""
     keep = f"keep the run's adapter (`fedsec predict {run}`)"
     records, held = record.records, record.records.held_out
     found = []
+    if record.lora.strategy == "fedsa":
+        found.append(
+            "with strategy fedsa each site's B stayed there: the run's adapter answers as the base model does, and a "
+            "gain over it is one over that"
+        )
     if not held:
         found.append("nothing was held out: nothing says whether this helped")
     elif held < FEW_HELD_OUT:

@@ -277,6 +277,13 @@ def test_a_gain_that_is_none_is_said_in_words(record, entities, relations, expec
         assert "`fedsec predict the-run`" in found[0]
 
 
+def test_where_b_stayed_at_the_sites_it_says_what_the_runs_adapter_is(record):
+    words = "the run's adapter answers as the base model does"
+    assert not any(words in remark for remark in doubts(record, Path("run")))
+    own = record.model_copy(update={"lora": record.lora.model_copy(update={"strategy": "fedsa"})})
+    assert any(words in remark for remark in doubts(own, Path("run")))
+
+
 @pytest.mark.parametrize(("records", "epochs"), [(10, 10), (20, 10), (50, 5), (100, 3), (1000, 2)])
 def test_few_records_are_seen_more_often_and_at_a_lower_rate(run, records, epochs):
     plan = RunFolder.open(run).plan
