@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fedsec.plan.model import Plan
 from fedsec.training.adapter import AdapterState
 from fedsec.training.group_step import group_rule
 from fedsec.training.public_step import adapter_of, after_sum
@@ -192,6 +193,17 @@ def test_two_lost_sites_of_one_group_end_the_attempt_for_all(tmp_path, keys):
         assert "U3 has 2 sites, 3 are needed" in aborted["reason"]
         assert len(said(federation, "round")[0]["survivors"]) == SITES
         assert all(work.trained == [0] for work in federation.works.values())
+
+
+def test_a_threshold_above_the_floors_of_all_groups_holds_before_sums_are_opened(tmp_path, keys):
+    """One lost site is within its group's floor and not within the plan's: another attempt, not a verdict refused."""
+    plan = group_plan(keys)
+    plan = Plan(**{**dict(plan), "secure": plan.secure.model_copy(update={"threshold": SITES})})
+    with opened(tmp_path, keys, plan, wrap=flaky({"site-a": Flaky(None, "mask")})) as federation:
+        federation.run()
+        (aborted,) = said(federation, "attempt-aborted")
+        assert "U3 of all groups has 7 sites, 8 are needed" in aborted["reason"]
+        assert len(said(federation, "round")[0]["survivors"]) == SITES
 
 
 @pytest.mark.parametrize("exchange", ["confirm", "unmask", "sum"])

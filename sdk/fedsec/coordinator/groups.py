@@ -73,7 +73,10 @@ def group_round(
     def begin(attempt: int) -> Generator[Exchange, Outcome, tuple[int, list[Attempt], list[Uploaded]]]:
         yield from ask(driver, "draw", index, attempt, driver.roster.ids, draw.draw_request(), draw.accept_draw)
         each = [Attempt(d, index, attempt, adapter, verdicts, h) for d, h in zip(drivers, past, strict=True)]
-        return attempt, each, (yield from together([one.uploaded() for one in each]))
+        uploaded = yield from together([one.uploaded() for one in each])
+        # Each group has its floor; where the plan's is above them all together, sites would refuse what was opened.
+        require(sum(len(ready.heads) for ready in uploaded), driver.group(), "U3 of all groups")
+        return attempt, each, uploaded
 
     attempt, each, uploaded = yield from tried(driver, index, begin)
     summed = yield from together([one.summed(ready) for one, ready in zip(each, uploaded, strict=True)])
