@@ -34,6 +34,8 @@ def evaluate(
     from fedsec.study.use import Finished
 
     finished = Finished.load(run, adapter)
+    if finished.remark and not zero_shot:
+        err.print(f"note: {finished.remark}", style="yellow", markup=False, soft_wrap=True)
     test = load_test(run, finished.plan, corpus, split, label_map, limit)
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         task = progress.add_task(f"scoring on {corpus}", total=len(test.examples))

@@ -41,6 +41,8 @@ def predict(
 
     documents = read_jsonl(notes).documents
     finished = Finished.load(run, adapter)
+    if finished.remark:
+        err.print(f"note: {finished.remark}", style="yellow", markup=False, soft_wrap=True)
     asked = tuple(ask or ())
     with Progress(console=err, transient=True, disable=quiet) as progress:
         task = progress.add_task("reading notes", total=None)

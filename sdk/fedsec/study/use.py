@@ -59,6 +59,17 @@ class Finished:
     """What one hospital taught it after the run, where it did. Which labels a run's own sites annotate is in their site
     files and nowhere else."""
 
+    @property
+    def remark(self) -> str:
+        """What whoever reads the answers has to know; empty where there is nothing."""
+        untrained = not any(tensor.any() for name, tensor in self.adapter.items() if ".lora_B." in name)
+        if self.plan.lora.strategy != "fedsa" or not untrained:
+            return ""
+        return (
+            "with strategy fedsa each site's B stayed there: this adapter answers as the base model does. A site writes "
+            "its own with `fedsec site personal`, and names it with --adapter"
+        )
+
     @classmethod
     def load(cls, run: Path, adapter: Path | None = None) -> Finished:
         """From a run folder, or what `fedsec site adapt` made of one. ``adapter``: another PEFT folder of the run's

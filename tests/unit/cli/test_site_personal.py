@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsec.evaluation.scores import Scores
+from fedsec.plan.specs import PublicTest
+from fedsec.site import work
+from fedsec.study import scoring, use
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
 from tests.e2e.federation import RUN, Federation, Keys, make_plan
@@ -79,6 +83,26 @@ def test_it_writes_a_plain_folder_that_only_its_owner_reads(fedsec, finished):
     assert (again.code, "not empty" in said(again)) == (2, True)
     shown = fedsec("site", "personal", finished.site, finished.run.path, "--out", "other")
     assert written.digest().hex()[:12] in shown.out
+
+
+def test_the_run_s_own_adapter_is_called_the_base_model_where_it_is_read(fedsec, finished, monkeypatch):
+    assert fedsec("site", "personal", finished.site, finished.run.path, "--out", "mine").code == 0
+    Path("notes.jsonl").write_text(json.dumps({"document_id": "d", "patient_id": "p", "text": "No harm."}) + "\n")
+    monkeypatch.setattr(use, "load_base", lambda _: None)  # this run has no real model: nothing is read here
+    monkeypatch.setattr(use, "Replicas", lambda _: None)
+    monkeypatch.setattr(use.Finished, "predict", lambda *_: iter(()))
+    read, own = ["predict", finished.run.path, "--in", "notes.jsonl"], ["--adapter", "mine"]
+    assert "answers as the base model does" in said(fedsec(*read))
+    assert fedsec(*read, *own).err.strip() == ""
+    monkeypatch.setattr(scoring, "load_test", lambda *_: work.TestSet(PublicTest(name="x"), []))
+    monkeypatch.setattr(work, "score_tests", lambda *_: {"x": kept_scores()})
+    score = ["evaluate", finished.run.path, "--corpus", "x", "--json"]
+    assert "answers as the base model does" in said(fedsec(*score))
+    assert fedsec(*score, "--zero-shot").err.strip() == fedsec(*score, *own).err.strip() == ""
+
+
+def kept_scores() -> Scores:
+    return Scores(examples=0, entities=None, relations=None, ungrounded=0, malformed_lines=0, seconds=0.0)
 
 
 def test_another_adapter_than_the_site_verified_is_refused(fedsec, finished):
