@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsec.audits.bounds import LEAST_NOISE, auditable, confidence_level
-from fedsec.audits.crafted import Matrix, Seen, dimension, dp_of, sampling_of, take_shares, take_steps, tiny_base
+from fedsec.audits.crafted import Matrix, Seen, dimension, dp_of, sampled_records, take_shares, take_steps, tiny_base
 from fedsec.audits.one_run import Found, ceiling, from_scores
 from fedsec.audits.outcome import Row, Watch, told, unseen
 from fedsec.data.schema import Example
@@ -136,7 +136,7 @@ class Run:
     def dp(self, canaries: int) -> DpSpec:
         """The part of a plan that such a run is made from."""
         expected = max(1, round(canaries * self.records * self.sampling_rate / 2))
-        more = sampling_of(self.records)
+        more = sampled_records(self.records) if self.records > 1 else {}
         return dp_of(self.noise_multiplier, self.sampling_rate, self.steps, self.delta, expected_batch=expected, **more)
 
     def shared(self, values: int) -> DistributedStep | None:

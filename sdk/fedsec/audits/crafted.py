@@ -69,9 +69,9 @@ def dp_of(noise_multiplier: float, sampling_rate: float, steps: int, delta: floa
     )  # fmt: skip
 
 
-def sampling_of(records: int) -> dict[str, object]:
-    """The same for `dp_of`: units by themselves, or with more than one record of a patient each of these."""
-    return {"unit": "patient", "sampling": "record", "max_records": records} if records > 1 else {}
+def sampled_records(records: int) -> dict[str, object]:
+    """What `dp_of` takes more where records are sampled, of which a patient has so many at most; from 1."""
+    return {"unit": "patient", "sampling": "record", "max_records": records}
 
 
 def take_steps(
@@ -94,10 +94,11 @@ def take_shares(
 ) -> Iterator[Seen]:
     """Steps with distributed noise, without end: the decoded sum of the ``sites``' integers, in the gradient's unit.
 
-    ``sites``: for each, float64[n, d], its records' gradients; ``owners``: for each, its records' patients, as in
-    `take_steps`. ``Seen.drawn`` counts rows through all of them.
+    ``sites``: for each, float64[n, d], its records' gradients; ``owners``: for each, its records' patients, of whom
+    ``step.records`` are used at most, as in `take_steps`. ``Seen.drawn`` counts rows through all of them.
     """
-    dp = dp_of(step.noise_multiplier, step.rate, 1, DEFAULT_DELTA, clipping_norm=step.clip, **sampling_of(step.records))
+    more = {} if owners is None else sampled_records(step.records)
+    dp = dp_of(step.noise_multiplier, step.rate, 1, DEFAULT_DELTA, clipping_norm=step.clip, **more)
     owned = owners if owners is not None else [None] * len(sites)
     runs = [_CraftedRound(tiny_base(), lora, dp, *site) for site in zip(sites, owned, strict=True)]
     first = np.cumsum([0, *(len(gradients) for gradients in sites)])

@@ -24,7 +24,7 @@ from fedsec.audits.crafted import (
     Vector,
     dimension,
     dp_of,
-    sampling_of,
+    sampled_records,
     take_shares,
     take_steps,
     tiny_base,
@@ -66,7 +66,7 @@ def of_units(setting: Setting, watch: Watch = unseen) -> list[Row]:
 
 def of_records(setting: Setting, watch: Watch = unseen) -> Row:
     """Of a step that samples and clips records, for a patient who has four times as many as are used."""
-    sampling, trials = sampling_of(setting.records), setting.trials // 3
+    sampling, trials = sampled_records(setting.records), setting.trials // 3
     dp = dp_of(setting.noise_multiplier, setting.sampling_rate, trials, setting.delta, **sampling)
     return _local(setting, dp, "sampled records", 4 * setting.records, watch)
 

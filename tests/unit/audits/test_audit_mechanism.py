@@ -50,6 +50,14 @@ def test_bounds_come_within_three_quarters_of_epsilon():
     assert all(row.numbers["lower_bound"] > 0.75 * row.numbers["theory"] and row.shows for row in rows)
 
 
+def test_a_patient_of_whose_records_one_is_used_is_one_record():
+    """Four records lie there and one is used: no other row may be made of four units."""
+    one = replace(SURE, records=1)
+    rows = [of_records(one), *(row for row in of_shared(one) if "records" in row.name)]
+    theory = PldAccountant().epsilon([steps_of(0.5, 1.0, 1)], one.delta)
+    assert [(row.held, row.numbers["theory"]) for row in rows] == [(True, pytest.approx(theory, abs=2e-3))] * 2
+
+
 def test_without_sampling_there_is_one_bound():
     (row,) = of_units(replace(SURE, sampling_rate=1.0, trials=3000, confidence=0.99))
     assert row.name == "ε of a step on all units"
