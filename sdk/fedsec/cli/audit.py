@@ -123,7 +123,7 @@ def canaries(
 def scores(
     trainings: Annotated[int | None, typer.Option(help="Sites of each kind, half of them with the record; 60.")] = None,
     records: Annotated[int | None, typer.Option(help="Of a site, beside the one in question; 20.")] = None,
-    validation: Annotated[int | None, typer.Option(help="Examples of the validation set; 5.")] = None,
+    validation: Annotated[int | None, typer.Option(help="Examples of the validation set; 3.")] = None,
     noise_multiplier: Noise = None,
     sampling_rate: Rate = None,
     steps: Annotated[int | None, typer.Option(help="Of the private trainings; 20.")] = None,

@@ -4,6 +4,8 @@ What is left to chance is whether a fault is missed, which is rarer than 10^-5 f
 four deviations away or more) and far below 10^-9 elsewhere. That a correct build is refuted is in test_audit_mechanism.
 """
 
+from pathlib import Path
+
 import pytest
 
 from fedsec.audits import planted
@@ -20,6 +22,7 @@ from fedsec.training.private.mechanism import NoisySum
 from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 
+ROOT = Path(__file__).resolve().parents[3]
 SETTING = Setting(trials=3000)
 
 
@@ -54,6 +57,12 @@ def test_the_known_faults_are_among_them():
     assert len(FAULTS) == 14
     for word in ("token", "half", "10 %", "tensor by tensor", "shuffled", "shared", "charged as one", "no limit"):
         assert any(word in fault.name for fault in FAULTS), word
+
+
+def test_the_page_has_a_line_for_each_fault():
+    page = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    table = page.split("| planted fault", 1)[1].split("\n\n", 1)[0]
+    assert table.count("\n| ") == len(FAULTS)
 
 
 def test_no_noise_at_all_is_found():

@@ -1,10 +1,14 @@
 """`fedsec audit`: rows, exit codes, and what a plan gives it."""
 
+import re
+
 import pytest
+import typer
 
 from fedsec.audits import canaries, mechanism, planted, scores
 from fedsec.audits.outcome import Row
 from fedsec.audits.setting import Setting
+from fedsec.cli.audit import app
 
 HELD = Row("noise: law", "a Gaussian's", "p: Kolmogorov-Smirnov 0.5", True, {"p": 0.5})
 FALLEN = Row("ε of a step on all units", "no bound above ε 4.377", "ε ≥ inf", False, {"lower_bound": float("inf")})
@@ -88,6 +92,15 @@ def test_options_reach_the_audit(fedsec, asked):
         Setting(noise_multiplier=2, sampling_rate=0.25, trials=500, confidence=0.9),
         Setting(trials=3000),
     ]
+
+
+def test_what_help_says_of_scores_left_out_is_what_is_taken():
+    numbers = typer.main.get_command(app).commands["scores"].params
+    said = {p.name: re.search(r"; ([\d.]*\d)\.$", p.help or "") for p in numbers}
+    defaults = scores.Sites()
+    given = {name: (float(found[1]), float(getattr(defaults, name))) for name, found in said.items() if found}
+    assert len(given) == 6
+    assert [name for name, (told, taken) in given.items() if told != taken] == []
 
 
 def test_options_reach_the_audit_of_scores(fedsec, asked):
