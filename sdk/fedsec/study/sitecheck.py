@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsec.data.readers.jsonl import malformed_rows
-from fedsec.data.schema import Document
+from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, never_held, site_examples
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
@@ -29,6 +30,7 @@ class Cost:
 
     examples: int
     examples_a_round: int
+    """With differential privacy what is expected: a coin decides of each."""
     steps_a_round: int
     trial: Trial | None
     """What a few real steps took; None where none were asked for."""
@@ -126,10 +128,22 @@ def _read_plan(path: Path) -> Draft:
 
 def _cost(draft: Draft, documents: Sequence[Document], data: DataSection, measure: bool) -> Cost:
     examples = site_examples(documents, data, draft.task)[0]
-    taken = draft.training.examples_per_round or len(examples)  # more than there are: some twice
-    steps = -(-taken // draft.training.batch_size) * draft.training.epochs
-    trial = try_training(draft, examples, steps) if measure else None
-    return Cost(len(examples), taken * draft.training.epochs, steps, trial)
+    taken, steps = _round_of(draft, examples)
+    trial = try_training(draft, examples, taken, steps) if measure else None
+    return Cost(len(examples), taken, steps, trial)
+
+
+def _round_of(draft: Draft, examples: Sequence[Example]) -> tuple[int, int]:
+    """Examples and optimiser steps of one round."""
+    from fedsec.training.private.loop import drawn_units  # and torch with it
+
+    dp, training = draft.dp, draft.training
+    if dp.mode == "none":
+        taken = training.examples_per_round or len(examples)  # more than there are: some twice
+        return taken * training.epochs, -(-taken // training.batch_size) * training.epochs
+    steps = 1 if dp.mode == "distributed" else dp.steps
+    a_step = sum(min(len(unit), dp.max_records) for unit in drawn_units(examples, dp)) * dp.sampling_rate
+    return math.ceil(a_step * steps), steps
 
 
 def _trial_rows(trial: Trial | None) -> list[tuple[str, str]]:

@@ -27,14 +27,16 @@ class Trial:
     shortened: int
     """Examples whose text does not fit ``training.max_tokens`` whole."""
     seconds_a_step: float
+    """Of a private step on as many examples as it is expected to draw, without its noise."""
     seconds_a_round: float
     """Training alone, without the exchanges and without scoring."""
     peak_bytes: int
     """Of this process while it trained on the longest examples; on a GPU, of its memory there."""
 
 
-def try_training(draft: Draft, examples: Sequence[Example], steps_a_round: int) -> Trial:
-    """Train on the longest examples (memory), then on some of all lengths (time).
+def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: int) -> Trial:
+    """Train on the longest examples (memory), then on some of all lengths (time). A round takes so many examples and
+    optimiser steps.
 
     Raises ConfigError where the model is missing or an example does not fit, VerificationError where its weights are
     not those that the plan names.
@@ -42,21 +44,22 @@ def try_training(draft: Draft, examples: Sequence[Example], steps_a_round: int) 
     base = load_base(draft.model)
     encoded = [encode(base.tokenizer, example, draft.training.max_tokens) for example in examples]
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
-    size = draft.training.batch_size
-    _seconds_a_step(draft, base, by_length[:size])
+    size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
+    _seconds_a_batch(draft, base, by_length[:size], size)
     every = max(1, len(by_length) // (_STEPS * size))
-    seconds = _seconds_a_step(draft, base, by_length[::every][: _STEPS * size])
+    seconds = _seconds_a_batch(draft, base, by_length[::every][: _STEPS * size], size)
+    seconds *= steps if draft.dp.mode == "none" else taken / size
     return Trial(
         tokens=Lengths.of([len(record) for record in encoded]),
         shortened=sum(record.truncated for record in encoded),
-        seconds_a_step=seconds,
-        seconds_a_round=seconds * steps_a_round,
+        seconds_a_step=seconds / steps,
+        seconds_a_round=seconds,
         peak_bytes=_peak_bytes(),
     )
 
 
-def _seconds_a_step(draft: Draft, base: BaseModel, examples: Sequence[Example]) -> float:
-    spec = draft.training.model_copy(update={"examples_per_round": None, "epochs": 1})
+def _seconds_a_batch(draft: Draft, base: BaseModel, examples: Sequence[Example], size: int) -> float:
+    spec = draft.training.model_copy(update={"examples_per_round": None, "epochs": 1, "batch_size": size})
     adapter = initial_adapter(base, draft.lora, draft.seed)
     done = train_round(base, adapter, examples, spec, draft.lora, round_index=0, rounds=1, seed_material=b"trial")
     return done.seconds / done.steps

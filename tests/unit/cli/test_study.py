@@ -166,6 +166,26 @@ def test_site_check_counts_and_refuses_malformed_rows_with_their_line(fedsec, tm
     assert "notes.jsonl" in refused.err.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("dp", "taken", "steps"),
+    [
+        ('mode = "local"\nunit = "record"\nsampling_rate = 0.25\nsteps = 5', 30, 5),
+        ('mode = "local"\nunit = "patient"\nsampling_rate = 1\nsteps = 5\nmax_records = 1', None, 5),
+        ('mode = "distributed"\nunit = "record"\nsampling_rate = 0.25', 6, 1),
+    ],
+)
+def test_site_check_counts_the_steps_that_a_private_round_takes(fedsec, tmp_path, dp, taken, steps):
+    """Whatever epochs and examples_per_round say, which private steps do not heed."""
+    plan = (SMOKE / "plan.toml").read_text().replace('rule = "size"', 'rule = "uniform"')
+    plan = plan.replace("count_min = 10\ncount_max = 30\n", "").replace('"zero-shot", "single"', '"zero-shot"')
+    (tmp_path / "private.toml").write_text(f"{plan}\n[dp]\ntarget_epsilon = 8\n{dp}\n")
+    site = SMOKE / "sites" / "harbour" / "site.toml"
+    done = fedsec("site", "check", site, "--plan", tmp_path / "private.toml", "--json", "--no-measure")
+    assert done.code == 0, done.err
+    taken = 5 * done.json["notes"]["patients"] if taken is None else taken
+    assert done.json["cost"] == {"examples": 24, "examples_a_round": taken, "steps_a_round": steps, "trial": None}
+
+
 def test_site_check_measures_memory_and_time_on_the_sites_own_notes(fedsec):
     ask = ("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml")
     trial = fedsec(*ask, "--json").json["cost"]["trial"]
