@@ -147,7 +147,8 @@ def _sum(plan: Plan) -> Row:
 
 def _weight(plan: Plan) -> Row:
     what = "How many examples a site has"
-    timed = plan.training.examples_per_round is None
+    # Private steps draw from all examples, whatever examples_per_round says.
+    timed = plan.dp.mode != "none" or plan.training.examples_per_round is None
     hint = " Training time hints at it." if timed else ""
     level: Level = "part" if timed else "no"
     gone = Cell("no", "Not in it.")

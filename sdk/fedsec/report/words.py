@@ -71,8 +71,12 @@ def _cost(data: ReportData) -> str:
     spent = [b.after for b in data.budgets if b.attested]
     replaced = "no bound" if math.isinf(planned.replace_one) else epsilon(planned.replace_one)
     known = f"at most ε = {epsilon(max(spent))}" if spent else "not attested yet"
+    whose = "at every site bounds what its releases tell"
+    if plan.dp.mode == "distributed":
+        allied = f"{count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'}"
+        whose = f"of the sums bounds what they, and all that follows from them, tell, also to {allied} in league,"
     return (
-        f"Differential privacy at every site bounds what its releases tell about one {unit}: ε = "
+        f"Differential privacy {whose} about one {unit}: ε = "
         f"{epsilon(planned.epsilon)} at δ = {planned.delta:g} for the {unit} being there or not, "
         f"{replaced} for its content. Charged to one {unit} over all studies ever: {known}; this "
         f"plan may charge {epsilon(plan.dp.target_epsilon or 0.0)}."

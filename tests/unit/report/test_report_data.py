@@ -1,5 +1,6 @@
 """What the report's numbers and answers are, before anything is drawn."""
 
+import dataclasses
 import json
 import re
 
@@ -7,11 +8,12 @@ import pytest
 
 from fedsec.plan.explain import explain
 from fedsec.plan.explain_secure import colluders_needed
-from fedsec.plan.specs import EvaluationSpec, TrainingSpec
+from fedsec.plan.specs import DpSpec, EvaluationSpec, TrainingSpec
 from fedsec.plan.statement import count_in_words
 from fedsec.report.protection import protection
 from fedsec.report.rounds import Aborted, Refusal, ending, refusals, rounds, total_bytes
 from fedsec.report.scoring import kind_report, learning_curve
+from fedsec.report.words import summary
 from fedsec.study.results import FEDERATED, Results
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.record.entries import RefusalEntry, RoundStartedEntry, SurvivorsEntry
@@ -65,6 +67,25 @@ def test_counts_and_scores_follow_the_plan():
     assert column(PLAN, "own model") == ["no"] * 5
     single = make_plan(Keys.generate(5), evaluation=EvaluationSpec(baselines=("single",)))
     assert column(single, "own model") == ["known", "known", "no", "no", "known"]
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_private_training_takes_the_longer_the_more_examples_there_are(mode):
+    dp = DpSpec(mode=mode, target_epsilon=8.0, dimension=64 if mode == "distributed" else None)
+    plan = make_plan(Keys.generate(5), strategy="ffa", dp=dp)
+    assert plan.training.examples_per_round is not None  # which private steps do not heed
+    assert column(plan, "How many examples") == ["part", "part", "no", "no", "part"]
+
+
+def test_what_epsilon_bounds_is_said_by_mode():
+    def said(dp) -> str:
+        return summary(dataclasses.replace(real(), plan=make_plan(Keys.generate(5), strategy="ffa", dp=dp)))[2]
+
+    assert "at every site bounds what its releases tell" in said(DpSpec(mode="local", target_epsilon=8.0))
+    shared = said(DpSpec(mode="distributed", target_epsilon=8.0, dimension=64, colluders=2))
+    assert "its releases" not in shared, "one site's upload has a share of the noise only"
+    assert "of the sums bounds what they" in shared
+    assert "to two sites in league" in shared
 
 
 def test_encrypted_sums_are_not_the_coordinators_to_read_until_a_site_helps():
