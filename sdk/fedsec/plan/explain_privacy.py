@@ -7,6 +7,7 @@ from typing import Final
 
 from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
 from fedsec.plan.cost import cost, with_noise
+from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.model import Draft
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec_secure.errors import ConfigError
@@ -63,11 +64,29 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
         else "Who has notes at several sites is outside this bound. One site's masked upload has too little noise: it "
         "must not be opened."
     )
-    shared = f"{several} Numbers that a person chose after looking at notes (rates, clipping) are not counted."
+    shared = (
+        f"{several} Numbers that a person chose after looking at notes (rates, clipping) are not counted, nor what the "
+        "time of a reply tells: it grows with how many were drawn."
+    )
     little = f"ε above {_WEAK:g} promises little by itself."
     weak = [Statement("risk", "privacy", little)] if costs.epsilon > _WEAK else []
     stated = [Statement("fact", "privacy", bounded), Statement("fact", "privacy", done), *weak]
-    return [*stated, *_records(draft), Statement("risk", "privacy", shared)]
+    return [*stated, *_records(draft), *_masks(draft, sites), Statement("risk", "privacy", shared)]
+
+
+def _masks(draft: Draft, sites: int | None) -> list[Statement]:
+    """Colluders of whose noise account is taken, but whom the masks do not withstand."""
+    if draft.dp.mode != "distributed" or sites is None or not draft.secure.is_masked:
+        return []
+    needed = colluders_needed(draft, sites)
+    if not 1 <= needed <= draft.dp.colluders:
+        return []
+    text = (
+        f"dp.colluders is {draft.dp.colluders}, but with a coordinator that lies {count_in_words(needed)} sites open "
+        f"another's upload, which has a share of the noise only: against it this ε holds with at most "
+        f"{count_in_words(needed - 1)}. Raise secure.threshold."
+    )
+    return [Statement("risk", "privacy", text)]
 
 
 def _records(draft: Draft) -> list[Statement]:

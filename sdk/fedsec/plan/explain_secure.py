@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from fedsec.plan.cost import distributed_step
 from fedsec.plan.encryption import check_encryption, most_addends
 from fedsec.plan.group_checks import check_group_sizes, group_floors
-from fedsec.plan.model import Draft
+from fedsec.plan.model import Draft, Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec_secure.codec import SIGNATURE_BYTES
 from fedsec_secure.errors import ConfigError
@@ -167,6 +168,8 @@ def encoding(draft: Draft, sites: int | None) -> list[Statement]:
     """How coarse the sum is."""
     if draft.secure.mode == "none" or sites is None:
         return []
+    if draft.dp.mode == "distributed":
+        return [_integers(draft)]
     try:
         check_encryption(draft, sites)
         fixed = FixedPoint.choose(Lanes.named(draft.secure.lanes), most_addends(draft, sites), draft.secure.clip)
@@ -186,6 +189,21 @@ def encoding(draft: Draft, sites: int | None) -> list[Statement]:
     if draft.weighting.groups is not None:
         text += " times the step"
     return [Statement("fact", "encoding", text + ", and a larger change of one round is cut off.")]
+
+
+def _integers(draft: Draft) -> Statement:
+    """Distributed noise: what is summed are integers on a grid of the clipping norm, and `secure.clip` is not used."""
+    step = "a fraction of dp.clipping_norm"
+    if isinstance(draft, Plan):
+        try:
+            step = f"{distributed_step(draft).grid:.3g}"
+        except ConfigError as e:
+            return Statement("refused", "encoding", str(e))
+    text = (
+        f"Clipped gradients are rounded at random to steps of {step}, and noise is added in whole steps: their sum is "
+        "exact. secure.clip does not apply."
+    )
+    return Statement("fact", "encoding", text)
 
 
 def bytes_a_round(draft: Draft, sites: int, coordinates: int) -> list[Statement]:

@@ -6,7 +6,7 @@ import re
 import pytest
 from scipy.stats import norm
 
-from fedsec.plan.cost import RELATION
+from fedsec.plan.cost import RELATION, distributed_step
 from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import Roster
@@ -139,6 +139,40 @@ def test_quantisation_step_is_the_encoders_own(world):
     assert f"steps of {step:.3g} (21-bit lanes, 5 sites)" in texts(world.plan(), topic="encoding")[0]
     wide = world.plan(secure=SecureSpec(threshold=4, clip=1000.0))
     assert "clipped to 1000" in texts(wide, topic="encoding")[0]
+
+
+SHARED_NOISE = DpSpec(mode="distributed", target_epsilon=8.0, dimension=64)
+
+
+def test_integers_are_rounded_on_their_own_grid_and_not_clipped_again(world):
+    plan = world.plan(dp=SHARED_NOISE, training=TrainingSpec(batch_size=1))
+    (text,) = texts(plan, topic="encoding")
+    assert f"steps of {distributed_step(plan).grid:.3g}," in text
+    assert "secure.clip does not apply" in text
+    assert "is cut off" not in text
+    draft = world.draft.model_copy(update={"dp": SHARED_NOISE})
+    assert "fraction of dp.clipping_norm" in texts(draft, 5, topic="encoding")[0]
+    wide = SHARED_NOISE.model_copy(update={"expected_batch": 1 << 20, "noise_multiplier": 100.0})
+    assert "too narrow" in texts(plan.model_copy(update={"dp": wide}), topic="encoding", level="refused")[0]
+
+
+@pytest.mark.parametrize(("colluders", "threshold", "most"), [(2, 4, None), (3, 4, "two"), (3, 5, None)])
+def test_colluders_whom_the_masks_do_not_withstand_are_a_risk(world, colluders, threshold, most):
+    """Their noise is left out of account, and still they have a site's upload, with its share of the noise only."""
+    dp = SHARED_NOISE.model_copy(update={"colluders": colluders})
+    plan = world.plan(dp=dp, secure=SecureSpec(threshold=threshold), training=TrainingSpec(batch_size=1))
+    found = [text for text in texts(plan, topic="privacy", level="risk") if text.startswith("dp.colluders")]
+    if most is None:
+        assert found == []
+        return
+    assert "three sites open another's upload" in found[0]
+    assert f"this ε holds with at most {most}." in found[0]
+
+
+@pytest.mark.parametrize("dp", [SHARED_NOISE, DpSpec(mode="local", target_epsilon=8.0)])
+def test_that_times_are_not_counted_is_said(world, dp):
+    plan = world.plan(dp=dp, training=TrainingSpec(batch_size=1))
+    assert "nor what the time of a reply tells" in texts(plan, topic="privacy", level="risk")[-1]
 
 
 def test_differences_of_rounds_and_what_a_dropout_costs(world):
