@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from fedsec.data.readers.jsonl import malformed_rows
 from fedsec.data.schema import Document, Example
@@ -20,6 +21,8 @@ from fedsec.study.corpora import require_no_limit
 from fedsec.study.trial import Trial, try_training
 from fedsec_secure.errors import ConfigError
 
+_NO_PATIENTS: Final = MappingProxyType({"brat": "file", "e3c": "file", "pubtator": "abstract", "phee": "publication"})
+"""Formats that do not say whose a note is, and what their readers take for a patient."""
 _SHORT = 10
 _SHOWN = 20
 
@@ -104,6 +107,12 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
         warnings.append(f"{notes.duplicate_texts} documents have the text of another")
     if notes.patients < _SHORT:
         warnings.append(f"only {notes.patients} patients: what an adapter learns here is about few people")
+    taken_for = _NO_PATIENTS.get(site.data.format)
+    if draft is not None and draft.dp.mode != "none" and draft.dp.unit == "patient" and taken_for is not None:
+        warnings.append(
+            f"format {site.data.format} does not say whose a note is: each {taken_for} counts as a patient, so the "
+            f"plan's ε protects one {taken_for} and no patient with several; give patients in jsonl (patient_id)"
+        )
     if loaded.label_map is not None:
         unmapped = sorted({*loaded.label_map.unmapped_entities, *loaded.label_map.unmapped_relations})
         warnings += [f"labels without a place in the map, left out: {', '.join(unmapped)}"] if unmapped else []
