@@ -58,6 +58,14 @@ def build_gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=32, **TOKENS, **drops))
 
 
+def stretching() -> LlamaForCausalLM:
+    """Positions are scaled for the longest record so far, once one is longer than 8 tokens."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    return LlamaForCausalLM(
+        LlamaConfig(**SHAPE, **HEADS, **TOKENS, max_position_embeddings=8, rope_parameters=rope)
+    ).eval()
+
+
 def two_adapters() -> peft.PeftModel:
     model = peft.get_peft_model(llama(), lora())
     model.add_adapter("second", lora())
@@ -72,6 +80,7 @@ MADE = {
     "mixture-of-experts adapters": lambda: peft.get_peft_model(Routed(), peft.LoraConfig(r=2, target_modules=["up"])),
     "tensors trained besides": lambda: peft.get_peft_model(llama(), lora(modules_to_save=["lm_head"])),
     "batch normalisation": lambda: peft.get_peft_model(Normed(), peft.LoraConfig(r=2, target_modules=["q_proj"])),
+    "dynamic rotary positions": lambda: peft.get_peft_model(stretching(), lora()),
     "adapter kind IA3": lambda: peft.get_peft_model(
         llama(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
     ),
@@ -127,6 +136,17 @@ def test_experts_in_one_stacked_tensor_are_refused() -> None:
     model.peft_config["default"].target_parameters = None
     with pytest.raises(ConfigError, match="refuses mixture-of-experts adapters"):
         require_supported(model)
+
+
+def test_dynamic_rotary_positions_do_remember_a_longer_record() -> None:
+    """The fact behind the refusal; a record computed alone is not enough there."""
+    torch.manual_seed(0)
+    model, short, long = stretching(), torch.arange(12)[None], torch.arange(40)[None]
+    with torch.no_grad():
+        before = model(short).logits
+        model(long)
+        after = model(short).logits
+    assert float((after - before).abs().max()) > 1e-6
 
 
 def test_a_trained_base_tensor_is_refused() -> None:

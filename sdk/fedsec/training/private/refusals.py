@@ -187,6 +187,9 @@ def _require_base(model: PeftModel) -> None:
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             _refuse("batch normalisation", "layers that treat records alone", path, "use another base model")
+        if "dynamic" in _rotary(module):
+            advice = "it keeps the scale of the longest record before; set another rope_type in the base's config"
+            _refuse("dynamic rotary positions", "a rope_type that remembers no record", f"dynamic at {path}", advice)
         drops = isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0
         if drops and ".lora_dropout." not in path:
             _refuse("dropout in the base model", "none", f"p={module.p} at {path}", "set it to 0 in the base's config")
@@ -195,6 +198,12 @@ def _require_base(model: PeftModel) -> None:
         value = getattr(config, name, None)
         if isinstance(value, (int, float)) and value > 0:
             _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+
+
+def _rotary(module: torch.nn.Module) -> str:
+    """The kinds of rotary positions of a module, which may have one for each kind of layer; empty where it has none."""
+    kinds = getattr(module, "rope_type", "")
+    return " ".join(map(str, kinds.values())) if isinstance(kinds, Mapping) else str(kinds)
 
 
 def _variants(config: Any) -> list[str]:
