@@ -6,8 +6,8 @@ import math
 from typing import Final
 
 from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
+from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
-from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.model import Draft
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec_secure.errors import ConfigError
@@ -75,18 +75,13 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
 
 
 def _masks(draft: Draft, sites: int | None) -> list[Statement]:
-    """Colluders of whose noise account is taken, but whom the masks do not withstand."""
-    if draft.dp.mode != "distributed" or sites is None or not draft.secure.is_masked:
-        return []
-    needed = colluders_needed(draft, sites)
-    if not 1 <= needed <= draft.dp.colluders:
-        return []
-    text = (
-        f"dp.colluders is {draft.dp.colluders}, but with a coordinator that lies {count_in_words(needed)} sites open "
-        f"another's upload, which has a share of the noise only: against it this ε holds with at most "
-        f"{count_in_words(needed - 1)}. Raise secure.threshold."
-    )
-    return [Statement("risk", "privacy", text)]
+    """Colluders of whose noise account is taken, but whom the masks do not withstand: no plan has them."""
+    try:
+        if sites is not None:
+            check_colluders(draft, sites)
+    except ValueError as e:
+        return [Statement("refused", "privacy", str(e))]
+    return []
 
 
 def _records(draft: Draft) -> list[Statement]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.cost import distributed_step
 from fedsec.plan.encryption import check_encryption, most_addends
 from fedsec.plan.group_checks import check_group_sizes, group_floors
@@ -13,7 +14,6 @@ from fedsec.plan.statement import Statement, count_in_words
 from fedsec_secure.codec import SIGNATURE_BYTES
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.he.parameters import STANDARD
-from fedsec_secure.masking.draw import least_threshold
 from fedsec_secure.masking.parameters import SumParameters
 from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 
@@ -71,19 +71,6 @@ def protection(draft: Draft, sites: int | None) -> list[Statement]:
         ),
         Statement("risk", "protection", adapter),
     ]
-
-
-def colluders_needed(draft: Draft, sites: int) -> int:
-    """How many of ``sites`` open another's update together with a coordinator that lies (`threat_model/collusion.md`).
-
-    Two survivor sets need 2q - N colluders in both, subtraction q - 1, shares of everything t. Where there are groups,
-    this holds inside one: so many that the draw put together, of the group where fewest are needed.
-    """
-    floors = group_floors(draft, sites)
-    if floors:
-        return min(min(2 * q - size, q - 1, least_threshold(size)) for size, q in floors.items())
-    quorum = draft.secure.quorum
-    return min(2 * quorum - sites, quorum - 1, draft.secure.threshold)
 
 
 def collusion(draft: Draft, sites: int | None) -> list[Statement]:

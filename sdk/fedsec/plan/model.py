@@ -13,6 +13,7 @@ from typing import Final, Literal
 import rfc8785
 from pydantic import Field, field_validator, model_validator
 
+from fedsec.plan.colluders import check_colluders
 from fedsec.plan.encryption import check_encryption
 from fedsec.plan.group_checks import check_group_sizes, check_groups, fewest_in_a_sum
 from fedsec.plan.specs import (
@@ -263,6 +264,7 @@ class Plan(Draft):
                 f"secure.threshold is {secure.threshold}; {n} sites need at least {floor} (more than two thirds), or a "
                 f"lying coordinator could have two groups open different masks; set secure.threshold = {floor}"
             )
+        check_colluders(self, n)
         check_bins(self.weighting, self.roster.sites)
         return self
 

@@ -66,8 +66,8 @@ class Finished:
         if self.plan.lora.strategy != "fedsa" or not untrained:
             return ""
         return (
-            "with strategy fedsa each site's B stayed there: this adapter answers as the base model does. A site writes "
-            "its own with `fedsec site personal`, and names it with --adapter"
+            "with strategy fedsa each site's B stayed there: this adapter answers as the base model does. A site "
+            "writes its own with `fedsec site personal`, and names it with --adapter"
         )
 
     @classmethod

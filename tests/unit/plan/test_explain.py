@@ -21,6 +21,7 @@ from fedsec.plan.specs import (
 )
 from fedsec.privacy.accountant import RdpFilter
 from fedsec_secure.accounting.events import GaussianEvent
+from fedsec_secure.errors import ConfigError
 from fedsec_secure.he.parameters import STANDARD
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.masking.parameters import SumParameters
@@ -156,17 +157,20 @@ def test_integers_are_rounded_on_their_own_grid_and_not_clipped_again(world):
     assert "too narrow" in texts(plan.model_copy(update={"dp": wide}), topic="encoding", level="refused")[0]
 
 
-@pytest.mark.parametrize(("colluders", "threshold", "most"), [(2, 4, None), (3, 4, "two"), (3, 5, None)])
-def test_colluders_whom_the_masks_do_not_withstand_are_a_risk(world, colluders, threshold, most):
+@pytest.mark.parametrize(("colluders", "threshold", "most"), [(2, 4, None), (3, 4, 2), (3, 5, None)])
+def test_colluders_whom_the_masks_do_not_withstand_are_refused(world, colluders, threshold, most):
     """Their noise is left out of account, and still they have a site's upload, with its share of the noise only."""
     dp = SHARED_NOISE.model_copy(update={"colluders": colluders})
-    plan = world.plan(dp=dp, secure=SecureSpec(threshold=threshold), training=TrainingSpec(batch_size=1))
-    found = [text for text in texts(plan, topic="privacy", level="risk") if text.startswith("dp.colluders")]
+    given = {"dp": dp, "secure": SecureSpec(threshold=threshold), "training": TrainingSpec(batch_size=1)}
+    found = texts(world.draft.model_copy(update=given), 5, topic="privacy", level="refused")
     if most is None:
         assert found == []
+        world.plan(**given)
         return
-    assert "three sites open another's upload" in found[0]
-    assert f"this ε holds with at most {most}." in found[0]
+    assert "3 of 5 sites open another's upload" in found[0]
+    assert f"set dp.colluders = {most}, or raise secure.threshold" in found[0]
+    with pytest.raises(ConfigError, match="with a coordinator that lies 3 of 5 sites"):
+        world.plan(**given)
 
 
 @pytest.mark.parametrize("dp", [SHARED_NOISE, DpSpec(mode="local", target_epsilon=8.0)])
