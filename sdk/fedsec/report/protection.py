@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsec.plan.explain_secure import colluders_needed
+from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import count_in_words
 

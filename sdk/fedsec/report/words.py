@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.cost import cost
-from fedsec.plan.explain_secure import colluders_needed
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.report.data import ReportData
