@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from fedsec.cli.output import Quiet, err
+from fedsec_secure.errors import ConfigError
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     notes: Annotated[Path, typer.Option("--in", help="JSON lines with text, document_id and patient_id.")],
-    output: Annotated[Path | None, typer.Option("--out", help="Where to write; standard output if left out.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="Where to write, never over a file; standard output if left out.")] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Another PEFT folder than the run's, as `fedsec site personal` writes it.")
     ] = None,
@@ -39,6 +40,8 @@ def predict(
     from fedsec.spool import write_durably
     from fedsec.study.use import Finished
 
+    if output is not None and output.exists():
+        raise ConfigError(f"{output} exists and is not overwritten; choose another --out")
     documents = read_jsonl(notes).documents
     finished = Finished.load(run, adapter)
     if finished.remark:

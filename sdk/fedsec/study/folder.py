@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from fedsec.plan.approval import open_approval
 from fedsec.plan.coordinatorfile import Coordinator, coordinator_of, load_coordinator
 from fedsec.plan.document import MAX_DOCUMENT_BYTES, load_plan, read_bounded
@@ -159,11 +161,17 @@ class RunFolder:
         write_durably(self.path / "results.json", [results.model_dump_json(indent=1).encode()])
 
     def results(self) -> Results:
-        """The scores so far; empty before the first."""
+        """The scores so far; empty before the first. ConfigError where the file was cut short or changed."""
+        path = self.path / "results.json"
         try:
-            return Results.model_validate_json((self.path / "results.json").read_bytes())
+            return Results.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return Results()
+        except ValidationError as e:
+            raise ConfigError(
+                f"{path}: expected the scores as `fedsec run` wrote them, found a file that was cut short or changed; "
+                "put back a copy of it, or of the whole run folder"
+            ) from e
 
 
 def _event(line: bytes) -> dict[str, object] | None:

@@ -61,6 +61,13 @@ def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
     read = json.loads(line)
     assert read["text"] == note["text"]
     assert all(read["text"][e["start"] : e["end"]] == e["text"] for e in read["entities"])
+    refused = fedsec("predict", run, "--in", "notes.jsonl", "--out", "notes.jsonl")
+    assert (refused.code, "notes.jsonl exists and is not overwritten" in refused.err) == (2, True)
+    assert json.loads((tmp_path / "notes.jsonl").read_text()) == note
+
+    (run / "results.json").write_bytes((run / "results.json").read_bytes()[:200])
+    refused = fedsec("resume", run)
+    assert (refused.code, "results.json: expected the scores as" in refused.err) == (2, True), refused.err
 
 
 def test_metrics_hold_no_losses_scores_or_counts_of_one_site(smoke, tmp_path):
