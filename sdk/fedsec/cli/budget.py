@@ -21,6 +21,7 @@ from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import Site, load_site
 from fedsec.plan.toml import read_toml
 from fedsec.privacy.accountant import RdpFilter
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.privacy.words import in_words
 from fedsec.site.charges import Room, require_room, rooms
 from fedsec.site.ledger import Ledger
@@ -85,7 +86,11 @@ def _accounts(population: str, rows: Sequence[dict[str, object]], by_record: int
     for row in rows:
         epsilon = row["epsilon"]
         plural = "" if by_record == 1 else "s"
-        told = f"{epsilon}: {by_record} record-level release{plural}" if epsilon == _NOT_BOUNDED else _epsilon(epsilon)
+        told = (
+            shown_epsilon(epsilon)
+            if isinstance(epsilon, float)
+            else f"{epsilon}: {by_record} record-level release{plural}"
+        )
         table.add_row(str(row["unit"]), str(row["releases"]), told, str(row["allowed"]))
     return table
 
@@ -150,10 +155,10 @@ def simulate(
         out.print(f"One run of {wanted.name} makes {len(events)} releases {kind} differential privacy.", markup=False)
         if wanted.dp.mode != "none":
             out.print(
-                f"It costs each {wanted.dp.unit} ε = {_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
-                f"({_epsilon(planned.replace_one, _NO_BOUND)} where the content is exchanged)."
+                f"It costs each {wanted.dp.unit} ε = {shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
+                f"({shown_epsilon(planned.replace_one, infinite=_NO_BOUND)} where the content is exchanged)."
             )
-        out.print(f"ε charged to each {wanted.dp.unit}: {_epsilon(spent)} now, {_epsilon(after)} afterwards.")
+        out.print(f"ε charged to each {wanted.dp.unit}: {shown_epsilon(spent)} now, {shown_epsilon(after)} afterwards.")
         if found:
             out.print(_limits(found))
         for refusal in refusals:
@@ -190,7 +195,7 @@ def _limits(found: Sequence[tuple[str, Room]]) -> Table:
     for name in ("limit", "δ", "ε now", "afterwards", "at most"):
         table.add_column(name, justify="left" if name == "limit" else "right")
     for name, room in found:
-        low, high, most = _epsilon(room.before), _epsilon(room.after), room.budget.epsilon
+        low, high, most = shown_epsilon(room.before), shown_epsilon(room.after), room.budget.epsilon
         style = "bold red" if room.after > most else ""
         table.add_row(name, f"{room.budget.delta:g}", low, Text(high, style), f"{most:g}")
     return table
@@ -222,7 +227,7 @@ def epsilon(
     assert noise is not None
     events = [steps_of(sampling_rate, noise, steps, records)]
 
-    def costs(asked: Neighbours) -> dict[str, object]:
+    def costs(asked: Neighbours) -> dict[str, str | float]:
         kinds = {"epsilon": PldAccountant, "rdp": RenyiAccountant, "filter": RdpFilter}
         return {
             "neighbours": asked,
@@ -243,9 +248,9 @@ def epsilon(
     rows = [costs(asked).values() for asked in NEIGHBOURS]
     each = "" if records == 1 else f", {records} records of each patient"
     out.print(f"{steps} steps, sampling rate {sampling_rate:g}{each}, noise multiplier {noise:g}, δ = {delta:g}")
-    table = Table("neighbours", "ε (PLD, reported)", "ε (one Rényi order)", "ε (filter, the ledger's)")
+    table = Table("neighbours", "ε (PLD, reported)", "ε (best Rényi order)", "ε (filter, the ledger's)")
     for row in rows:
-        table.add_row(*(value if isinstance(value, str) else _epsilon(value, _NO_BOUND, ".3f") for value in row))
+        table.add_row(*(shown_epsilon(v, decimals=3, infinite=_NO_BOUND) if isinstance(v, float) else v for v in row))
     out.print(table)
     if any(value == math.inf for row in rows for value in row):
         out.print(
@@ -279,10 +284,6 @@ def _allowed(limit: PrivacyBudget | None) -> str:
     if limit is None:
         return "no budget"
     return f"ε ≤ {limit.total:g} ({limit.max_epsilon:g} by one study) at δ = {limit.max_delta:g}"
-
-
-def _epsilon(value: object, infinite: str = "∞", digits: str = ".4g") -> str:
-    return infinite if value == math.inf else format(value, digits)
 
 
 def _plain(value: object, infinite: str = "infinity") -> object:

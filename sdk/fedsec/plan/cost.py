@@ -15,6 +15,7 @@ from fedsec.plan.model import Draft, Plan
 from fedsec.plan.specs import DpSpec
 from fedsec.privacy.accountant import PldAccountant, RdpFilter, calibrate, steps_of
 from fedsec.privacy.distributed import DistributedStep
+from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.accounting.events import (
     Event,
     GaussianEvent,
@@ -224,8 +225,8 @@ def with_noise(draft: D) -> D:
     if needed > dp.target_epsilon:
         raise ConfigError(
             f"plan {draft.name}: expected noise that keeps epsilon {dp.target_epsilon:g}, found noise multiplier "
-            f"{noise:g} and epsilon {needed:.4g} at delta {delta:g}: leave out dp.noise_multiplier and it is "
-            "computed, or raise the target"
+            f"{noise:g} and epsilon {shown_epsilon(needed)} at delta {delta:g}: leave out dp.noise_multiplier and it "
+            "is computed, or raise the target"
         )
     return full
 
@@ -240,6 +241,6 @@ def _require_room_beside_scores(draft: Draft, target: float, delta: float) -> No
         raise ConfigError(
             f"plan {draft.name}: expected a weighting.private.noise_multiplier that leaves something of "
             f"dp.target_epsilon {target:g}, found {private.noise_multiplier:g}: the scores of {draft.rounds} rounds "
-            f"alone cost epsilon {alone:.4g} at delta {delta:g}, whatever noise the steps get; raise it, take fewer "
-            "rounds, or score public examples (weighting.validation)"
+            f"alone cost epsilon {shown_epsilon(alone)} at delta {delta:g}, whatever noise the steps get; raise it, "
+            "take fewer rounds, or score public examples (weighting.validation)"
         )

@@ -17,6 +17,7 @@ from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Draft, Plan
 from fedsec.plan.policy import worst_effective_cohort
 from fedsec.plan.statement import Level, Statement, count_in_words
+from fedsec.privacy.shown import shown_epsilon
 
 _MOSTLY_NOISE: Final = 0.5
 """Nats of noise on a score of 0 to 4: one deviation moves a weight by a factor of 1.6."""
@@ -140,7 +141,7 @@ def _influence(draft: Draft) -> list[Statement]:
         spread = 2 * noisy.noise_multiplier / noisy.expected_units
         told = (
             f"It is of private notes: noise of {spread:.2g} nats is added, and every round's score is in the ε above "
-            f"(scores alone: {epsilon_of_scores(draft):.2g})."
+            f"(scores alone: {shown_epsilon(epsilon_of_scores(draft))})."
         )
         if spread >= _MOSTLY_NOISE:
             harmless = False

@@ -14,6 +14,7 @@ from fedsec.plan.cost import charged, distributed_step
 from fedsec.plan.matrix import combination_of, refusals
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, rounded_down, worst_effective_cohort
+from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 
 RUNS: Final = 17
@@ -208,7 +209,7 @@ def _noise(q: _Question) -> Answer:
     if needed <= dp.target_epsilon:
         return _distributed(q)
     expected = f"noise that keeps epsilon {dp.target_epsilon:g} at delta {dp.target_delta:g}"
-    return (expected, f"epsilon {needed:.4g} with noise multiplier {dp.noise_multiplier}", "raise the noise")
+    return (expected, f"epsilon {shown_epsilon(needed)} with noise multiplier {dp.noise_multiplier}", "raise the noise")
 
 
 def _distributed(q: _Question) -> Answer:

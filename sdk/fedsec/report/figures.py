@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedsec.evaluation.scores import MEASURE, Kind
 from fedsec.plan.canaries import CHANCE
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.report.data import Budget, ReportData
 from fedsec.report.drawing import AMBER, BLUE, FAINT, GREY, INK, SAND, SKY, svg
 from fedsec.report.exposure import Exposures
@@ -61,7 +62,7 @@ def _budget_row(axes: Axes, place: int, row: Budget, end: float) -> None:
 def _charged(row: Budget) -> str:
     if not row.attested:
         return "not attested"
-    return "ε = ∞: no bound" if math.isinf(row.after) else f"ε = {row.after:g}"
+    return "ε = ∞: no bound" if math.isinf(row.after) else f"ε = {shown_epsilon(row.after)}"
 
 
 def exposure(found: Exposures) -> Markup:

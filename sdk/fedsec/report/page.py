@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsec.plan.statement import count_in_words
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.report import figures, words
 from fedsec.report.data import ReportData, gather
 from fedsec.study.folder import RunFolder
@@ -31,7 +32,7 @@ def page(data: ReportData) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"size": words.size, "duration": words.duration, "sites": ", ".join, "signed": words.signed}
-    environment.filters |= {"epsilon": words.epsilon, "unbroken": words.unbroken}
+    environment.filters |= {"epsilon": shown_epsilon, "unbroken": words.unbroken}
     environment.filters |= {"in_words": count_in_words}
     about_protection, about_rest = words.split(data.statements)
     return environment.get_template("page.html.j2").render(

@@ -9,6 +9,7 @@ from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.cost import cost
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.report.data import ReportData
 from fedsec.report.scoring import KindReport
 
@@ -69,17 +70,17 @@ def _cost(data: ReportData) -> str:
         )
     planned, unit = cost(plan), plan.dp.unit
     spent = [b.after for b in data.budgets if b.attested]
-    replaced = "no bound" if math.isinf(planned.replace_one) else epsilon(planned.replace_one)
-    known = f"at most ε = {epsilon(max(spent))}" if spent else "not attested yet"
+    replaced = shown_epsilon(planned.replace_one, infinite="no bound")
+    known = f"at most ε = {shown_epsilon(max(spent))}" if spent else "not attested yet"
     whose = "at every site bounds what its releases tell"
     if plan.dp.mode == "distributed":
         allied = f"{count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'}"
         whose = f"of the sums bounds what they, and all that follows from them, tell, also to {allied} in league,"
     return (
         f"Differential privacy {whose} about one {unit}: ε = "
-        f"{epsilon(planned.epsilon)} at δ = {planned.delta:g} for the {unit} being there or not, "
+        f"{shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} for the {unit} being there or not, "
         f"{replaced} for its content. Charged to one {unit} over all studies ever: {known}; this "
-        f"plan may charge {epsilon(plan.dp.target_epsilon or 0.0)}."
+        f"plan may charge {plan.dp.target_epsilon or 0.0:g}."
     )
 
 
@@ -209,11 +210,6 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("Comparisons", ", ".join(plan.evaluation.baselines) or "none"),
         ("Public test sets", ", ".join(t.name for t in plan.evaluation.public_tests) or "none"),
     )
-
-
-def epsilon(value: float) -> str:
-    """∞ where nothing bounds it."""
-    return "∞" if math.isinf(value) else f"{value:.4g}"
 
 
 def signed(value: float) -> str:

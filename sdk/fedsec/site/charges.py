@@ -12,6 +12,7 @@ from fedsec.plan.cost import RELATION, cost, releases
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
 from fedsec.privacy.accountant import RdpFilter
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec_secure.accounting.chain import Reservation
@@ -170,9 +171,9 @@ def require_room(found: Sequence[Room], plan: Plan) -> None:
         if room.after > room.budget.epsilon:
             raise PrivacyBudgetExceededError(
                 f"expected at most epsilon {room.budget.epsilon:.6g} at delta {room.budget.delta:.3g} per "
-                f"{plan.dp.unit} of this {room.budget.scope}; all of this run would make it {room.after:.6g}: "
-                f"{room.earlier} earlier reservations count. Nothing was charged; ask for more noise, fewer steps, "
-                "or a budget that the officer approves"
+                f"{plan.dp.unit} of this {room.budget.scope}; all of this run would make it "
+                f"{shown_epsilon(room.after, 6)}: {room.earlier} earlier reservations count. "
+                "Nothing was charged; ask for more noise, fewer steps, or a budget that the officer approves"
             )
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fedsec.plan.cost import cost
+from fedsec.privacy.shown import shown_epsilon
 from fedsec.report.page import page
 from tests.unit.cli.smoke import finished_run
 from tests.unit.report.report_pages import HOSTILE, Page, example, real
@@ -128,7 +129,7 @@ def test_a_finite_budget_is_shown_against_the_plan():
     budgets = [dataclasses.replace(b, before=x, after=y) for b, (x, y) in zip(real().budgets, spent, strict=True)]
     data = dataclasses.replace(real(), plan=plan, budgets=tuple(budgets))
     summary = Page(page(data)).text("summary")
-    assert f"ε = {planned.epsilon:.4g} at δ = 1e-06 for the patient being there or not" in summary
+    assert f"ε = {shown_epsilon(planned.epsilon)} at δ = 1e-06 for the patient being there or not" in summary
     assert f"{planned.replace_one:.4g} for its content" in summary
     text = Page(page(data)).text("budget")
     assert "Of the plan’s ε = 8, at least 3.5 is left at every site that attests." in text
