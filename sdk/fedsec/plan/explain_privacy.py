@@ -10,9 +10,12 @@ from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
 from fedsec.plan.statement import Statement, count_in_words
+from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.errors import ConfigError
 
 _WEAK: Final = 10.0
+_LIKELY: Final = 1e-3
+"""A δ from which on what it lets through is no rare event: one unit in a thousand."""
 _BY_PATIENT: Final = ("patient", "unit")
 _WINDOWS: Final = {"sentence": "one sentence of a note", "passage": "one passage of a note"}
 
@@ -33,7 +36,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     except ConfigError as e:
         return [Statement("refused", "privacy", str(e))]
     dp, costs = noisy.dp, cost(noisy)
-    replaced = "no bound" if math.isinf(costs.replace_one) else f"ε = {costs.replace_one:.3g}"
+    replaced = "no bound" if math.isinf(costs.replace_one) else f"ε = {shown_epsilon(costs.replace_one)}"
     protected = (
         "for whoever sees all that leaves a site, masked or not"
         if dp.mode == "local"
@@ -42,10 +45,10 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     whose = "record" if dp.unit == "record" else "patient, with all their notes,"
     bounded = (
         f"Differential privacy: {protected}, whether one {whose} was there or not changes the odds of anything by at "
-        f"most a factor e^ε with ε = {costs.epsilon:.3g}, but for a chance of δ = {costs.delta:g} "
+        f"most a factor e^ε with ε = {shown_epsilon(costs.epsilon)}, but for a chance of δ = {costs.delta:g} "
         f"({replaced} for what it says instead of whether it is there). The site's ledger is charged "
-        f"{costs.charged:.3g}, which also holds for studies that are chosen later; the plan promises at most "
-        f"{dp.target_epsilon:g}."
+        f"{shown_epsilon(costs.charged)}, which also holds for studies that are chosen later; the plan promises at "
+        f"most {dp.target_epsilon:g}."
     )
     if dp.sampling == "record":
         who = f"of at most {dp.max_records} examples of a patient, always the same ones, each"
@@ -70,6 +73,12 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     )
     little = f"ε above {_WEAK:g} promises little by itself."
     weak = [Statement("risk", "privacy", little)] if costs.epsilon > _WEAK else []
+    if costs.delta >= _LIKELY:
+        through = (
+            f"δ = {costs.delta:g} is no small chance: publishing that share of all {dp.unit}s in full would keep this "
+            f"promise. Set dp.target_delta well below one over the number of {dp.unit}s at a site."
+        )
+        weak.append(Statement("risk", "privacy", through))
     stated = [Statement("fact", "privacy", bounded), Statement("fact", "privacy", done), *weak]
     return [*stated, *_records(draft), *_masks(draft, sites), Statement("risk", "privacy", shared)]
 

@@ -266,6 +266,15 @@ def test_a_record_is_said_to_be_a_window_and_not_a_patient(world, window, said):
     assert "A record is" not in " ".join(texts(world.plan(dp=by_patient, **changes)))
 
 
+def test_a_delta_that_promises_nothing_is_a_risk(world):
+    def said(delta):
+        dp = DpSpec(mode="local", target_epsilon=8.0, target_delta=delta)
+        return " ".join(texts(world.draft.model_copy(update={"dp": dp}), 5, topic="privacy", level="risk"))
+
+    assert "δ = 0.9 is no small chance" in said(0.9)
+    assert "no small chance" not in said(1e-5)
+
+
 def test_no_bound_for_replaced_content_is_no_infinity(world):
     noise = {"target_epsilon": 500.0, "noise_multiplier": 1.5, "sampling_rate": 0.5, "steps": 20}
     dp = DpSpec(mode="local", sampling="record", max_records=5, **noise)
