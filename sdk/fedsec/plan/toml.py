@@ -180,7 +180,9 @@ def _parse_value(field: FieldInfo, name: str, text: str) -> Any:
     except tomllib.TOMLDecodeError as e:
         if _takes_text(field.annotation) and text and text[0] not in "\"'":
             return text
-        raise ConfigError(f"--set {name}: not a TOML value: {e}; text inside a list needs quotes") from e
+        raise ConfigError(
+            f'--set {name}: expected a TOML value, as 3, 1e-5, true or ["one", "two"]; found {text or "nothing"}'
+        ) from e
     if set(parsed) != {"value"}:
         raise ConfigError(f"--set {name}: expected one value")
     # Sixty-four digits that happen to look like a number are still a digest.
