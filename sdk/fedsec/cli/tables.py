@@ -34,7 +34,8 @@ def comparison_table(results: Results, kind: Kind) -> Table:
     tests = sorted({name for s in systems for name, v in results.scores[s].items() if v.f1(kind, "strict") is not None})
     matches = "" if kind == "titles" else ", strict/lenient"
     title = f"{kind.capitalize()}: {MEASURE[kind]}{matches}, by test set"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # A title is wrapped at the width of its table: the table is as wide at least.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, min_width=len(title))
     table.add_column("trained by", no_wrap=True)
     for name in (*tests, "all"):
         table.add_column(name, justify="right")

@@ -65,6 +65,11 @@ def test_a_study_runs_and_its_adapter_can_be_used(fedsec, smoke, tmp_path):
     assert (refused.code, "notes.jsonl exists and is not overwritten" in refused.err) == (2, True)
     assert json.loads((tmp_path / "notes.jsonl").read_text()) == note
 
+    stored = json.loads((run / "results.json").read_text())
+    stored["scores"] = {"federated": stored["scores"]["federated"]}
+    (run / "results.json").write_text(json.dumps(stored))
+    page = fedsec("resume", run).out
+    assert "Relations: F1, strict/lenient, by test set" in page, "a title is not wrapped at a narrow table's width"
     (run / "results.json").write_bytes((run / "results.json").read_bytes()[:200])
     refused = fedsec("resume", run)
     assert (refused.code, "results.json: expected the scores as" in refused.err) == (2, True), refused.err
