@@ -1,6 +1,7 @@
 """`fedsec policy`: a draft that allows one plan, in words and rule by rule."""
 
 import datetime
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from fedsec.plan.policy import Policy
 from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.toml import read_toml
 from fedsec_secure.identity.keys import SigningKey
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def test_every_rule_is_explained_and_a_plan_that_breaks_one_is_named(fedsec, tmp
     alone = fedsec("policy", "explain", "policy.toml", "--json")
     assert alone.code == 0
     assert len(alone.json["rules"]) == 22
+    assert f"the {len(alone.json['rules'])} rules" in (ROOT / "docs" / "cli.md").read_text()
     text = (tmp_path / "policy.toml").read_text()
     (tmp_path / "policy.toml").write_text(text.replace("max_rank = 16", "max_rank = 4"))
     broken = fedsec("policy", "explain", "policy.toml", "--plan", "plan.json")
