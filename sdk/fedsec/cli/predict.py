@@ -15,7 +15,9 @@ from fedsec_secure.errors import ConfigError
 def predict(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     notes: Annotated[Path, typer.Option("--in", help="JSON lines with text, document_id and patient_id.")],
-    output: Annotated[Path | None, typer.Option("--out", help="Where to write, never over a file; standard output if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Where to write, never over a file; standard output if left out.")
+    ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Another PEFT folder than the run's, as `fedsec site personal` writes it.")
     ] = None,
