@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,12 @@ from fedsec.plan.specs import Strict
 from fedsec_secure.errors import ConfigError
 
 MAX_TOML_BYTES = 1 << 20
+_PHRASES = (
+    (r"^Input should be ", ""),
+    (r"^\w+ should match pattern ", "text of the form "),
+    (r"^\w+ should have ", ""),
+)
+"""Of pydantic, which begins a sentence where ours goes on after "expected"."""
 _MAX_PROBLEMS = 8
 _MAX_SHOWN = 60
 
@@ -117,7 +124,9 @@ def _problem(problem: Any, kind: type[BaseModel]) -> str:
         return f"{field}: unknown field" + (f"; did you mean {close[0]}?" if close else "")
     if problem["type"] == "missing":
         return f"{field}: this field is missing"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = problem["msg"].removeprefix("Value error, ")
+    for theirs, ours in _PHRASES:
+        message = re.sub(theirs, ours, message)
     if problem["type"] == "value_error":
         return f"{field}: {message}" if field else message
     found = repr(problem["input"])

@@ -111,6 +111,7 @@ def test_override_applies_all_before_it_checks():
         ("rounds=three", "expected a TOML value, as 3.*; found three"),
         ("dp.target_epsilon=", "; found nothing"),
         ("rounds=1\nseed=2", "one value"),
+        ("name=Münster", r"name: expected text of the form '\^\[a-z\].*; found 'Münster'"),
         ("rounds=true", "expected a valid integer"),
         ("secure.mode=masked", "expected 'mask'"),
         ("roster.coordinator=aa", "roster is no table"),
