@@ -253,7 +253,7 @@ def test_a_policy_limits_the_runs_of_a_plan(tmp_path, keys):
     with Federation(tmp_path, keys, make_plan(keys), max_runs=1) as federation:
         agent, initial = federation.agents["site-a"], federation.initial()
         agent.handle("train", train_request(federation, initial, 0))
-        with pytest.raises(PeerViolationError, match="allows 1 runs of one plan"):
+        with pytest.raises(PeerViolationError, match="max_runs = 1 for one plan, and 1 began"):
             agent.handle("train", train_request(federation, initial, 0, run="run-2"))
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from fedsec.cli.output import Json, out, print_json
-from fedsec.plan.cost import RELATION, SPARE_DELTA, cost, releases
+from fedsec.plan.cost import BASELINE, RELATION, SPARE_DELTA, cost, releases
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, PrivacyBudget
@@ -118,11 +119,14 @@ def history(path: SiteFile, json: Json = False) -> None:
     if json:
         print_json({"population": site.population, "rows": rows})
         return
-    table = Table(title=f"charges of {site.population}", title_justify="left")
-    for name in ("no.", "at (UTC)", "run", "round", "purpose", "unit", "event", "left the site"):
-        table.add_column(name, overflow="fold")
+    table = Table(title=f"charges of {site.population}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("entry", justify="right")
+    for name in ("at (UTC)", "run", "round", "what", "unit", "with", "left"):
+        table.add_column(name, overflow="fold", no_wrap=name not in ("run", "with"), max_width=30)
     for row in rows:
-        *cells, released = row.values()
+        number, at, run, index, purpose, unit, event, released = row.values()
+        place = "end" if purpose == BASELINE else str(int(str(index)) + 1)
+        cells = (number, str(at)[:-3], run, place, purpose, unit, event)
         table.add_row(*map(str, cells), "yes" if released else "no")
     out.print(table)
 

@@ -75,6 +75,10 @@ class LedgerCharges:
         self._reserve(run, round_index, purpose)
         self._record.save_ledger_head(self._ledger.head())
 
+    def require_room(self) -> None:
+        """PrivacyBudgetExceededError where all of one more run does not fit. Charges nothing."""
+        require_room(rooms(self._plan, self._policy, self._ledger.population, self._ledger.history()), self._plan)
+
     def spend(self, run: str, round_index: int, purpose: str, released: bytes) -> None:
         """LocalMisuseError where another output was released for this before."""
         reservation = self._reserve(run, round_index, purpose)
@@ -113,10 +117,9 @@ class LedgerCharges:
         events = {(number, what): event for number, what, event in releases(self._plan)}
         if (round_index, purpose) not in events:
             raise ConfigError(f"plan {self._plan.name} releases no {purpose} in round {round_index}")
-        history = self._ledger.history()
-        if not any(r.charge.run == run for r in history):
+        if not any(r.charge.run == run for r in self._ledger.history()):
             # Before a run's first charge: all that it will charge has to fit, or it would stop half-way, paid for.
-            require_room(rooms(self._plan, self._policy, self._ledger.population, history), self._plan)
+            self.require_room()
         reservation = self._ledger.reserve(
             run=run,
             round_index=round_index,

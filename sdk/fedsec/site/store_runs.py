@@ -25,13 +25,17 @@ class RunRecord:
         """Bind a run id to its plan and roster (site keys, hex). At most ``most`` run ids a plan."""
         row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
         if row is None:
-            known = self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0]
+            known = self.started(plan)
             # Check 65 (differencing of runs): as many runs as the policy allows.
             if known >= most:
-                raise PeerViolationError(f"the policy allows {most} runs of one plan here, and {known} were started")
+                raise PeerViolationError(f"the policy here has max_runs = {most} for one plan, and {known} began")
             self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, plan, " ".join(sorted(cohort))))
         elif row[0] != plan:
             raise PeerViolationError(f"run {run!r} was started here under another plan")
+
+    def started(self, plan: bytes) -> int:
+        """How many run ids of this plan began here."""
+        return int(self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0])
 
     def cohorts(self) -> list[frozenset[str]]:
         """The site keys (hex) of every roster that this site took part with."""

@@ -24,7 +24,7 @@ from fedsec.study.corpora import (
     require_no_limit,
 )
 from fedsec.study.folder import RunFolder
-from fedsec.study.sites import require_approved
+from fedsec.study.sites import require_approved, require_startable
 from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import load_base
 from fedsec.training.strategies import shared_vector
@@ -162,4 +162,5 @@ def prepare_run(
     require_approved(plan, taking_part)
     for site in taking_part.values():
         require_no_limit(site.file, plan)
+    require_startable(plan, taking_part)
     return RunFolder.create(out, run or new_run_id(plan.name), sites, plan, approvals_of(plan, sites))

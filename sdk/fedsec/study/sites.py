@@ -25,7 +25,7 @@ from fedsec.site.store import SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
 from fedsec.storage import explained
-from fedsec_secure.errors import VerificationError
+from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 from fedsec_secure.record.entries import Entry
@@ -76,6 +76,35 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
     for name in plan.roster.sites:
         if name in sites:
             authorise_site(sites[name], plan, read_toml(sites[name].policy_path, Policy))
+
+
+def require_startable(plan: Plan, sites: Mapping[str, Site]) -> None:
+    """ConfigError where one of these sites' records or ledgers would refuse any new run of this plan.
+
+    The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
+    would say at its end that the same command goes on.
+    """
+    for site in sites.values():
+        policy = read_toml(site.policy_path, Policy)
+        if not site.state_path.is_dir():
+            continue
+        with ExitStack() as stack, explained(f"the disk of site {site.name}", "Make room there, then start again"):
+            store = SiteStore(site.state_path)
+            stack.callback(store.close)
+            started = store.runs.started(plan.digest())
+            if started >= policy.max_runs:
+                raise ConfigError(
+                    f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {started} of "
+                    "this plan began there. Go on with what began (`fedsec resume`); for another run its officer raises "
+                    "max_runs and approves again, or another plan is compiled and approved"
+                )
+            if site.ledger_path.is_file():
+                ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())
+                stack.callback(ledger.close)
+                try:
+                    LedgerCharges(ledger, plan, store, policy).require_room()
+                except PrivacyBudgetExceededError as e:
+                    raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
 
 
 def authorise_site(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]] = ()) -> bytes:

@@ -1,6 +1,7 @@
 """`fedsec budget`: what a site's ledger says, and what a plan would cost."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,17 @@ def test_every_charge_is_listed(fedsec, site):
     ]
     page = fedsec("budget", "history", site).out
     assert max(len(line) for line in page.splitlines()) <= 100
+    lines = [line.split() for line in page.splitlines() if "update" in line]
+    assert [(line[3], line[4]) for line in lines] == [("one", "1"), ("one", "2")], "rounds count from one, as in status"
+
+
+def test_a_plan_that_ran_as_often_as_it_may_is_refused_before_anything_is_made(fedsec, site):
+    plan, sites = site.parent.parent / "coordinator" / "plan.json", site.parent.parent
+    refused = fedsec("run", plan, "--sites", sites, "--out", "two", "--quiet")
+    assert (refused.code, Path("two").exists()) == (2, False)
+    assert "max_runs = 1 for one plan, and 1 of this plan began there" in " ".join(
+        refused.err.replace("│", " ").split()
+    )
 
 
 def test_a_plan_is_priced_without_charging_it(fedsec, site):

@@ -9,11 +9,13 @@ import pytest
 from fedsec.plan.cost import cost, releases
 from fedsec.plan.policy import Policy, PrivacyBudget, draft_policy
 from fedsec.plan.policy_checks import check_plan
+from fedsec.plan.sitefile import load_site
 from fedsec.plan.specs import DpSpec
 from fedsec.plan.toml import read_toml, write_toml
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
+from fedsec.study.sites import require_startable
 from fedsec_secure.errors import PrivacyBudgetExceededError
 from tests.e2e.federation import Keys, make_plan
 
@@ -86,6 +88,8 @@ def test_a_plan_that_ran_once_does_not_fit_its_own_target_again(fedsec, ward, ke
     with pytest.raises(PrivacyBudgetExceededError) as e:
         ward.charge(plan, policy, "second")
     assert refusal == f"privacy ledger: {e.value}"
+    with pytest.raises(PrivacyBudgetExceededError, match="^site ward: expected at most epsilon 8 "):
+        require_startable(plan, {"ward": load_site(ward.path)})
     page = ward.simulate(fedsec, plan).out
     assert max(len(line) for line in page.splitlines()) <= 100
     assert "per patient of this plan" in " ".join(page.split())
