@@ -95,8 +95,8 @@ def require_startable(plan: Plan, sites: Mapping[str, Site]) -> None:
             if started >= policy.max_runs:
                 raise ConfigError(
                     f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {started} of "
-                    "this plan began there. Go on with what began (`fedsec resume`); for another run its officer raises "
-                    "max_runs and approves again, or another plan is compiled and approved"
+                    "this plan began there. Go on with what began (`fedsec resume`); for another run its officer "
+                    "raises max_runs and approves again, or another plan is compiled and approved"
                 )
             if site.ledger_path.is_file():
                 ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())

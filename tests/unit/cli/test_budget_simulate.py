@@ -88,7 +88,7 @@ def test_a_plan_that_ran_once_does_not_fit_its_own_target_again(fedsec, ward, ke
     with pytest.raises(PrivacyBudgetExceededError) as e:
         ward.charge(plan, policy, "second")
     assert refusal == f"privacy ledger: {e.value}"
-    with pytest.raises(PrivacyBudgetExceededError, match="^site ward: expected at most epsilon 8 "):
+    with pytest.raises(PrivacyBudgetExceededError, match=r"^site ward: expected at most epsilon 8 "):
         require_startable(plan, {"ward": load_site(ward.path)})
     page = ward.simulate(fedsec, plan).out
     assert max(len(line) for line in page.splitlines()) <= 100
