@@ -124,10 +124,9 @@ def history(path: SiteFile, json: Json = False) -> None:
     for name in ("at (UTC)", "run", "round", "what", "unit", "with", "left"):
         table.add_column(name, overflow="fold", no_wrap=name not in ("run", "with"), max_width=30)
     for row in rows:
-        number, at, run, index, purpose, unit, event, released = row.values()
-        place = "end" if purpose == BASELINE else str(int(str(index)) + 1)
-        cells = (number, str(at)[:-3], run, place, purpose, unit, event)
-        table.add_row(*map(str, cells), "yes" if released else "no")
+        number, at, *cells, _ = map(str, row.values())
+        cells[1] = "end" if row["purpose"] == BASELINE else str(int(cells[1]) + 1)
+        table.add_row(number, at[:-3], *cells, "yes" if row["released"] else "no")
     out.print(table)
 
 
