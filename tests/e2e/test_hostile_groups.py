@@ -122,7 +122,7 @@ def test_every_run_id_that_draws_counts_as_a_run(tmp_path, keys):
     with Federation(tmp_path, keys, group_plan(keys), max_runs=2) as federation:
         for run in ("run-1", "run-2"):
             Drawing(federation, run).commit()
-        with pytest.raises(PeerViolationError, match="the policy allows 2 runs"):
+        with pytest.raises(PeerViolationError, match="max_runs = 2 for one plan, and 2 began"):
             Drawing(federation, "run-3").commit()
 
 
