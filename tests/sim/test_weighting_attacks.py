@@ -20,7 +20,7 @@ WHY = {
     "score left out": "expected at offset 96",
     "score that nobody asked for": "1 bytes too many",
     "groups drawn until they suit": "groups are drawn once a run",
-    "run ids drawn until they suit": "2 of 12 run ids were drawn: site-a refuses `commit`: the policy here has max_runs",
+    "run ids drawn until they suit": "2 of 12 run ids were drawn: site-a refuses `commit`: the policy here has",
     "sham groups": "is signed for another plan, run, round, roster or adapter",
     "sum that no group verified": "another one than its members verified",
     "lying about a group's loss": "site-b is 17% of a round",

@@ -97,7 +97,7 @@ def of_shared(setting: Setting, watch: Watch = unseen) -> list[Row]:
 
     What is seen is what two sites of three release.
     """
-    rate, once, many = setting.sampling_rate, setting.trials // 6, max(_FEWEST, setting.trials // 10)
+    rate, once, many = setting.sampling_rate, setting.trials // 6, max(_FEWEST, setting.trials // 3)
     return [
         _shared(setting, 1.0, 1, once, "a shared step on all units", watch),
         _shared(setting, rate, 1, once, "a shared step on sampled records", watch, setting.records),

@@ -22,8 +22,8 @@ class Setting:
         noise_multiplier: z, standard deviation of the noise over the clipping norm.
         sampling_rate: q of the Poisson sampling.
         delta: at which epsilon is given.
-        trials: steps with the canary, and as many without, on a sample; a third as many each on all units and on
-            sampled records, a sixth shared ones, and a tenth runs of several shared ones.
+        trials: steps with the canary, and as many without, on a sample; a third as many each on all units, on
+            sampled records, and runs of several shared ones; a sixth shared ones.
         confidence: of the lower bounds on epsilon, all rows together.
         records: of a patient, where records are sampled.
     """

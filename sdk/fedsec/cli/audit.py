@@ -58,7 +58,7 @@ def mechanism(
 ) -> None:
     """One private step: its ε, noise, sampling and clipping. Exit code 1 where something is refuted.
 
-    One or two minutes. Noise multiplier 1 and sampling rate 0.5 unless given: smaller rates need many more trials.
+    Two minutes or three. Noise multiplier 1 and sampling rate 0.5 unless given: smaller rates need many more trials.
     """
     from fedsec.audits.mechanism import audit
     from fedsec.audits.setting import Setting
