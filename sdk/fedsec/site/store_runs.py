@@ -25,7 +25,7 @@ class RunRecord:
         """Bind a run id to its plan and roster (site keys, hex). At most ``most`` run ids a plan."""
         row = self._db.execute("SELECT plan FROM runs WHERE run = ?", (run,)).fetchone()
         if row is None:
-            known = self.started(plan)
+            known = len(self.started(plan))
             # Check 65 (differencing of runs): as many runs as the policy allows.
             if known >= most:
                 raise PeerViolationError(f"the policy here has max_runs = {most} for one plan, and {known} began")
@@ -33,9 +33,9 @@ class RunRecord:
         elif row[0] != plan:
             raise PeerViolationError(f"run {run!r} was started here under another plan")
 
-    def started(self, plan: bytes) -> int:
-        """How many run ids of this plan began here."""
-        return int(self._db.execute("SELECT COUNT(*) FROM runs WHERE plan = ?", (plan,)).fetchone()[0])
+    def started(self, plan: bytes) -> frozenset[str]:
+        """The run ids of this plan that began here."""
+        return frozenset(run for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall())
 
     def cohorts(self) -> list[frozenset[str]]:
         """The site keys (hex) of every roster that this site took part with."""
@@ -53,9 +53,9 @@ class RunRecord:
 
     def which(self, plan: bytes, matches: Callable[[str], bool]) -> str:
         """The run of this plan that ``matches``."""
-        for (run,) in self._db.execute("SELECT run FROM runs WHERE plan = ?", (plan,)).fetchall():
+        for run in sorted(self.started(plan)):
             if matches(run):
-                return str(run)
+                return run
         raise PeerViolationError(
             "no run of this plan that was started here is meant: this site took no part in it, or its record was lost "
             "since"

@@ -162,5 +162,6 @@ def prepare_run(
     require_approved(plan, taking_part)
     for site in taking_part.values():
         require_no_limit(site.file, plan)
-    require_startable(plan, taking_part)
-    return RunFolder.create(out, run or new_run_id(plan.name), sites, plan, approvals_of(plan, sites))
+    run = run or new_run_id(plan.name)
+    require_startable(plan, taking_part, run)
+    return RunFolder.create(out, run, sites, plan, approvals_of(plan, sites))

@@ -78,8 +78,8 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
             authorise_site(sites[name], plan, read_toml(sites[name].policy_path, Policy))
 
 
-def require_startable(plan: Plan, sites: Mapping[str, Site]) -> None:
-    """ConfigError where one of these sites' records or ledgers would refuse any new run of this plan.
+def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
+    """ConfigError or PrivacyBudgetExceededError where a site's record or ledger would refuse this run id of this plan.
 
     The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
     would say at its end that the same command goes on.
@@ -92,10 +92,12 @@ def require_startable(plan: Plan, sites: Mapping[str, Site]) -> None:
             store = SiteStore(site.state_path)
             stack.callback(store.close)
             started = store.runs.started(plan.digest())
-            if started >= policy.max_runs:
+            if run in started:
+                continue
+            if len(started) >= policy.max_runs:
                 raise ConfigError(
-                    f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {started} of "
-                    "this plan began there. Go on with what began (`fedsec resume`); for another run its officer "
+                    f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {len(started)} "
+                    "of this plan began there. Go on with what began (`fedsec resume`); for another run its officer "
                     "raises max_runs and approves again, or another plan is compiled and approved"
                 )
             if site.ledger_path.is_file():

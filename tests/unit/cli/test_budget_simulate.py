@@ -89,7 +89,7 @@ def test_a_plan_that_ran_once_does_not_fit_its_own_target_again(fedsec, ward, ke
         ward.charge(plan, policy, "second")
     assert refusal == f"privacy ledger: {e.value}"
     with pytest.raises(PrivacyBudgetExceededError, match=r"^site ward: expected at most epsilon 8 "):
-        require_startable(plan, {"ward": load_site(ward.path)})
+        require_startable(plan, {"ward": load_site(ward.path)}, "second")
     page = ward.simulate(fedsec, plan).out
     assert max(len(line) for line in page.splitlines()) <= 100
     assert "per patient of this plan" in " ".join(page.split())
