@@ -20,7 +20,7 @@ from suite.aggregate import influence, krum, mean, median, resampled
 from fedsec.data.schema import Entity
 from fedsec_secure.numeric.score_levels import level_of
 from fedsec_secure.weighting.influence import Influence
-from tests.e2e.paper_notes import example
+from tests.scored import example
 
 
 class TestSums:
@@ -76,7 +76,7 @@ class TestSums:
 
 class TestPoison:
     def test_shuffled_labels_are_all_anothers(self):
-        some = [example(f"e{n}", f"answer {n}") for n in range(7)]
+        some = [example(f"e{n}", answer=f"answer {n}") for n in range(7)]
         moved = poisoned.shuffled(some, 3)
         assert sorted(e.answer for e in moved) == sorted(e.answer for e in some)
         assert all(a.answer != b.answer for a, b in zip(some, moved, strict=True))

@@ -22,7 +22,7 @@ from suite.systems import CENTRAL
 from fedsec.evaluation.matching import Tally
 from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores, paired_bootstrap
 from fedsec.evaluation.titles import score_titles
-from tests.e2e.paper_notes import example
+from tests.scored import counted, example
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +36,14 @@ def linked(many: int, right: int = 1) -> Scores:
         ExampleCounts(example_id=str(n), entities={}, relations={"causes": Tally(1, 1, right, right)})
         for n in range(many)
     )
-    return scores_of([], counts=counts, entities=None, relations=kind_scores(counts, "relations"))
+    return counted(counts, entities=None, relations=kind_scores(counts, "relations"))
 
 
 def scores_of(right: list[int], label: str = "Drug", **update) -> Scores:
     counts = tuple(
         ExampleCounts(example_id=str(n), entities={label: Tally(1, 1, r, r)}, relations={}) for n, r in enumerate(right)
     )
-    return Scores(
-        examples=len(counts),
-        entities=kind_scores(counts, "entities"),
-        relations=None,
-        ungrounded=0,
-        malformed_lines=0,
-        seconds=0.0,
-        counts=counts,
-    ).model_copy(update=update)
+    return counted(counts, **update)
 
 
 def difference(seed, low, high):
@@ -200,7 +192,7 @@ TITLES = ("Colic after belvapril", "A case of renal spasm")
 
 
 def written(*answers: str, loss: float = 1.0) -> Scores:
-    return score_titles(answers, [example(f"t{n}", title) for n, title in enumerate(TITLES)], loss)
+    return score_titles(answers, [example(f"t{n}", answer=title) for n, title in enumerate(TITLES)], loss)
 
 
 class TestTitles:
@@ -229,7 +221,9 @@ class TestTitles:
 
     def test_a_copy_is_the_first_sentence_whole(self):
         text = "It was given\nfor renal spasm. It helped."
-        test = titles.TestSet(notes.PublicTest(name="t"), [example("e", "It was given for renal spasm", text)])
+        test = titles.TestSet(
+            notes.PublicTest(name="t"), [example("e", answer="It was given for renal spasm", text=text)]
+        )
         assert titles._lead(test).f1("titles", "strict") == pytest.approx(1)
 
     def test_a_site_s_own_test_and_the_mean_of_sites(self):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
+
+_ANY_FLOAT = Context(prec=800)
+"""Digits enough for the largest float with all its decimals."""
 
 
 def shown_epsilon(value: float, digits: int = 4, *, decimals: int | None = None, infinite: str = "∞") -> str:
@@ -13,5 +16,5 @@ def shown_epsilon(value: float, digits: int = 4, *, decimals: int | None = None,
     # Of the shortest decimal that is this float: 0.1 is printed as 0.1, whatever its binary expansion.
     exact = Decimal(repr(float(value)))
     last = exact.adjusted() - digits + 1 if decimals is None else -decimals
-    up = exact if exact == 0 else exact.quantize(Decimal(1).scaleb(last), ROUND_CEILING)
+    up = exact if exact == 0 else exact.quantize(Decimal(1).scaleb(last), ROUND_CEILING, _ANY_FLOAT)
     return f"{float(up):.{digits}g}" if decimals is None else f"{up:.{decimals}f}"

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsec.evaluation.scores import Scores
 from fedsec.plan.specs import PublicTest
 from fedsec.site import work
 from fedsec.study import scoring, use
 from fedsec.study.folder import RunFolder
 from fedsec.training.adapter import AdapterState, load_peft
 from tests.e2e.federation import RUN, Federation, Keys, make_plan
+from tests.scored import counted
 
 SITE = """
 name = "site-a"
@@ -95,14 +95,10 @@ def test_the_run_s_own_adapter_is_called_the_base_model_where_it_is_read(fedsec,
     assert "answers as the base model does" in said(fedsec(*read))
     assert fedsec(*read, *own).err.strip() == ""
     monkeypatch.setattr(scoring, "load_test", lambda *_: work.TestSet(PublicTest(name="x"), []))
-    monkeypatch.setattr(work, "score_tests", lambda *_: {"x": kept_scores()})
+    monkeypatch.setattr(work, "score_tests", lambda *_: {"x": counted(())})
     score = ["evaluate", finished.run.path, "--corpus", "x", "--json"]
     assert "answers as the base model does" in said(fedsec(*score))
     assert fedsec(*score, "--zero-shot").err.strip() == fedsec(*score, *own).err.strip() == ""
-
-
-def kept_scores() -> Scores:
-    return Scores(examples=0, entities=None, relations=None, ungrounded=0, malformed_lines=0, seconds=0.0)
 
 
 def test_another_adapter_than_the_site_verified_is_refused(fedsec, finished):

@@ -11,8 +11,9 @@ from scipy.stats import bootstrap
 from fedsec.data.schema import Entity, Example, Relation
 from fedsec.evaluation.evaluate import score_answers
 from fedsec.evaluation.matching import Tally, match_links, match_spans
-from fedsec.evaluation.scores import ExampleCounts, Score, Scores, kind_scores, paired_bootstrap, set_macro_f1
+from fedsec.evaluation.scores import ExampleCounts, Score, Scores, paired_bootstrap, set_macro_f1
 from fedsec_secure.errors import ConfigError, LocalMisuseError
+from tests.scored import counted, example
 
 TEXT = "Belvapril and zostatin caused severe chest pain and cough."
 #       0         10  14                 30-36 37          52
@@ -34,18 +35,9 @@ GOLD = (
 RELATIONS = (Relation(type="causes", head="T0", tail="T2"), Relation(type="causes", head="T1", tail="T3"))
 
 
-def example(name: str = "e", relations: tuple[Relation, ...] | None = RELATIONS) -> Example:
-    return Example(
-        example_id=name,
-        document_id=name,
-        patient_id=name,
-        text=TEXT,
-        offset=0,
-        entities=GOLD,
-        relations=relations,
-        prompt=f"Extract.\nText: {TEXT}\nEntities:\n",
-        answer="",
-    )
+def annotated(name: str = "e", relations: tuple[Relation, ...] | None = RELATIONS) -> Example:
+    asked = f"Extract.\nText: {TEXT}\nEntities:\n"
+    return example(name, text=TEXT, entities=GOLD, relations=relations, prompt=asked, answer="")
 
 
 PERFECT = """Belvapril | Drug
@@ -57,7 +49,7 @@ zostatin -> cough | causes"""
 
 
 def test_a_perfect_answer_scores_one() -> None:
-    scores = score_answers([PERFECT], [example()], TYPES, LINKS)
+    scores = score_answers([PERFECT], [annotated()], TYPES, LINKS)
     for kind, match in itertools.product(("entities", "relations"), ("strict", "lenient")):
         assert scores.f1(kind, match) == 1.0
     assert scores.entities is not None
@@ -68,7 +60,7 @@ def test_hand_computed_entities() -> None:
     # Right: Belvapril. Span too short: chest pain. Wrong type: cough as Drug. Not in the note: aspirin. Unknown label.
     # Missed: zostatin, cough.
     answer = "Belvapril | Drug\nchest pain | Problem\ncough | Drug\naspirin | Drug\ncough | Symptom\nnonsense"
-    scores = score_answers([answer], [example(relations=None)], TYPES, LINKS)
+    scores = score_answers([answer], [annotated(relations=None)], TYPES, LINKS)
     assert scores.entities is not None
     strict, lenient = scores.entities.strict, scores.entities.lenient
     assert (strict.micro.correct, strict.micro.predicted, strict.micro.gold) == (1, 5, 4)
@@ -92,7 +84,7 @@ Belvapril -> chest pain | causes
 zostatin -> chest pain | causes
 zostatin -> chest pain | treats
 aspirin -> chest pain | causes"""
-    scores = score_answers([answer], [example()], TYPES, LINKS)
+    scores = score_answers([answer], [annotated()], TYPES, LINKS)
     assert scores.relations is not None
     strict, lenient = scores.relations.strict, scores.relations.lenient
     assert (strict.micro.correct, strict.micro.predicted, strict.micro.gold) == (0, 4, 2)
@@ -103,15 +95,15 @@ aspirin -> chest pain | causes"""
 
 def test_relations_are_directed() -> None:
     answer = PERFECT.replace("zostatin -> cough", "cough -> zostatin")
-    scores = score_answers([answer], [example()], TYPES, LINKS)
+    scores = score_answers([answer], [annotated()], TYPES, LINKS)
     assert scores.f1("relations", "strict") == scores.f1("relations", "lenient") == 0.5
 
 
 def test_empty_answers_and_task_kinds() -> None:
-    scores = score_answers(["none"], [example()], TYPES, LINKS)
+    scores = score_answers(["none"], [annotated()], TYPES, LINKS)
     assert scores.f1("entities", "strict") == 0.0
-    assert score_answers([PERFECT], [example()], TYPES, LINKS, kind="entities").relations is None
-    given = score_answers(["zostatin -> cough | causes"], [example()], TYPES, LINKS, kind="relations")
+    assert score_answers([PERFECT], [annotated()], TYPES, LINKS, kind="entities").relations is None
+    given = score_answers(["zostatin -> cough | causes"], [annotated()], TYPES, LINKS, kind="relations")
     assert given.entities is None
     assert given.f1("relations", "strict") == pytest.approx(2 / 3)
     assert given.f1("entities", "strict") is None
@@ -121,14 +113,14 @@ def test_empty_answers_and_task_kinds() -> None:
 
 def test_an_answer_is_read_as_its_own_prompt_asked() -> None:
     # The second note is not annotated with relations, so its prompt asked for none, whatever the test set has.
-    scores = score_answers([PERFECT, PERFECT], [example("a"), example("b", relations=None)], TYPES, LINKS)
+    scores = score_answers([PERFECT, PERFECT], [annotated("a"), annotated("b", relations=None)], TYPES, LINKS)
     assert scores.relations is not None
     assert (scores.relations.strict.micro.predicted, scores.f1("relations", "strict")) == (2, 1.0)
     assert [row.unknown_types for row in scores.counts] == [0, 2]
 
 
 def test_nothing_to_find_and_nothing_found_is_outside_the_type_mean() -> None:
-    bare = example(relations=()).model_copy(update={"entities": (GOLD[0],)})
+    bare = annotated(relations=()).model_copy(update={"entities": (GOLD[0],)})
     scores = score_answers(["Belvapril | Drug"], [bare], TYPES, LINKS)
     assert scores.entities is not None
     assert scores.entities.strict.type_macro_f1 == 1.0
@@ -183,15 +175,7 @@ def system(rows: list[tuple[int, int, int]]) -> Scores:
         )
         for i, (c, p, g) in enumerate(rows)
     ]
-    return Scores(
-        examples=len(rows),
-        entities=kind_scores(counts, "entities"),
-        relations=None,
-        ungrounded=0,
-        malformed_lines=0,
-        seconds=0.0,
-        counts=tuple(counts),
-    )
+    return counted(counts)
 
 
 def test_bootstrap_separates_what_differs_and_not_what_does_not() -> None:
@@ -247,13 +231,13 @@ def test_bootstrap_refuses_what_is_not_paired() -> None:
 
 
 def test_macro_over_test_sets_leaves_out_sets_without_such_labels() -> None:
-    full = score_answers([PERFECT], [example()], TYPES, LINKS)
-    none = score_answers(["none"], [example(relations=None)], TYPES, LINKS)
+    full = score_answers([PERFECT], [annotated()], TYPES, LINKS)
+    none = score_answers(["none"], [annotated(relations=None)], TYPES, LINKS)
     assert set_macro_f1([full, none], "entities", "strict") == 0.5
     assert set_macro_f1([full, none], "relations", "strict") == 1.0
     assert set_macro_f1([none], "relations", "strict") is None
 
 
 def test_scores_survive_json() -> None:
-    scores = score_answers([PERFECT], [example()], TYPES, LINKS)
+    scores = score_answers([PERFECT], [annotated()], TYPES, LINKS)
     assert Scores.model_validate_json(scores.model_dump_json()) == scores

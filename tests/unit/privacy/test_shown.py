@@ -22,3 +22,8 @@ def test_it_is_rounded_up_and_by_less_than_one_digit(value, digits, decimals):
 )
 def test_what_is_short_stays_so(value, text):
     assert shown_epsilon(value) == text
+
+
+@pytest.mark.parametrize("value", [1e30, 1.7e308])
+def test_no_float_is_too_large_for_decimals(value):
+    assert shown_epsilon(value, decimals=3) == f"{Decimal(repr(value)):f}.000"

@@ -8,12 +8,13 @@ import re
 from html.parser import HTMLParser
 
 from fedsec.evaluation.matching import Tally
-from fedsec.evaluation.scores import ExampleCounts, Scores, kind_scores
+from fedsec.evaluation.scores import ExampleCounts, Scores
 from fedsec.report.data import ReportData, gather
 from fedsec.report.rounds import Aborted, Refusal
 from fedsec.report.scoring import kind_report
 from fedsec.study.folder import RunFolder
 from fedsec.study.results import FEDERATED, SINGLE, Results
+from tests.scored import counted
 from tests.unit.cli.smoke import finished_run
 
 HOSTILE = "no approval at <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -30,16 +31,7 @@ def scores(right: int, of: int = 10, first: int = 0) -> Scores:
         )
         for number in range(first, of)
     )
-    entities = kind_scores(counts, "entities")
-    return Scores(
-        examples=len(counts),
-        entities=entities,
-        relations=None,
-        ungrounded=0,
-        malformed_lines=0,
-        seconds=1,
-        counts=counts,
-    )
+    return counted(counts)
 
 
 def results() -> Results:

@@ -17,8 +17,8 @@ from tests.unit.training.private_models import HEADS, KEYS, MODELS, SHAPE, TOKEN
 from tests.unit.training.test_private_agreement import engines
 
 
-def llama() -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(**SHAPE, **HEADS, **TOKENS))
+def llama(**changes: object) -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, **HEADS, **TOKENS, **changes))
 
 
 def lora(**changes: object) -> peft.LoraConfig:
@@ -61,9 +61,7 @@ def build_gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
 def stretching() -> LlamaForCausalLM:
     """Positions are scaled for the longest record so far, once one is longer than 8 tokens."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    return LlamaForCausalLM(
-        LlamaConfig(**SHAPE, **HEADS, **TOKENS, max_position_embeddings=8, rope_parameters=rope)
-    ).eval()
+    return llama(max_position_embeddings=8, rope_parameters=rope)
 
 
 def two_adapters() -> peft.PeftModel:
