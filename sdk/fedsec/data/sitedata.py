@@ -136,7 +136,7 @@ def site_examples(
     A limit keeps those with the lowest SHA-256 of their ids, in the documents' order: they come from all over, and a
     lower limit keeps some of the same. Whether one is kept depends on how many others have a lower hash, so a document
     more or less can exchange examples of others. Callers that promise differential privacy refuse it
-    (`fedsec.study.corpora.require_no_limit`).
+    (`fedsec.study.corpora.require_units`).
 
     Raises:
         ConfigError: labels that the study does not have, relation types at notes without relation labels, or notes

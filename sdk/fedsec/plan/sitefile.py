@@ -5,9 +5,11 @@ Paths are relative to the file. The officer's public key is pinned here: a plan 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -18,6 +20,11 @@ from fedsec_secure.identity.keys import PublicKey
 
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 DataFormat = Literal["jsonl", "pubtator", "brat", "phee", "e3c", "corpus"]
+
+COUNTED_AS_PATIENT: Final[Mapping[DataFormat, str]] = MappingProxyType(
+    {"pubtator": "abstract", "brat": "file", "phee": "publication", "e3c": "file", "corpus": "publication or case"}
+)
+"""What stands for a patient in formats that do not say whose a note is."""
 
 
 class DataSection(Strict):
@@ -37,6 +44,9 @@ class DataSection(Strict):
     """The plan's entity types that this site annotates; left out: all of them, and each occurs in the notes."""
     relation_types: tuple[LabelName, ...] | None = None
     """The plan's relation types that this site annotates; left out: its notes carry no relation labels."""
+    one_patient_each: bool = False
+    """Only JSON lines say whose a note is. Of another format this says that each file, abstract or publication is all
+    that there is of one patient; otherwise a plan whose epsilon is per patient is refused here."""
     exclude_patients: RelativePath | None = None
     """Text file of patient ids, one a line: their documents are left out when the notes are loaded."""
     limit: int | None = Field(None, ge=1)
@@ -64,6 +74,8 @@ class DataSection(Strict):
                 raise ValueError('format "corpus" takes the field corpus (for instance "bc5cdr") and no path')
         elif self.path is None or self.corpus is not None or self.split is not None:
             raise ValueError(f'format "{self.format}" takes the field path, and neither corpus nor split')
+        if self.one_patient_each and self.format == "jsonl":
+            raise ValueError("format jsonl says whose each note is (patient_id): take one_patient_each out")
         for name, values in (("entity_types", self.entity_types), ("relation_types", self.relation_types)):
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"{name} names a type twice")

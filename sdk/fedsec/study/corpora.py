@@ -10,7 +10,7 @@ from pathlib import Path
 from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import load_site_documents, site_examples
 from fedsec.plan.model import Draft
-from fedsec.plan.sitefile import DataSection, Site, SiteTemplate
+from fedsec.plan.sitefile import COUNTED_AS_PATIENT, DataSection, Site, SiteTemplate
 from fedsec.plan.specs import PublicTest, Strict, TaskSpec
 from fedsec.plan.toml import read_toml
 from fedsec.site.work import TestSet
@@ -38,11 +38,11 @@ def documents_digest(documents: Iterable[Document], task: TaskSpec) -> str:
     return digest.hexdigest()
 
 
-def require_no_limit(site: SiteTemplate, draft: Draft) -> None:
-    """ConfigError where a section of the site file limits examples that the plan keeps private.
+def require_units(site: SiteTemplate, draft: Draft) -> None:
+    """ConfigError where a section of the site file that the plan keeps private does not have the plan's units.
 
     Epsilon speaks of two data sets that differ by one unit. Under a limit they differ by others too: a unit that leaves
-    lets examples of other units in.
+    lets examples of other units in. And in a format that does not say whose a note is, a patient with two is two units.
     """
     private = {
         "data": site.data if draft.dp.mode != "none" else None,
@@ -55,14 +55,27 @@ def require_no_limit(site: SiteTemplate, draft: Draft) -> None:
                 "as who is among the first so many depends on all others, which no epsilon covers. Leave it out: cut "
                 "the file of notes itself, once and before the study, or bound what a patient adds by dp.max_records"
             )
+        if section is not None and draft.dp.unit == "patient":
+            _require_patients(site.name, name, section)
+
+
+def _require_patients(site: str, name: str, section: DataSection) -> None:
+    counted = COUNTED_AS_PATIENT.get(section.format)
+    if counted is None or section.one_patient_each:
+        return
+    raise ConfigError(
+        f"site {site}: [{name}] has format {section.format}, which does not say whose a note is, and the plan's "
+        f"epsilon is per patient: each {counted} would count as one, whoever has several. Give JSON lines with their "
+        "patient_id; or, where nobody has several, say so: one_patient_each = true"
+    )
 
 
 def load_training(site: Site, draft: Draft) -> list[Example]:
     """A site's training examples, with the labels that it annotates, at most its limit of them.
 
-    ConfigError for a limit in a study with differential privacy.
+    ConfigError for a limit, or notes that do not say whose they are, under differential privacy.
     """
-    require_no_limit(site.file, draft)
+    require_units(site.file, draft)
     section = site.file.data
     return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
 
@@ -118,7 +131,7 @@ def load_held_out(site: Site, draft: Draft) -> list[Example]:
     """
     if draft.weighting.private is None:
         return []
-    require_no_limit(site.file, draft)
+    require_units(site.file, draft)
     section = site.file.test
     if section is None:
         raise ConfigError(

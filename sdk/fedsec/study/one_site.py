@@ -14,7 +14,7 @@ from fedsec.plan.toml import read_toml
 from fedsec.site.agent import SiteAgent
 from fedsec.site.identity import Progress
 from fedsec.site.work import LocalWork
-from fedsec.study.corpora import PublicSets, load_held_out, load_public, load_training, require_no_limit
+from fedsec.study.corpora import PublicSets, load_held_out, load_public, load_training, require_units
 from fedsec.study.sites import authorise_site, open_agent
 from fedsec.training.base_model import load_base
 from fedsec.training.replicas import Replicas
@@ -35,7 +35,7 @@ def open_one_site(site: Site, plan: Plan, public: Path | None, progress: Progres
             public set is not the one that the plan pins.
     """
     authorise_site(site, plan, read_toml(site.policy_path, Policy))
-    require_no_limit(site.file, plan)
+    require_units(site.file, plan)
     progress({"event": "loading", "what": f"base model {plan.model.base}"})
     models = Replicas(load_base(plan.model))
     progress({"event": "loading", "what": "notes"})

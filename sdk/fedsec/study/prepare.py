@@ -21,7 +21,7 @@ from fedsec.study.corpora import (
     documents_digest,
     load_public_documents,
     public_examples,
-    require_no_limit,
+    require_units,
 )
 from fedsec.study.folder import RunFolder
 from fedsec.study.sites import require_approved, require_startable
@@ -101,7 +101,7 @@ def initialise(draft: Draft, templates: Path, target: Path, now: datetime.dateti
     """
     found = [(path, read_toml(path, SiteTemplate)) for path in site_paths(templates)]
     for _, template in found:
-        require_no_limit(template, draft)
+        require_units(template, draft)
     private_folder(target)
     folders: dict[str, Path] = {}
     for path, template in found:
@@ -161,7 +161,7 @@ def prepare_run(
     taking_part = {name: site for name, site in load_sites(sites).items() if name in plan.roster.sites}
     require_approved(plan, taking_part)
     for site in taking_part.values():
-        require_no_limit(site.file, plan)
+        require_units(site.file, plan)
     run = run or new_run_id(plan.name)
     require_startable(plan, taking_part, run)
     return RunFolder.create(out, run, sites, plan, approvals_of(plan, sites))

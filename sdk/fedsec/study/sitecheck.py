@@ -7,22 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from fedsec.data.readers.jsonl import malformed_rows
 from fedsec.data.schema import Document, Example
 from fedsec.data.sitedata import DataCheck, check_documents, load_site_documents, never_held, site_examples
 from fedsec.plan.document import load_plan
 from fedsec.plan.model import Draft
-from fedsec.plan.sitefile import DataSection, SiteTemplate
+from fedsec.plan.sitefile import COUNTED_AS_PATIENT, DataSection, SiteTemplate
 from fedsec.plan.toml import read_toml
-from fedsec.study.corpora import require_no_limit
+from fedsec.study.corpora import require_units
 from fedsec.study.trial import Trial, try_training
 from fedsec_secure.errors import ConfigError
 
-_NO_PATIENTS: Final = MappingProxyType({"brat": "file", "e3c": "file", "pubtator": "abstract", "phee": "publication"})
-"""Formats that do not say whose a note is, and what their readers take for a patient."""
 _SHORT = 10
 _SHOWN = 20
 
@@ -92,7 +89,7 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
     site = read_toml(path, SiteTemplate)
     draft = None if plan is None else _read_plan(plan)
     if draft is not None:
-        require_no_limit(site, draft)
+        require_units(site, draft)
     if site.data.format == "jsonl" and site.data.path is not None:
         rows = malformed_rows(path.resolve().parent / Path(site.data.path).expanduser())
         if rows:
@@ -107,11 +104,10 @@ def check_site(path: Path, plan: Path | None, measure: bool = False) -> SiteRepo
         warnings.append(f"{notes.duplicate_texts} documents have the text of another")
     if notes.patients < _SHORT:
         warnings.append(f"only {notes.patients} patients: what an adapter learns here is about few people")
-    taken_for = _NO_PATIENTS.get(site.data.format)
-    if draft is not None and draft.dp.mode != "none" and draft.dp.unit == "patient" and taken_for is not None:
+    if draft is not None and draft.dp.mode != "none" and draft.dp.unit == "patient" and site.data.one_patient_each:
         warnings.append(
-            f"format {site.data.format} does not say whose a note is: each {taken_for} counts as a patient, so the "
-            f"plan's ε protects one {taken_for} and no patient with several; give patients in jsonl (patient_id)"
+            f"each {COUNTED_AS_PATIENT[site.data.format]} counts as a patient, because the site file says that nobody "
+            "has several: whoever has is not protected by the plan's ε"
         )
     if loaded.label_map is not None:
         unmapped = sorted({*loaded.label_map.unmapped_entities, *loaded.label_map.unmapped_relations})

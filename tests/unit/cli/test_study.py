@@ -201,27 +201,6 @@ def test_site_check_counts_the_steps_that_a_private_round_takes(fedsec, tmp_path
     assert done.json["cost"] == {"examples": 24, "examples_a_round": taken, "steps_a_round": steps, "trial": None}
 
 
-@pytest.mark.parametrize(("unit", "warned"), [("patient", True), ("record", False), (None, False)])
-def test_site_check_says_where_a_format_knows_no_patients(fedsec, tmp_path, unit, warned):
-    """Two notes of one patient are two patients to brat, and epsilon is then of a note."""
-    (tmp_path / "notes").mkdir()
-    for name in ("anna-1", "anna-2"):
-        (tmp_path / "notes" / f"{name}.txt").write_text("Took belvapril for pain.")
-        (tmp_path / "notes" / f"{name}.ann").write_text("T1\tDrug 5 14\tbelvapril\n")
-    site = (SMOKE / "sites" / "harbour" / "site.toml").read_text().partition("[data]")[0]
-    (tmp_path / "site.toml").write_text(f'{site}[data]\nformat = "brat"\npath = "notes"\nentity_types = ["Drug"]\n')
-    plan = (SMOKE / "plan.toml").read_text().replace('rule = "size"', 'rule = "uniform"')
-    plan = plan.replace("count_min = 10\ncount_max = 30\n", "")
-    dp = "" if unit is None else f'\n[dp]\nmode = "local"\ntarget_epsilon = 8\nunit = "{unit}"\n'
-    (tmp_path / "plan.toml").write_text(plan + dp)
-    done = fedsec("site", "check", tmp_path / "site.toml", "--plan", tmp_path / "plan.toml", "--json", "--no-measure")
-    assert done.code == 0, done.err
-    assert done.json["notes"]["patients"] == 2
-    told = [text for text in done.json["warnings"] if text.startswith("format brat does not say whose a note is")]
-    assert bool(told) == warned
-    assert not told or "protects one file and no patient with several" in told[0]
-
-
 def test_site_check_measures_memory_and_time_on_the_sites_own_notes(fedsec):
     ask = ("site", "check", SMOKE / "sites" / "harbour" / "site.toml", "--plan", SMOKE / "plan.toml")
     trial = fedsec(*ask, "--json").json["cost"]["trial"]

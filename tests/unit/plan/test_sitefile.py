@@ -38,6 +38,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ('format = "corpus"\ncorpus = "phee"\npath = "x"', "no path"),
         ('format = "csv"\npath = "x"', "data.format: expected"),
         ('path = "x"\nentity_types = []', "nothing to train on"),
+        ('path = "x"\none_patient_each = true', "jsonl says whose each note is"),
         ('path = "x"\nentity_types = ["A", "A"]', "twice"),
         ('path = "x"\nlimit = 0', "data.limit"),
         ('path = "x"\nurl = "y"', "data.url: unknown field"),

@@ -17,7 +17,7 @@ from fedsec.data.synthetic import make_site
 from fedsec.plan.sitefile import DataSection, Site, SiteFile
 from fedsec.plan.specs import DpSpec, PrivateScore
 from fedsec.study import one_site
-from fedsec.study.corpora import load_held_out, load_training, require_no_limit
+from fedsec.study.corpora import load_held_out, load_training, require_units
 from fedsec.training.private.loop import drawn_units, units_of
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import SigningKey
@@ -125,9 +125,13 @@ def test_a_limit_is_refused_where_its_section_is_private_and_nowhere_else(tmp_pa
     assert len(load_training(site, plain)) == 3
     unscored = make_plan(KEYS, dp=scored.dp)
     held = site.file.model_copy(update={"data": site.file.data.model_copy(update={"limit": None})})
-    require_no_limit(held, unscored)  # nothing of the held-out notes leaves the site
+    require_units(held, unscored)  # nothing of the held-out notes leaves the site
     with pytest.raises(ConfigError, match=rf"\[test\] sets limit.*{LIMITED}"):
-        require_no_limit(held, scored)
+        require_units(held, scored)
+    mine = held.test.model_copy(update={"limit": None, "format": "brat"})
+    with pytest.raises(ConfigError, match=r"\[test\] has format brat, which does not say whose a note is"):
+        require_units(held.model_copy(update={"test": mine}), scored)
+    require_units(held.model_copy(update={"test": mine.model_copy(update={"one_patient_each": True})}), scored)
     for load in (load_training, load_held_out):
         with pytest.raises(ConfigError, match=rf"site ward: \[data\] sets limit.*{LIMITED}"):
             load(site, scored)
