@@ -25,8 +25,8 @@ PHYSICAL_BATCH = 8
 """Sentences that a site computes at a time in mode local; distributed takes one at a time whatever a plan says."""
 
 _NAME = re.compile(
-    r"(?P<mode>none|local|distributed)(-e(?P<epsilon>[0-9.]+))?-(?P<strategy>ffa|fedit)-(?P<sites>\d+)sites"
-    r"(-(?P<unit>record|patient))?(-x(?P<rate>[0-9.]+))?-s(?P<seed>\d+)"
+    r"(?P<mode>none|local|distributed)(-e(?P<epsilon>[0-9]+(\.[0-9]+)?))?-(?P<strategy>ffa|fedit)-(?P<sites>\d+)sites"
+    r"(-(?P<unit>record|patient))?(-x(?P<rate>[0-9]+(\.[0-9]+)?))?-s(?P<seed>\d+)"
 )
 
 
