@@ -19,7 +19,7 @@ from cells import folders
 from cells.loop import FailedError, held
 from cells.table import Table
 from tradeoff import notes, plot, run, tables
-from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid
+from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid, require_plan
 from tradeoff.measure import Row
 
 from fedsec.data.partition import by_patient
@@ -110,6 +110,33 @@ class TestGrid:
     def test_noise_moves_the_adapter_as_far_in_both_modes(self):
         rates = {mode: Cell(mode, 8, sites=4).learning_rate() for mode in ("none", "local", "distributed")}
         assert rates == {"none": 2e-3, "local": pytest.approx(4e-3), "distributed": 2e-3}
+
+    @pytest.mark.parametrize(
+        ("part", "changes"),
+        [
+            ("task", {"window": "note"}),
+            ("model", {"dtype": "bfloat16"}),
+            ("evaluation", {"max_new_tokens": 32}),
+            ("weighting", {"rule": "size"}),
+            ("dp", {"clipping_norm": 1.0}),
+            ("training", {"max_tokens": 128}),
+        ],
+    )
+    def test_a_run_of_another_plan_is_not_the_cell_s(self, part, changes):
+        """What is filled in when a plan is compiled makes no other plan, nor does the baseline of one cell."""
+        cell = named("local-e8-ffa-10sites-record-s0")
+        draft = cell.draft(FULL)
+        tests = tuple(test.model_copy(update={"sha256": "0" * 64}) for test in draft.evaluation.public_tests)
+        filled_in = {
+            "model": {"weights_sha256": "0" * 64},
+            "dp": {"target_delta": 1e-5, "noise_multiplier": 0.636, "dimension": 184320},
+            "evaluation": {"public_tests": tests, "baselines": ("zero-shot",)},
+        }
+        compiled = draft.model_copy(update={k: getattr(draft, k).model_copy(update=v) for k, v in filled_in.items()})
+        require_plan(cell, FULL, compiled)
+        other = compiled.model_copy(update={part: getattr(compiled, part).model_copy(update=changes)})
+        with pytest.raises(SystemExit, match=rf"has another plan \({part}\); choose another --out"):
+            require_plan(cell, FULL, other)
 
     def test_batches_that_do_not_come_out_are_refused(self):
         with pytest.raises(SystemExit, match="do not make 4 batches"):
