@@ -175,7 +175,7 @@ def audit(run: Run, watch: Watch = unseen) -> list[Row]:
     if not all(most.values()):
         raise ConfigError(
             f"canaries: expected a delta at which {count} right guesses of {count} refute something, found "
-            f"{run.delta:g} with confidence {run.confidence:g}: audit at a smaller --delta, as 1e-5"
+            f"{run.delta:g} with confidence {run.confidence}: audit at a smaller --delta or --confidence"
         )
 
     def found(scores: Callable[[Coins], Scores], canaries: int) -> Found:
