@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cells.table import locked
 from fedsec.data.readers.jsonl import write_jsonl
 from fedsec.data.schema import Document
 from fedsec.plan.sitefile import DataSection, SiteTemplate
@@ -22,12 +23,21 @@ def write_sites(
     public: Mapping[str, Sequence[Document]],
 ) -> Path:
     """The folder ``target``, whole or not at all: notes and settings of every site (its section's path is `NOTES`),
-    and the documents of every public set. Nothing is written where the folder is there.
+    and the documents of every public set. Nothing is written where the folder is there; another process that writes
+    beside it is waited for.
 
     SystemExit where a patient of a site stands in a public set.
     """
-    if target.is_dir():
-        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent):
+        return target if target.is_dir() else _written(target, sites, public)
+
+
+def _written(
+    target: Path,
+    sites: Mapping[str, tuple[Sequence[Document], DataSection]],
+    public: Mapping[str, Sequence[Document]],
+) -> Path:
     trained = {d.patient_id for documents, _ in sites.values() for d in documents}
     for name, documents in public.items():
         if trained & {d.patient_id for d in documents}:

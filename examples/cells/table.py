@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 from fedsec.spool import write_durably
@@ -35,15 +36,15 @@ class Table(Generic[R]):
         self._columns = list(get_type_hints(kind))
 
     def rows(self) -> list[R]:
-        """All rows, in the order in which they were added; SystemExit for another file."""
+        """All rows, in the order in which they were added; SystemExit for another file, or a damaged one."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return []
         lines = csv.reader(io.StringIO(text))
         if next(lines, None) != self._columns:
             raise SystemExit(f"{self.path}: expected the columns {', '.join(self._columns)}; use another --results")
-        return [self._parsed(line) for line in lines]
+        return [self._parsed(line, lines.line_num) for line in lines]
 
     def add(self, *rows: R) -> None:
         """Add or replace the rows of these cells."""
@@ -60,9 +61,16 @@ class Table(Generic[R]):
     def _printed(self, row: CellRow) -> list[str]:
         return [f"{value:.{self.digits}g}" if isinstance(value, float) else str(value) for value in row]
 
-    def _parsed(self, line: Sequence[str]) -> R:
+    def _parsed(self, line: Sequence[str], number: int) -> R:
         kinds = get_type_hints(self.kind)
-        return self.kind(*(kinds[name](text) for name, text in zip(self._columns, line, strict=True)))
+        try:
+            return self.kind(*(kinds[name](text) for name, text in zip(self._columns, line, strict=True)))
+        except ValueError as e:
+            raise SystemExit(
+                f"{self.path}, line {number}: expected a cell's {len(self._columns)} columns, found "
+                f"{shorten(','.join(line), 80)!r} ({e}). Take the line out, and the same command makes its cell's row "
+                "again"
+            ) from None
 
 
 @contextmanager

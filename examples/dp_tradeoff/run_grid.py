@@ -68,6 +68,8 @@ def cells_of(given: argparse.Namespace) -> list[Cell]:
         cells = main_grid(seeds)
     if given.only:
         cells = [cell for cell in cells if any(fnmatch.fnmatch(cell.name, pattern) for pattern in given.only)]
+        if not cells:
+            raise SystemExit(f"--only {' '.join(given.only)}: no cell of the grid has such a name; see --list")
     if any(cell.sites < 3 for cell in cells):
         raise SystemExit("--sites: masks need at least 3 sites")
     return cells

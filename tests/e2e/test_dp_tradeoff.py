@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import run_grid
+from cells import folders
 from cells.loop import FailedError, held
 from cells.table import Table
 from tradeoff import notes, plot, run, tables
-from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid
+from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid, require_plan
 from tradeoff.measure import Row
 
 from fedsec.data.partition import by_patient
@@ -58,7 +60,17 @@ class TestGrid:
         assert len({cell.name for cell in GRID}) == len(GRID) == 55
         assert [named(cell.name) for cell in GRID] == GRID
 
-    @pytest.mark.parametrize("name", ["", "none-e8-ffa-10sites-s0", "local-ffa-10sites-record-s0", "local-e8"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            "none-e8-ffa-10sites-s0",
+            "local-ffa-10sites-record-s0",
+            "local-e8",
+            "local-e1.2.3-ffa-3sites-s0",
+            "local-e8-ffa-3sites-x.-s0",
+        ],
+    )
     def test_other_names_are_refused(self, name):
         with pytest.raises(SystemExit, match="no name of a cell"):
             named(name)
@@ -99,6 +111,33 @@ class TestGrid:
         rates = {mode: Cell(mode, 8, sites=4).learning_rate() for mode in ("none", "local", "distributed")}
         assert rates == {"none": 2e-3, "local": pytest.approx(4e-3), "distributed": 2e-3}
 
+    @pytest.mark.parametrize(
+        ("part", "changes"),
+        [
+            ("task", {"window": "note"}),
+            ("model", {"dtype": "bfloat16"}),
+            ("evaluation", {"max_new_tokens": 32}),
+            ("weighting", {"rule": "size"}),
+            ("dp", {"clipping_norm": 1.0}),
+            ("training", {"max_tokens": 128}),
+        ],
+    )
+    def test_a_run_of_another_plan_is_not_the_cell_s(self, part, changes):
+        """What is filled in when a plan is compiled makes no other plan, nor does the baseline of one cell."""
+        cell = named("local-e8-ffa-10sites-record-s0")
+        draft = cell.draft(FULL)
+        tests = tuple(test.model_copy(update={"sha256": "0" * 64}) for test in draft.evaluation.public_tests)
+        filled_in = {
+            "model": {"weights_sha256": "0" * 64},
+            "dp": {"target_delta": 1e-5, "noise_multiplier": 0.636, "dimension": 184320},
+            "evaluation": {"public_tests": tests, "baselines": ("zero-shot",)},
+        }
+        compiled = draft.model_copy(update={k: getattr(draft, k).model_copy(update=v) for k, v in filled_in.items()})
+        require_plan(cell, FULL, compiled)
+        other = compiled.model_copy(update={part: getattr(compiled, part).model_copy(update=changes)})
+        with pytest.raises(SystemExit, match=rf"has another plan \({part}\); choose another --out"):
+            require_plan(cell, FULL, other)
+
     def test_batches_that_do_not_come_out_are_refused(self):
         with pytest.raises(SystemExit, match="do not make 4 batches"):
             Cell("none", sites=3).draft(Scale(60, 12, 7, 4, 4, 1))
@@ -119,6 +158,8 @@ class TestGrid:
         assert len(names("--tiny")) == 5
         with pytest.raises(SystemExit, match="at least 3 sites"):
             names("--sites", "2")
+        with pytest.raises(SystemExit, match="no cell of the grid"):
+            names("--only", "*-e7-*")
 
 
 class TestTable:
@@ -157,6 +198,17 @@ class TestTable:
         (tmp_path / "results.csv").write_text("seed,f1\n0,1\n")
         with pytest.raises(SystemExit, match="expected the columns"):
             Table(tmp_path / "results.csv", Row).rows()
+
+    @pytest.mark.parametrize("damage", [b"none-ffa-10sites-s1,none,in", b"\xff\xfe", b"a" + b",x" * 26])
+    def test_a_damaged_line_is_named(self, tmp_path, damage):
+        table = Table(tmp_path / "results.csv", Row)
+        table.add(some_rows()[0])
+        whole = table.path.read_bytes()
+        table.path.write_bytes(whole + damage + b"\n")
+        with pytest.raises(
+            SystemExit, match=r"results\.csv, line 3: expected a cell's 27 columns, .* Take the line out"
+        ):
+            table.rows()
 
 
 class TestTablesAndPlot:
@@ -234,6 +286,23 @@ class TestRunning:
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
         notes.deal(tmp_path / "sites", ([], []), 3, 0, TINY.records)
         assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    def test_two_that_write_the_same_notes_at_once_write_them_once(self, tmp_path, monkeypatch):
+        """Two processes that begin together are at two cells of the same sites."""
+        written_, write = [], folders._write
+
+        def slowly(notes, *rest):
+            written_.append(notes.name)
+            time.sleep(0.05)
+            write(notes, *rest)
+
+        monkeypatch.setattr(folders, "_write", slowly)
+        corpus = notes.invented(TINY)
+        with ThreadPoolExecutor(2) as pool:
+            deals = [pool.submit(notes.deal, tmp_path / "new" / "sites", corpus, 3, 0, TINY.records) for _ in range(2)]
+            assert [deal.result() for deal in deals] == [tmp_path / "new" / "sites"] * 2
+        assert len(written_) == 4
+        assert written(tmp_path / "new" / "sites") == limited(corpus[0], 3, TINY.records)
 
     def test_what_is_written_is_the_whole_data_set(self, tmp_path):
         """At each site the sentences that a limit would keep, and no limit: who leaves changes nobody else's."""

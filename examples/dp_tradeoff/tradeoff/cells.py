@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Final
 
 from fedsec.plan.model import Draft, Plan
 from fedsec.study.prepare import read_draft
@@ -24,9 +25,17 @@ MODES, STRATEGIES, UNITS = (NONE, LOCAL, DISTRIBUTED), (FFA, FEDIT), (RECORD, PA
 PHYSICAL_BATCH = 8
 """Sentences that a site computes at a time in mode local; distributed takes one at a time whatever a plan says."""
 
+_COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("rounds", "seed", "lora", "task", "training", "secure", "weighting", "server", "canaries"), ()),
+    "model": ("weights_sha256",),
+    "dp": ("target_delta", "noise_multiplier", "dimension"),
+    "evaluation": ("baselines",),
+}
+"""Parts of a plan, and what in them is filled in when it is compiled, or differs between cells that mean the same."""
+
 _NAME = re.compile(
-    r"(?P<mode>none|local|distributed)(-e(?P<epsilon>[0-9.]+))?-(?P<strategy>ffa|fedit)-(?P<sites>\d+)sites"
-    r"(-(?P<unit>record|patient))?(-x(?P<rate>[0-9.]+))?-s(?P<seed>\d+)"
+    r"(?P<mode>none|local|distributed)(-e(?P<epsilon>[0-9]+(\.[0-9]+)?))?-(?P<strategy>ffa|fedit)-(?P<sites>\d+)sites"
+    r"(-(?P<unit>record|patient))?(-x(?P<rate>[0-9]+(\.[0-9]+)?))?-s(?P<seed>\d+)"
 )
 
 
@@ -166,10 +175,18 @@ def named(name: str) -> Cell:
 def require_plan(cell: Cell, scale: Scale, plan: Plan) -> None:
     """SystemExit unless a run that stands under the cell's name is the cell's."""
     draft = cell.draft(scale)
-    same = all(getattr(plan, name) == getattr(draft, name) for name in ("rounds", "seed", "lora", "training", "secure"))
-    open_fields = {"target_delta": None, "noise_multiplier": None, "dimension": None}
-    if not same or plan.dp.model_copy(update=open_fields) != draft.dp or plan.model.base != draft.model.base:
-        raise SystemExit(f"{cell.name}: the run that stands there has another plan; choose another --out")
+    found = plan.model_dump(include=set(_COMPARED)), draft.model_dump(include=set(_COMPARED))
+    for said in found:
+        for part, filled_in in _COMPARED.items():
+            if filled_in:
+                said[part] = {name: value for name, value in said[part].items() if name not in filled_in}
+        for test in said["evaluation"]["public_tests"]:
+            del test["sha256"]
+    other = [part for part in _COMPARED if found[0][part] != found[1][part]]
+    if other:
+        raise SystemExit(
+            f"{cell.name}: the run that stands there has another plan ({', '.join(other)}); choose another --out"
+        )
 
 
 def main_grid(seeds: Sequence[int]) -> list[Cell]:

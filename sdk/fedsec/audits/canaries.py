@@ -15,7 +15,7 @@ decoded sums of their integers.
 
 Beside each stands a control that must leak: the same canaries without privacy, or with next to no noise. An audit that
 saw nothing there would show nothing here. What is found is given as "ε ≥ x of y": y is the bound where every guess is
-right. An epsilon above y cannot be refuted by so many canaries, however much leaks.
+right. An epsilon above y cannot be refuted by so many canaries, however much leaks: such a row shows nothing.
 """
 
 from __future__ import annotations
@@ -168,10 +168,15 @@ def of_plan(plan: Draft) -> Run:
 
 
 def audit(run: Run, watch: Watch = unseen) -> list[Row]:
-    """Rows that have to hold, and for each a control that has to leak."""
+    """Rows that have to hold, and for each a control that has to leak. ConfigError where no guesses could refute."""
     level, count = confidence_level(run.confidence), run.count
     texts = min(count, _TEXTS)
     most = {number: ceiling(number, run.delta, level) for number in (count, texts)}
+    if not all(most.values()):
+        raise ConfigError(
+            f"canaries: expected a delta at which {count} right guesses of {count} refute something, found "
+            f"{run.delta:g} with confidence {run.confidence}: audit at a smaller --delta or --confidence"
+        )
 
     def found(scores: Callable[[Coins], Scores], canaries: int) -> Found:
         coins = np.frombuffer(os.urandom(canaries), np.uint8) % 2 == 1
@@ -195,9 +200,11 @@ def audit(run: Run, watch: Watch = unseen) -> list[Row]:
 
 
 def _private(name: str, found: Found, theory: float, most: float) -> Row:
-    got = f"ε ≥ {found.epsilon:.2f} of {most:.2f} ({found.right} of {found.guesses} right)"
+    shows = most > theory
+    more = "" if shows else ": no more can be shown"
+    got = f"ε ≥ {found.epsilon:.2f} of {most:.2f} ({found.right} of {found.guesses} right){more}"
     numbers = {"theory": theory, "lower_bound": found.epsilon, "most": most}
-    return Row(name, f"no bound above ε {theory:.2f}", got, found.epsilon <= theory, numbers)
+    return Row(name, f"no bound above ε {theory:.2f}", got, found.epsilon <= theory, numbers, shows=shows)
 
 
 def _control(name: str, found: Found, most: float) -> Row:

@@ -211,7 +211,7 @@ def _summary(rows: Sequence[Row]) -> str:
     if not vague:
         return said
     which = "one of these shows" if vague == 1 else f"{vague} of these show"
-    return f"{said}; {which} nothing: the bound is below half of what is charged. Take more --trials."
+    return f"{said}; {which} nothing: a build with far less noise might hold as well."
 
 
 def _plain(row: Row) -> dict[str, object]:

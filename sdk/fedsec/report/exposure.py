@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from fedsec.plan.attestation import Attestation, withheld
 from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
 from fedsec.plan.model import Plan
+
+_FALSE_ALARM: Final = 0.01
+"""How likely the page of an adapter that remembers nothing may say that it does, all sites together."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def exposures(plan: Plan, said: Mapping[str, Attestation]) -> Exposures:
 
 def _sentences(plan: Plan, rows: tuple[ExposureRow, ...]) -> tuple[str, ...]:
     count = plan.canaries.per_site
-    chance = no_memory_stays_below(count)
+    chance = no_memory_stays_below(count, 1 - _FALSE_ALARM / len(rows))
     most = max(rows, key=lambda row: row.mean)
     above = [row.site for row in rows if row.mean > chance]
     found = (
@@ -61,9 +65,9 @@ def _sentences(plan: Plan, rows: tuple[ExposureRow, ...]) -> tuple[str, ...]:
     )
     knows = highest(plan.canaries.candidates)
     return (
-        f"Each site trained on {count} made-up records of its own besides its notes. Exposure says how much likelier "
-        "the adapter finds such a record than others that nobody trained on: "
-        f"{CHANCE:.1f} bits in the mean if it remembers nothing of them (below {chance:.1f} in 99 of 100 such runs), "
-        f"{knows:.0f} if it knows them by heart.",
+        f"Each site put {count} made-up records of its own among its notes, and trained on them as on these. Exposure "
+        "says how much likelier the adapter finds such a record than others that nobody trained on: "
+        f"{CHANCE:.1f} bits in the mean if it remembers nothing of them (in 99 of 100 such runs below {chance:.1f} at "
+        f"all sites), {knows:.0f} if it knows them by heart.",
         f"The highest mean is {most.mean:.1f} bits, at {most.site}. {found}",
     )

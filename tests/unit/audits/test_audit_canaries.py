@@ -36,6 +36,23 @@ def test_this_build_holds_and_the_controls_leak():
     assert len({what for what, ended in told if ended}) == 4
 
 
+def test_a_row_that_no_number_of_right_guesses_could_refute_shows_nothing():
+    """An epsilon of 8 and 40 canaries, which show 2.1 at most, however much leaks."""
+    found = canaries.from_scores(np.arange(40.0), np.arange(40) >= 20, 1e-5, 0.05)
+    for theory, shows in ((8.0, False), (found.epsilon, False), (1.0, True)):
+        row = canaries._private("", found, theory, found.epsilon)
+        assert (row.shows, row.held) == (shows, theory >= found.epsilon)
+    assert [row.shows for row in audit(replace(SHORT, canaries=40, steps=2))] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("delta", [0.003, 0.05])
+def test_a_delta_at_which_no_guess_proves_anything_is_refused(delta):
+    """With a ceiling of 0 a control "leaks ε ≥ 0.00" whatever it does."""
+    assert ceiling(256, delta, 0.05) == 0
+    with pytest.raises(ConfigError, match="audit at a smaller --delta"):
+        audit(replace(SHORT, delta=delta))
+
+
 def test_a_run_without_noise_is_refuted(monkeypatch):
     monkeypatch.setattr(NoisySum, "release", lambda self, total: dict(total))
     run = Run(steps=10, canaries=400, noise_multiplier=4.0)
