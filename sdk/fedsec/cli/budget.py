@@ -51,9 +51,9 @@ def show(path: SiteFile, json: Json = False) -> None:
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
         history = _history(site, unit)
-        spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta)
+        spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta, unit)
         if unit == "record":
-            by_record = sum(is_private(r.charge.event) for r in history)
+            by_record = sum(r.charge.unit == unit and is_private(r.charge.event) for r in history)
         rows.append({"unit": unit, "releases": len(history), "epsilon": spent, "allowed": _allowed(limit)})
     patient = next(row for row in rows if row["unit"] == "patient")
     if by_record and patient["epsilon"] != math.inf:
@@ -141,7 +141,7 @@ def simulate(
     policy, planned = read_toml(here.policy_path, Policy), cost(wanted)
     events = [event for _, _, event in releases(wanted)]
     history = _history(here, wanted.dp.unit)
-    spent, after = (_composed(history, more, planned.delta) for more in ((), events))
+    spent, after = (_composed(history, more, planned.delta, wanted.dp.unit) for more in ((), events))
     found, refusals = _judged(wanted, policy, here.population, history)
     if json:
         value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": not refusals}
@@ -279,8 +279,8 @@ def _history(site: Site, unit: Unit) -> tuple[Reservation, ...]:
         return ledger.history()
 
 
-def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: float) -> float:
-    return composed_epsilon(history, events, RdpFilter(RELATION), delta)
+def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: float, unit: Unit) -> float:
+    return composed_epsilon(history, events, RdpFilter(RELATION), delta, unit)
 
 
 def _allowed(limit: PrivacyBudget | None) -> str:

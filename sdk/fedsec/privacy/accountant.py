@@ -7,14 +7,17 @@ fixed in advance; the ledger admits mechanisms that people choose after seeing r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
 from scipy import stats
 
 from fedsec.privacy.mechanisms import Mechanism, mechanisms
-from fedsec.privacy.renyi import divergences, epsilon_at_best_order, epsilon_for_any_choice
+from fedsec.privacy.renyi import Floats, divergences, epsilon_at_best_order, epsilon_for_any_choice
 from fedsec_secure.accounting.events import (
     NEIGHBOURS,
     Event,
@@ -52,6 +55,27 @@ def _check(neighbours: Neighbours, delta: float = 0.5) -> None:
         raise ConfigError(f"accountant: expected a delta between 0 and 1, both excluded, found {delta}: use 1e-6 or so")
 
 
+@dataclass(frozen=True)
+class _Found:
+    """How often each mechanism runs: those whose units are counted, and those that exchange one."""
+
+    own: Mapping[Mechanism, int]
+    exchanged: Mapping[Mechanism, int]
+
+    def divergences(self, neighbours: Neighbours) -> Floats:
+        """Upper bounds by order. What is exchanged may be gone as well."""
+        exchanged = np.maximum(*(divergences(self.exchanged, relation) for relation in NEIGHBOURS))
+        return divergences(self.own, neighbours) + exchanged
+
+
+def _of_one_record(found: Mapping[Mechanism, int]) -> Mapping[Mechanism, int]:
+    """Of several sampled vectors of a patient one record is one, by a coin of its own."""
+    merged: Counter[Mechanism] = Counter()
+    for mechanism, count in found.items():
+        merged[Mechanism(mechanism.rate, mechanism.noise)] += count
+    return merged
+
+
 class RenyiAccountant:
     """The best single Rényi order, for mechanisms fixed in advance. A cross-check of PLD, above it."""
 
@@ -64,17 +88,24 @@ class RenyiAccountant:
         """The relation that the numbers are for."""
         return self._neighbours
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:
-        """Natural logarithms; 0.0 for no events, math.inf for a release without privacy. ConfigError otherwise."""
+    def epsilon(self, events: Sequence[Event], delta: float, exchanged: Sequence[Event] = ()) -> float:
+        """Natural logarithms; 0.0 for no events, math.inf for a release without privacy. ConfigError otherwise.
+
+        ``exchanged``: mechanisms beside them that protect patients, where a unit is a record. A patient's vector is
+        then another one, or, where it was the only record, gone; of several sampled vectors one is.
+        """
         _check(self._neighbours, delta)
-        found = mechanisms(events)
-        if not found:
-            return 0.0 if found is not None else math.inf
-        if self._neighbours == "replace-one" and any(mechanism.records > 1 for mechanism in found):
+        own, others = mechanisms(events), mechanisms(exchanged)
+        if own is None or others is None:
+            return math.inf
+        if not own and not others:
+            return 0.0
+        found = _Found(own, _of_one_record(others))
+        if self._neighbours == "replace-one" and any(mechanism.records > 1 for mechanism in own):
             return self._by_two_steps(found, delta)
         return self._of(found, delta, self._neighbours)
 
-    def _by_two_steps(self, found: dict[Mechanism, int], delta: float) -> float:
+    def _by_two_steps(self, found: _Found, delta: float) -> float:
         """Exchanging a unit is removing one and adding another: twice epsilon, at a smaller delta.
 
         If each step is (epsilon, share)-private, both are (2 epsilon, share (1 + exp(epsilon)))-private (Vadhan 2017,
@@ -93,8 +124,8 @@ class RenyiAccountant:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return 2 * self._of(found, math.exp(low), "add-or-remove")
 
-    def _of(self, found: dict[Mechanism, int], delta: float, neighbours: Neighbours) -> float:
-        return epsilon_at_best_order(divergences(found, neighbours), delta)
+    def _of(self, found: _Found, delta: float, neighbours: Neighbours) -> float:
+        return epsilon_at_best_order(found.divergences(neighbours), delta)
 
 
 class RdpFilter(RenyiAccountant):
@@ -105,8 +136,8 @@ class RdpFilter(RenyiAccountant):
     order in the cases of ``docs/privacy.md``; see :func:`fedsec.privacy.renyi.epsilon_for_any_choice`.
     """
 
-    def _of(self, found: dict[Mechanism, int], delta: float, neighbours: Neighbours) -> float:
-        total = divergences(found, neighbours)
+    def _of(self, found: _Found, delta: float, neighbours: Neighbours) -> float:
+        total = found.divergences(neighbours)
         return max(epsilon_for_any_choice(total, delta), epsilon_at_best_order(total, delta))
 
 
@@ -114,16 +145,17 @@ class PldAccountant(RenyiAccountant):
     """The number that is reported: privacy loss distributions of dp-accounting, pessimistic, on a grid of 1e-3.
 
     For mechanisms fixed in advance. Discretisation and truncation round up. The smaller of this and the Rényi bound is
-    given, as both hold; above :data:`LARGEST`, for a delta below :data:`SMALLEST_DELTA` and for mechanisms beyond
-    :data:`TABULATED` the Rényi bound alone.
+    given, as both hold; above :data:`LARGEST`, for a delta below :data:`SMALLEST_DELTA`, for mechanisms beyond
+    :data:`TABULATED` and beside exchanged units the Rényi bound alone.
     """
 
-    def _of(self, found: dict[Mechanism, int], delta: float, neighbours: Neighbours) -> float:
+    def _of(self, found: _Found, delta: float, neighbours: Neighbours) -> float:
         bound = super()._of(found, delta, neighbours)
-        if bound > LARGEST or delta < SMALLEST_DELTA or not all(_is_tabulated(*item) for item in found.items()):
+        tabulated = not found.exchanged and all(_is_tabulated(*item) for item in found.own.items())
+        if bound > LARGEST or delta < SMALLEST_DELTA or not tabulated:
             return bound
         total: Any = None
-        for mechanism, count in found.items():
+        for mechanism, count in found.own.items():
             part = _distribution(mechanism, count, neighbours)
             total = part if total is None else total.compose(part)
         return min(bound, max(0.0, float(total.get_epsilon_for_delta(delta))))

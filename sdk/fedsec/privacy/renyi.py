@@ -17,6 +17,7 @@ Their divergences are integrals of analytic functions, taken by the trapezoidal 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -42,7 +43,7 @@ def _curve(mechanism: Mechanism, neighbours: Neighbours) -> Floats:
     return values
 
 
-def divergences(found: dict[Mechanism, int], neighbours: Neighbours) -> Floats:
+def divergences(found: Mapping[Mechanism, int], neighbours: Neighbours) -> Floats:
     """Sums over all mechanisms, float64[len(ORDERS)]: upper bounds, math.inf where they overflow.
 
     Divergences of one order add up, also where a mechanism was chosen after seeing what the earlier ones released

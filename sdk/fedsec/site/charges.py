@@ -101,14 +101,14 @@ class LedgerCharges:
         """Before the run and after it, at the plan's delta."""
         history = self._ledger.history()
         before = [r for r in history if r.charge.run != run]
-        planned, accountant = cost(self._plan), RdpFilter(RELATION)
+        planned, accountant, unit = cost(self._plan), RdpFilter(RELATION), self._plan.dp.unit
         return Privacy(
-            unit=self._plan.dp.unit,
+            unit=unit,
             releases=len(history) - len(before),
             epsilon_run=_stated(planned.epsilon),
             epsilon_run_replace_one=_stated(planned.replace_one),
-            epsilon_before=_stated(composed_epsilon(before, (), accountant, planned.delta)),
-            epsilon_after=_stated(composed_epsilon(history, (), accountant, planned.delta)),
+            epsilon_before=_stated(composed_epsilon(before, (), accountant, planned.delta, unit)),
+            epsilon_after=_stated(composed_epsilon(history, (), accountant, planned.delta, unit)),
             delta=planned.delta,
             ledger_head_sha256=self.head().hex(),
         )
@@ -162,7 +162,8 @@ def rooms(plan: Plan, policy: Policy, population: str, history: Sequence[Reserva
 
     def room(budget: Budget) -> Room:
         counted = [r for r in history if budget.scope == "population" or r.charge.plan == plan.digest()]
-        before, after = (composed_epsilon(counted, more, accountant, budget.delta) for more in ((), events))
+        unit = plan.dp.unit
+        before, after = (composed_epsilon(counted, more, accountant, budget.delta, unit) for more in ((), events))
         return Room(budget, len(counted), before, after)
 
     return [room(budget) for budget in budgets_of(plan, policy, population)]

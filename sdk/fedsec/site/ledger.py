@@ -195,7 +195,8 @@ class Ledger:
     def history(self) -> tuple[Reservation, ...]:
         """Every reservation that counts in this account, in order, spent or not.
 
-        A release without differential privacy that was made for the other unit is among them.
+        What was made for the other unit is among them where it tells of this one: a release without differential
+        privacy always, and in an account of records what protects patients.
         """
         self._file.catch_up()
         return charged(self._file.history, self._file.history.population(self.population), self.unit)
@@ -205,7 +206,7 @@ class Ledger:
 
         An odometer's reading (Rogers et al. 2016): unspent reservations are in it.
         """
-        return composed_epsilon(self.history(), (), accountant, delta)
+        return composed_epsilon(self.history(), (), accountant, delta, self.unit)
 
     def verify_record(self, record: RecordId, knows: Callable[[bytes], bool]) -> None:
         """VerificationError unless the write-ahead record ``knows`` the newest state of it that an entry here pins.

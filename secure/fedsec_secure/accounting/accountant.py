@@ -22,9 +22,11 @@ class Accountant(Protocol):
         """The relation that the numbers are for. Numbers of different relations do not compose."""
         ...
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+    def epsilon(self, events: Sequence[Event], delta: float, exchanged: Sequence[Event] = ()) -> float:
         """An epsilon (natural logarithms, math.inf allowed) such that all ``events`` together are (epsilon, delta)-DP.
 
+        ``exchanged``: mechanisms beside them whose unit is there either way and may be another one, whatever the
+        relation: what one record more or less does to those that protect its patient.
         It never falls when an event is added. ConfigError for a mechanism that it cannot account for.
         """
         ...

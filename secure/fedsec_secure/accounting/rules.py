@@ -42,21 +42,25 @@ def charged(history: History, population: PopulationId | None, unit: Unit) -> tu
     """Every reservation that counts against the units of a population, spent or not.
 
     Those made for the unit, and every release without differential privacy whatever its unit: it bounds nothing for
-    anyone. A mechanism that protects records is not converted into what a patient with several records has lost: that
-    needs a bound on how many, and an account of its own.
+    anyone. What protects patients tells of their records too, and counts against records as well. A mechanism that
+    protects records is not converted into what a patient with several records has lost: that needs a bound on how many,
+    and an account of its own.
     """
     return tuple(
         reservation
         for reservation in history.reservations
         if reservation.charge.population == population
-        and (reservation.charge.unit == unit or not is_private(reservation.charge.event))
+        and (unit in (reservation.charge.unit, "record") or not is_private(reservation.charge.event))
     )
 
 
 def composed_epsilon(
-    reservations: Sequence[Reservation], events: Sequence[Event], accountant: Accountant, delta: float
+    reservations: Sequence[Reservation], events: Sequence[Event], accountant: Accountant, delta: float, unit: Unit
 ) -> float:
-    """The accountant's epsilon at ``delta`` for all reservations and then ``events``; math.inf is an answer.
+    """The accountant's epsilon of a ``unit`` at ``delta`` for all reservations that count against it (`charged`) and
+    then ``events``; math.inf is an answer.
+
+    A record more or less leaves its patient there, with other records: where patients are protected, it exchanges one.
 
     ConfigError where a reservation was made under another neighbouring relation than the accountant's, or where the
     accountant cannot account for a mechanism.
@@ -66,7 +70,9 @@ def composed_epsilon(
     for reservation in reservations:
         if is_private(reservation.charge.event):
             _check_relation(reservation.charge.neighbours, accountant, f"entry {reservation.sequence}")
-    epsilon = accountant.epsilon((*(r.charge.event for r in reservations), *events), delta)
+    own = [r.charge.event for r in reservations if r.charge.unit == unit]
+    others = [r.charge.event for r in reservations if r.charge.unit != unit]
+    epsilon = accountant.epsilon((*own, *events), delta, others)
     if not epsilon >= 0:  # NaN compares false: no accountant's fault may pass for a small number
         raise LocalMisuseError(f"{type(accountant).__name__} gave an epsilon that is negative or not a number")
     return epsilon
@@ -119,7 +125,7 @@ def may_reserve(
 
 def _check_budget(earlier: Sequence[Reservation], charge: Charge, budget: Budget, accountant: Accountant) -> None:
     counted = [r for r in earlier if budget.scope == "population" or r.charge.plan == charge.plan]
-    epsilon = composed_epsilon(counted, [charge.event], accountant, budget.delta)
+    epsilon = composed_epsilon(counted, [charge.event], accountant, budget.delta, charge.unit)
     if epsilon <= budget.epsilon:
         return
     bare = next((r for r in counted if not is_private(r.charge.event)), None)

@@ -165,6 +165,25 @@ def test_a_population_without_a_line_is_refused_as_the_ledger_refuses_it(fedsec,
         ward.charge(plan, policy, "first")
 
 
+def test_what_was_charged_to_patients_counts_against_their_records(fedsec, ward, keys):
+    """Each record of a patient is in what the patient's noise hides; a budget for records holds over both."""
+    patients, records = make_plan(keys, dp=DP), make_plan(keys, dp=DP.model_copy(update={"unit": "record"}))
+    ward.charge(patients, ward.allow(patients), "first")
+    policy = ward.allow(records)
+    said = ward.simulate(fedsec, records, "--json")
+    *_, everything = said.json["limits"]
+    assert said.code == 1
+    assert everything["before"] > cost(patients).charged
+    assert everything["after"] > everything["most"] == 8.0
+    with pytest.raises(PrivacyBudgetExceededError, match="per record of this population"):
+        ward.charge(records, policy, "second")
+    found = fedsec("budget", "show", ward.path, "--json").json
+    patient, record = found["rows"]
+    assert (found["record_level_releases"], record["releases"]) == (0, 2)
+    assert record["epsilon"] == pytest.approx(everything["before"])
+    assert patient["epsilon"] >= cost(patients).charged  # at the smaller delta of what has no line of its own
+
+
 def test_record_level_releases_leave_the_patient_without_a_bound(fedsec, ward, keys):
     plan = make_plan(keys, dp=DP.model_copy(update={"unit": "record"}))
     policy = ward.allow(plan)

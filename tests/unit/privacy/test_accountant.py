@@ -33,6 +33,21 @@ STEPS = st.builds(
 relations = pytest.mark.parametrize("neighbours", NEIGHBOURS)
 
 
+@pytest.mark.parametrize("kind", [RenyiAccountant, RdpFilter])
+def test_beside_its_own_a_record_pays_for_what_protects_its_patient_as_for_an_exchange(kind):
+    """By Gaussians that add up: exchanging a vector moves a sum twice as far."""
+    one, both = GaussianEvent(1.0), GaussianEvent(5**-0.5)
+    assert kind().epsilon([one], DELTA, [one]) == pytest.approx(kind().epsilon([both], DELTA), rel=1e-9)
+    steps, other = steps_of(0.05, 1.0, 20), steps_of(0.05, 1.0, 20, 7)
+    alone = kind().epsilon([], DELTA, [steps])
+    assert alone == kind("replace-one").epsilon([steps], DELTA) > kind().epsilon([steps], DELTA)
+    assert kind().epsilon([], DELTA, [other]) == alone  # of seven records one is exchanged
+    assert kind().epsilon([], DELTA, [steps, other]) == kind().epsilon([], DELTA, [SelfComposed(steps, 2)])
+    assert kind().epsilon([steps], DELTA, [steps]) > alone
+    assert kind().epsilon([steps], DELTA, [NonPrivateRelease()]) == math.inf
+    assert PldAccountant().epsilon([steps], DELTA, [steps]) == RenyiAccountant().epsilon([steps], DELTA, [steps])
+
+
 @pytest.mark.parametrize(
     ("rate", "steps", "pld", "pld_replaced", "rdp"), [(0.01, 1000, 1.828, 2.84, 2.101), (0.05, 200, 4.766, 7.11, 5.368)]
 )

@@ -7,7 +7,18 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
 
 from fedsec.training.lora import lora_parameters
 from fedsec.training.private.engine import engine_of
@@ -95,6 +106,56 @@ def test_a_model_of_this_kind_is_refused_by_its_name(kind) -> None:
     model = MADE[kind]()
     with pytest.raises(ConfigError, match=f"private training refuses [^:]*{kind}.*: expected .*, found .*; "):
         require_supported(model)
+
+
+STILL = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
+RANDOM = {
+    "residual_dropout=0.1": lambda: Starcoder2ForCausalLM(
+        Starcoder2Config(**SHAPE, **HEADS, **TOKENS, **(STILL | {"residual_dropout": 0.1}))
+    ),
+    "router_jitter_noise=0.1": lambda: MixtralForCausalLM(
+        MixtralConfig(**SHAPE, **HEADS, **TOKENS, num_local_experts=2, router_jitter_noise=0.1)
+    ),
+    "layerdrop=0.1": lambda: OPTForCausalLM(
+        OPTConfig(vocab_size=61, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=64, word_embed_proj_dim=16, dropout=0.0, layerdrop=0.1, **TOKENS)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("found", RANDOM)
+def test_whatever_a_base_calls_its_dropout_it_is_refused(found) -> None:
+    model = peft.get_peft_model(RANDOM[found](), lora())
+    with pytest.raises(ConfigError, match=rf"refuses dropout in the base model: expected none, found {found};"):
+        require_supported(model)
+
+
+def test_a_part_of_a_configuration_counts_and_heads_that_are_not_there_do_not() -> None:
+    model = peft.get_peft_model(llama(), lora())
+    model.config.classifier_dropout = model.config.summary_first_dropout = 0.1
+    model.config.id2label = {0: "dropped"}
+    require_supported(model)
+    model.config.attn_config = {"attn_pdrop": 0.2}
+    with pytest.raises(ConfigError, match=r"refuses dropout in the base .* found attn_pdrop=0\.2"):
+        require_supported(model)
+
+
+@pytest.mark.parametrize("found", ["residual_dropout=0.1", "router_jitter_noise=0.1"])
+def test_such_a_base_s_gradients_are_a_seed_s(found, monkeypatch) -> None:
+    """The fact behind the refusal: draws of torch's generator, on which batches before decide."""
+    monkeypatch.setattr("fedsec.training.private.base.require_supported", lambda model: None)
+    torch.manual_seed(5)
+    model = peft.get_peft_model(RANDOM[found](), lora(init_lora_weights=False)).train()
+    batch = tokens()
+    with engine_of("own")(model) as engine:
+        drawn = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            drawn.append(
+                torch.cat([g.flatten() for g in engine.gradients(KEYS, lambda: losses(model, batch)).values()])
+            )
+    assert torch.equal(drawn[0], drawn[1])
+    assert float((drawn[2] - drawn[0]).norm() / drawn[0].norm()) > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore")

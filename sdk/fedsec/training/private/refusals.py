@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 _PLAIN = "use plain LoRA on linear layers"
 _EXPERTS = "mixture-of-experts adapters"
 _EXPERT_PATH = re.compile(r"(^|\.)experts?(\.|$)")
-_BASE_DROPOUTS = (
-    *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "hidden_dropout_prob"),
-    *("attention_probs_dropout_prob", "activation_dropout", "embed_dropout", "dropout"),
-)
+_RANDOM_FIELD = re.compile(r"drop|jitter")
+_HEADS_FIELD = re.compile(r"classif|summary")
+"""Of heads that a language model does not have, though its configuration speaks of them."""
 _PACKING_ARGUMENTS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
 
@@ -193,11 +192,26 @@ def _require_base(model: PeftModel) -> None:
         drops = isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0
         if drops and ".lora_dropout." not in path:
             _refuse("dropout in the base model", "none", f"p={module.p} at {path}", "set it to 0 in the base's config")
-    config = getattr(model, "config", None)
-    for name in _BASE_DROPOUTS:
-        value = getattr(config, name, None)
-        if isinstance(value, (int, float)) and value > 0:
-            _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    for name, value in _random_fields(text.to_dict() if hasattr(text, "to_dict") else {}):
+        _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+
+
+def _random_fields(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every share above 0 of what is dropped or jittered in training, in the parts of a configuration too.
+
+    Models have some forty names for it, and draw it from a generator that seeds, and batches before, decide about.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _random_fields(value)
+        elif _is_random(str(name)) and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            yield str(name), value
+
+
+def _is_random(field: str) -> bool:
+    return bool(_RANDOM_FIELD.search(field)) and not _HEADS_FIELD.search(field)
 
 
 def _rotary(module: torch.nn.Module) -> str:

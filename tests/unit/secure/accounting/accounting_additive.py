@@ -23,13 +23,15 @@ RECORD = RecordId(b"r" * 16)
 
 
 class AdditiveAccountant:
-    """Basic composition with a made-up price: a Gaussian event costs 1 / noise multiplier, sampling saves nothing."""
+    """Basic composition with a made-up price: a Gaussian event costs 1 / noise multiplier, sampling saves nothing, and
+    what exchanges a unit costs twice as much.
+    """
 
     def __init__(self, neighbours: Neighbours = "add-or-remove") -> None:
         self.neighbours: Neighbours = neighbours
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:
-        return sum((self._of(e) for e in events), 0.0)
+    def epsilon(self, events: Sequence[Event], delta: float, exchanged: Sequence[Event] = ()) -> float:
+        return sum((self._of(e) for e in events), 0.0) + 2 * sum(map(self._of, exchanged))
 
     def _of(self, event: Event) -> float:
         match event:
@@ -48,9 +50,9 @@ class AdditiveAccountant:
 class Unable(AdditiveAccountant):
     """Refuses every mechanism, as an accountant does with one that it has no bound for."""
 
-    def epsilon(self, events: Sequence[Event], delta: float) -> float:
-        if all(isinstance(event, NonPrivateRelease) for event in events):
-            return math.inf if events else 0.0
+    def epsilon(self, events: Sequence[Event], delta: float, exchanged: Sequence[Event] = ()) -> float:
+        if all(isinstance(event, NonPrivateRelease) for event in (*events, *exchanged)):
+            return math.inf if events or exchanged else 0.0
         raise ConfigError("this accountant cannot account for a mechanism that it was given")
 
 

@@ -36,7 +36,7 @@ def history_of(*charges) -> History:
 
 
 def spent(history, unit="patient", population=WARD) -> float:
-    return composed_epsilon(charged(history, population, unit), (), ADD, DELTA)
+    return composed_epsilon(charged(history, population, unit), (), ADD, DELTA, unit)
 
 
 def test_the_budget_holds_to_the_last_bit():
@@ -60,12 +60,24 @@ def test_every_budget_holds():
         may_reserve(history, charge(1, costs(4.0)), (*FOUR, Budget(9.0, DELTA, "plan")), ADD)
 
 
-def test_populations_and_units_are_accounts_of_their_own():
+def test_populations_are_accounts_of_their_own_and_patients_count_no_records():
     history = history_of(charge(0, costs(4.0)))
     with pytest.raises(PrivacyBudgetExceededError):
         may_reserve(history, charge(1), FOUR, ADD)
     assert may_reserve(history, charge(1, population=CLINIC), FOUR, ADD) is None
-    assert may_reserve(history, charge(1, unit="record"), FOUR, ADD) is None
+    records = history_of(charge(0, costs(4.0), unit="record"))
+    assert may_reserve(records, charge(1, costs(4.0)), FOUR, ADD) is None
+    assert (spent(records), spent(records, "record")) == (0, 4)
+
+
+def test_what_protects_patients_counts_against_their_records_as_an_exchange():
+    history = history_of(charge(0, costs(1.0)), charge(1, costs(0.5), unit="record"))
+    assert (spent(history), spent(history, "record")) == (1, 2.5)
+    assert may_reserve(history, charge(2, SelfComposed(costs(0.5), 3), unit="record"), FOUR, ADD) is None
+    with pytest.raises(PrivacyBudgetExceededError, match=r"per record .* would make it 4\.5: 2 earlier"):
+        may_reserve(history, charge(2, costs(2.0), unit="record"), FOUR, ADD)
+    other = charge(2, costs(2.0), unit="record", plan=b"q" * 32)
+    assert may_reserve(history, other, (Budget(2.0, DELTA, "plan"),), ADD) is None
 
 
 def test_a_bare_release_is_infinite_for_every_unit_and_for_ever():
@@ -123,7 +135,7 @@ def test_an_accountant_that_cannot_tell_admits_nothing():
             super().__init__()
             self.answer = answer
 
-        def epsilon(self, events, delta):
+        def epsilon(self, events, delta, exchanged=()):
             return self.answer
 
     for answer in (math.nan, -1.0, -math.inf):
@@ -142,7 +154,7 @@ def test_budgets_have_bounds(epsilon, delta):
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1.0, math.nan])
 def test_deltas_have_bounds(delta):
     with pytest.raises(ConfigError):
-        composed_epsilon((), (), ADD, delta)
+        composed_epsilon((), (), ADD, delta, "patient")
 
 
 def test_a_reservation_pays_for_one_output():
@@ -196,7 +208,10 @@ def test_whatever_is_asked_the_budget_holds_and_never_shrinks(steps):
         count = len(history.reservations)
         outcome = take(history, step, FOUR, False)
         after = {unit: spent(history, unit) for unit in ("record", "patient")}
-        assert all(0 <= before[unit] <= after[unit] <= 4 for unit in after)
+        assert all(0 <= before[unit] <= after[unit] for unit in after)
+        # What protects patients keeps to their budget; it counts against records, of whom no more is charged then.
+        assert after["patient"] <= 4
+        assert outcome != "reserve" or after[step[3]] <= 4
         assert len(history.reservations) == count + (outcome == "reserve")
         assert outcome == "reserve" or after == before, "only a new reservation is charged, and spending is free"
         if outcome != "refused":
