@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from fedsec.plan.specs import DpSpec
 from fedsec.site.work import LocalWork
+from fedsec.study import trial
 from fedsec.study.coordinate import Coordination
 from fedsec.study.corpora import PublicSets
 from fedsec.training.replicas import Replicas
@@ -64,6 +67,20 @@ def test_what_cannot_be_scored_or_trained_on_is_said_before_anybody_asks(part, w
     data = {"examples": fit, part: [*fit, long]}
     with pytest.raises(ConfigError, match=f"{whose}: example site-a0.*exceed training.max_tokens"):
         LocalWork("site-a", plan, Replicas(tiny_base()), **data)
+
+
+def test_a_base_that_private_training_refuses_is_refused_before_anybody_asks(monkeypatch):
+    """In a round the ledger would have been charged first."""
+    base, keys, examples = tiny_base(), Keys.generate(3), tiny_examples("site-a", 3)
+    monkeypatch.setitem(base.model._modules, "experts", torch.nn.Identity())
+    for dp in (None, DpSpec(mode="distributed", target_epsilon=8.0, dimension=64)):
+        LocalWork("site-a", make_plan(keys, dp=dp), Replicas(base), examples)
+    local = make_plan(keys, dp=DpSpec(mode="local", target_epsilon=8.0))
+    with pytest.raises(ConfigError, match=r"refuses records routed together.*set training\.batch_size = 1"):
+        LocalWork("site-a", local, Replicas(base), examples)
+    monkeypatch.setattr(trial, "load_base", lambda _: base)
+    with pytest.raises(ConfigError, match="refuses records routed together"):
+        trial.try_training(local, examples, 3, 1)
 
 
 def test_a_coordinator_that_could_not_score_a_group_s_sum_asks_nobody(tmp_path):

@@ -100,7 +100,7 @@ def _records(draft: Draft) -> list[Statement]:
     window = "one whole text" if draft.task.kind == "title" else _WINDOWS[draft.task.window]
     text = (
         f"A record is {window}, not a patient: whoever has several is not bounded by this ε (with k of them it is up "
-        'to k times as large, and nothing here bounds k). To protect patients set dp.unit = "patient".'
+        'to k times as large, at a larger δ, and nothing here bounds k). To protect patients set dp.unit = "patient".'
     )
     return [Statement("risk", "privacy", text)]
 

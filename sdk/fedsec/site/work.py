@@ -28,6 +28,7 @@ from fedsec.training.batches import require_room
 from fedsec.training.loop import train_round
 from fedsec.training.private.distributed import noisy_integers
 from fedsec.training.private.loop import Private, drawn_units, require_small_batches, train_private_round
+from fedsec.training.private.refusals import require_base
 from fedsec.training.public_step import adapter_of, between_rounds
 from fedsec.training.ranks import cut, padded, spec_of_rank
 from fedsec.training.replicas import Replicas
@@ -73,6 +74,13 @@ class LocalWork:
         if not self.examples:
             raise ConfigError(f"site {self.name}: expected at least one training example, found none")
         self._require_room()
+        self._require_private_base()
+
+    def _require_private_base(self) -> None:
+        """Said before anybody asks, for the same reason."""
+        if self.plan.dp.mode != "none":
+            at_once = 1 if self.plan.dp.mode == "distributed" else self.plan.training.batch_size
+            require_base(self.models.base.model, at_once)
 
     def _require_room(self) -> None:
         """Said before anybody asks: in a round budget would be reserved, and the coordinator would hear of it."""

@@ -14,6 +14,7 @@ from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
 from fedsec.training.batches import encode
 from fedsec.training.loop import train_round
+from fedsec.training.private.refusals import require_base
 
 _STEPS = 3
 
@@ -45,6 +46,8 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     encoded = [encode(base.tokenizer, example, draft.training.max_tokens) for example in examples]
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
+    if draft.dp.mode != "none":
+        require_base(base.model, size)
     _seconds_a_batch(draft, base, by_length[:size], size)
     every = max(1, len(by_length) // (_STEPS * size))
     seconds = _seconds_a_batch(draft, base, by_length[::every][: _STEPS * size], size)

@@ -372,6 +372,13 @@ def test_more_units_in_a_step_than_the_bounds_hold_for_are_refused(tiny, start, 
         loop.require_small_batches(20_000, DP, 1)
 
 
+def test_a_base_with_experts_trains_one_record_at_a_time(monkeypatch, tiny, start, examples):
+    monkeypatch.setitem(tiny.model._modules, "experts", torch.nn.Identity())
+    train(tiny, start, examples, spec=SPEC.model_copy(update={"batch_size": 1}))
+    with pytest.raises(ConfigError, match=r"records routed together.*set training\.batch_size = 1"):
+        train(tiny, start, examples)
+
+
 class Killed(Exception):
     pass
 

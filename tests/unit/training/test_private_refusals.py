@@ -22,7 +22,12 @@ from transformers import (
 
 from fedsec.training.lora import lora_parameters
 from fedsec.training.private.engine import engine_of
-from fedsec.training.private.refusals import require_supported, require_supported_config, require_unpacked
+from fedsec.training.private.refusals import (
+    require_base,
+    require_supported,
+    require_supported_config,
+    require_unpacked,
+)
 from fedsec_secure.errors import ConfigError
 from tests.unit.training.private_models import HEADS, KEYS, MODELS, SHAPE, TOKENS, build, losses, tokens
 from tests.unit.training.test_private_agreement import engines
@@ -128,6 +133,17 @@ def test_whatever_a_base_calls_its_dropout_it_is_refused(found) -> None:
     model = peft.get_peft_model(RANDOM[found](), lora())
     with pytest.raises(ConfigError, match=rf"refuses dropout in the base model: expected none, found {found};"):
         require_supported(model)
+
+
+def test_records_are_routed_to_experts_one_at_a_time() -> None:
+    """Rounding that depends on batch-mates may send a token to another expert."""
+    experts = MixtralForCausalLM(MixtralConfig(**SHAPE, **HEADS, **TOKENS, num_local_experts=2))
+    require_supported(peft.get_peft_model(experts, lora()))
+    require_base(experts, 1)
+    require_base(llama(), 2)
+    found = r"found training\.batch_size 2 and experts at model\.layers\.0\.mlp\.experts; set training\.batch_size = 1"
+    with pytest.raises(ConfigError, match=rf"refuses records routed together: expected one record at a time, {found}"):
+        require_base(experts, 2)
 
 
 def test_a_part_of_a_configuration_counts_and_heads_that_are_not_there_do_not() -> None:

@@ -35,6 +35,7 @@ from fedsec.training.private.buckets import bucket_width, collate_bucket, group_
 from fedsec.training.private.clipping import MAX_RECORDS, clip_and_sum
 from fedsec.training.private.engine import PerSampleEngine, engine_of
 from fedsec.training.private.mechanism import MATES, SLACK, NoisySum
+from fedsec.training.private.refusals import require_base
 from fedsec.training.round import Measured, Position, Round, StepInfo, TrainResult
 from fedsec_secure.codec import sha256
 from fedsec_secure.errors import ConfigError
@@ -139,6 +140,7 @@ class PrivateRound(Round):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """With the engine on the model, and the mechanism made for what is trained."""
+        require_base(self.model, self.spec.batch_size)
         with engine_of(self.engine_name)(self.model) as engine:
             dimension = sum(p.numel() for p in self.trained.values())
             slack = SLACK if self.spec.batch_size > 1 else Fraction(0)

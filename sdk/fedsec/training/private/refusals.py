@@ -110,6 +110,20 @@ def require_supported(model: PeftModel) -> None:
     _require_base(model)
 
 
+def require_base(model: torch.nn.Module, batch_size: int) -> None:
+    """Raise ConfigError unless a base model, with adapters or without, computes each record's loss from it alone.
+
+    Where tokens are routed to experts, only a record without batch-mates is alone: which expert takes a token jumps
+    where two are as likely, and what mates move, a last digit, may be enough. A gradient then changes by far more than
+    the slack that `mechanism` has for mates.
+    """
+    _require_base(model)
+    routed = next((path for path, _ in model.named_modules() if _EXPERT_PATH.search(path)), None)
+    if routed is not None and batch_size > 1:
+        found = f"training.batch_size {batch_size} and experts at {routed}"
+        _refuse("records routed together", "one record at a time", found, "set training.batch_size = 1")
+
+
 def require_unpacked(inputs: Mapping[str, Any], records: int) -> None:
     """Raise ConfigError unless a model's keyword arguments hold one record a row, ``records`` of them.
 
@@ -179,8 +193,8 @@ def _require_trained(model: PeftModel, layers: Mapping[str, Any]) -> None:
             _refuse("LoRA factors in half precision", "float32", f"{parameter.dtype} at {name}", "keep them in float32")
 
 
-def _require_base(model: PeftModel) -> None:
-    """Nothing in the base may make a record's loss depend on the others, or on where it stands in its batch."""
+def _require_base(model: torch.nn.Module) -> None:
+    """Nothing may depend on other records, on where one stands in its batch, or on a generator."""
     import torch
 
     for path, module in model.named_modules():
