@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -277,6 +278,18 @@ class TestRunning:
         folder.mkdir(parents=True)
         (folder / "run.json").write_text("{}")
         assert grid.command(grid.cells[0], tmp_path / "sites") == ["resume", str(folder), "--quiet"]
+
+    def test_a_run_of_another_cell_is_refused_before_it_is_resumed(self, tmp_path, monkeypatch):
+        grid = self.grid(tmp_path)
+        cell, other = grid.cells
+        folder = grid.folder(cell)
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+        (tmp_path / "dealt" / "3-s0").mkdir(parents=True)
+        monkeypatch.setattr(run, "_in_a_process", lambda *_: pytest.fail("the run was resumed"))
+        monkeypatch.setattr(run.RunFolder, "open", lambda _: SimpleNamespace(plan=other.draft(TINY)))
+        with pytest.raises(SystemExit, match=rf"^{cell.name}: the run .* has another plan \(training, dp"):
+            run.run_cell(grid, cell, None)
 
     def test_notes_are_dealt_by_patient_and_written_once(self, tmp_path):
         folder = notes.deal(tmp_path / "sites", notes.invented(TINY), 3, 0, TINY.records)

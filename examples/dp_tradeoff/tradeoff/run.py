@@ -74,13 +74,14 @@ def run_cell(grid: Grid, cell: Cell, bar: Bar) -> list[Row]:
     folder = grid.folder(cell)
     with held(folder.with_name(f"{cell.name}.log")) as log:
         sites = grid.sites(cell)
+        if (folder / "run.json").is_file():  # before hours go into another run
+            require_plan(cell, grid.scale, RunFolder.open(folder).plan)
         if not is_finished(folder):
             arguments = grid.command(cell, sites)
             log.write(f"fedsec {' '.join(arguments)}\n".encode())
             log.flush()
             _in_here(arguments) if grid.in_here else _in_a_process(arguments, log, folder, bar)
         run = RunFolder.open(folder)
-        require_plan(cell, grid.scale, run.plan)
         bar.step("loss", 0, 1)
         untrained = ZERO_SHOT in run.results().scores
         examples = loss_examples(sites, run.plan, grid.scale.loss_sentences)
