@@ -194,8 +194,9 @@ def main_grid(seeds: Sequence[int]) -> list[Cell]:
     first, rest = seeds[:1], seeds[1:]
     cells = [cell for seed in first for cell in (*_curves(seed), *_others(seed))]
     cells += [cell for seed in rest for cell in _curves(seed)]
-    cells += [Cell(mode, 8, rate=rate, seed=s) for s in first for mode in (LOCAL, DISTRIBUTED) for rate in (0.5, 2)]
-    return cells + [cell for seed in rest for cell in _others(seed)]
+    return cells + [
+        Cell(mode, 8, rate=rate, seed=s) for s in first for mode in (LOCAL, DISTRIBUTED) for rate in (0.5, 2)
+    ]
 
 
 def product_grid(
