@@ -19,6 +19,7 @@ import run_grid
 from cells import folders
 from cells.loop import FailedError, held
 from cells.table import Table
+from matplotlib.figure import Figure
 from tradeoff import notes, plot, run, tables
 from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid, require_plan
 from tradeoff.measure import Row
@@ -238,6 +239,14 @@ class TestTablesAndPlot:
         again = plot.draw(rows, tmp_path / "again")
         assert again[0].read_bytes() == (tmp_path / "0" / "tradeoff.svg").read_bytes()
         assert plot.draw([], tmp_path / "none") == []
+
+    def test_one_run_has_no_error_bar(self):
+        rows = some_rows()[:2]
+        axes = Figure().subplots()
+        plot._points(axes, [0, 1], [rows[:1], rows], lambda row: row.f1, "black", "-")
+        (bar,) = axes.containers
+        (ends,) = bar.lines[2][0].get_segments()
+        assert ends.tolist() == [[1, pytest.approx(0.5)], [1, pytest.approx(0.7)]]
 
 
 class TestRunning:

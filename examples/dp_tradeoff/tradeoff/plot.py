@@ -84,8 +84,11 @@ def _settings(axes: Axes, groups: Groups, usual: Setting, value: Value) -> None:
 def _points(
     axes: Axes, at: Sequence[float], some: Sequence[Sequence[Row]], value: Value, colour: str, line: str
 ) -> None:
+    """Means, and lowest to highest where there are several: a bar of one run would say that runs do not differ."""
     values = [[value(row) for row in rows] for rows in some]
     means = [sum(v) / len(v) for v in values]
-    below = [max(0.0, mean - min(v)) for mean, v in zip(means, values, strict=True)]
-    above = [max(0.0, max(v) - mean) for mean, v in zip(means, values, strict=True)]
-    axes.errorbar(at, means, [below, above], fmt=f"o{line}", color=colour, markersize=4, capsize=3, linewidth=1.2)
+    axes.plot(at, means, f"o{line}", color=colour, markersize=4, linewidth=1.2)
+    for x, mean, found in zip(at, means, values, strict=True):
+        if len(found) > 1:
+            ends = [[max(0.0, mean - min(found))], [max(0.0, max(found) - mean)]]
+            axes.errorbar([x], [mean], ends, fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
