@@ -47,13 +47,14 @@ def show(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     policy = read_toml(site.policy_path, Policy)
     rows: list[dict[str, object]] = []
-    by_record = 0
+    by_record = by_patient = 0
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
         history = _history(site, unit)
         spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta, unit)
         if unit == "record":
-            by_record = sum(r.charge.unit == unit and is_private(r.charge.event) for r in history)
+            private = [r.charge.unit for r in history if is_private(r.charge.event)]
+            by_record, by_patient = private.count("record"), private.count("patient")
         rows.append({"unit": unit, "releases": len(history), "epsilon": spent, "allowed": _allowed(limit)})
     patient = next(row for row in rows if row["unit"] == "patient")
     if by_record and patient["epsilon"] != math.inf:
@@ -72,6 +73,11 @@ def show(path: SiteFile, json: Json = False) -> None:
         out.print(
             "A record is one window of a note: what was charged to each record says nothing of a patient with several, "
             "and no budget per patient counts it."
+        )
+    if by_patient:
+        out.print(
+            "What was charged to patients counts for their records too: without one of their records they are still "
+            "there, with other notes, which can show more than if they were not."
         )
 
 

@@ -177,7 +177,8 @@ def test_what_was_charged_to_patients_counts_against_their_records(fedsec, ward,
     assert everything["after"] > everything["most"] == 8.0
     with pytest.raises(PrivacyBudgetExceededError, match="per record of this population"):
         ward.charge(records, policy, "second")
-    found = fedsec("budget", "show", ward.path, "--json").json
+    shown, found = fedsec("budget", "show", ward.path), fedsec("budget", "show", ward.path, "--json").json
+    assert "What was charged to patients counts for their records too" in shown.out
     patient, record = found["rows"]
     assert (found["record_level_releases"], record["releases"]) == (0, 2)
     assert record["epsilon"] == pytest.approx(everything["before"])
@@ -193,6 +194,7 @@ def test_record_level_releases_leave_the_patient_without_a_bound(fedsec, ward, k
     shown = fedsec("budget", "show", ward.path)
     assert "not bounded: 2 record-level releases" in shown.out
     assert "A record is one window of a note" in shown.out
+    assert "What was charged to patients" not in shown.out
     assert max(len(line) for line in shown.out.splitlines()) <= 100
     found = fedsec("budget", "show", ward.path, "--json").json
     patient, record = found["rows"]
