@@ -101,7 +101,8 @@ class RenyiAccountant:
         if not own and not others:
             return 0.0
         found = _Found(own, _of_one_record(others))
-        if self._neighbours == "replace-one" and any(mechanism.records > 1 for mechanism in own):
+        if self._neighbours == "replace-one" and (others or any(mechanism.records > 1 for mechanism in own)):
+            # Beside patients: a record and the one that takes its place may be of two of them, and exchange two.
             return self._by_two_steps(found, delta)
         return self._of(found, delta, self._neighbours)
 

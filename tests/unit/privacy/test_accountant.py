@@ -48,6 +48,12 @@ def test_beside_its_own_a_record_pays_for_what_protects_its_patient_as_for_an_ex
     assert PldAccountant().epsilon([steps], DELTA, [steps]) == RenyiAccountant().epsilon([steps], DELTA, [steps])
 
 
+def test_a_record_in_the_place_of_another_exchanges_two_patients():
+    """One vector of each moves by twice the norm: together the sum moves four times as far as by one unit."""
+    exact = PldAccountant().epsilon([GaussianEvent(0.25)], DELTA)
+    assert RenyiAccountant("replace-one").epsilon([], DELTA, [GaussianEvent(1.0)]) > exact
+
+
 @pytest.mark.parametrize(
     ("rate", "steps", "pld", "pld_replaced", "rdp"), [(0.01, 1000, 1.828, 2.84, 2.101), (0.05, 200, 4.766, 7.11, 5.368)]
 )
