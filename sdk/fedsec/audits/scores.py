@@ -86,6 +86,7 @@ class Sites:
             )
         if not LEAST_NOISE <= self.score_noise <= 1000:
             raise ConfigError(f"scores: expected a noise multiplier from 0.125 to 1000, found {self.score_noise}")
+        _ = self.private  # its own checks, before anything is trained
 
     @property
     def private(self) -> Run:

@@ -33,6 +33,12 @@ def test_noise_that_no_score_has():
         Sites(score_noise=0.0)
 
 
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"sampling_rate": 1.5}, {"noise_multiplier": 0.0}])
+def test_trainings_that_no_plan_has_are_refused_before_anything_is_trained(changes):
+    with pytest.raises(ConfigError, match="expected"):
+        Sites(**changes)
+
+
 def test_notes_of_a_kind_are_always_the_same_and_of_two_kinds_are_not():
     assert notes("site", 3) == notes("site", 3)
     assert {n.text for n in notes("site", 20)}.isdisjoint(n.text for n in notes("kept", 10))
