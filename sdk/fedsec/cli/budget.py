@@ -19,13 +19,13 @@ from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, PrivacyBudget
 from fedsec.plan.policy_checks import check_plan
-from fedsec.plan.sitefile import Site, load_site
+from fedsec.plan.sitefile import load_site
 from fedsec.plan.toml import read_toml
 from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.shown import shown_epsilon
 from fedsec.privacy.words import in_words
 from fedsec.site.charges import Room, require_room, rooms
-from fedsec.site.ledger import Ledger
+from fedsec.study.accounts import charged_to
 from fedsec_secure.accounting.chain import Reservation
 from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit, is_private
 from fedsec_secure.accounting.rules import composed_epsilon
@@ -50,7 +50,7 @@ def show(path: SiteFile, json: Json = False) -> None:
     by_record = by_patient = 0
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
-        history = _history(site, unit)
+        history = charged_to(site, unit)
         spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta, unit)
         if unit == "record":
             private = [r.charge.unit for r in history if is_private(r.charge.event)]
@@ -108,7 +108,7 @@ def history(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     found: dict[int, Reservation] = {}
     for unit in _UNITS:
-        found |= {r.sequence: r for r in _history(site, unit)}
+        found |= {r.sequence: r for r in charged_to(site, unit)}
     rows = [
         {
             "number": r.sequence,
@@ -146,7 +146,7 @@ def simulate(
     wanted, here = load_plan(plan), load_site(site)
     policy, planned = read_toml(here.policy_path, Policy), cost(wanted)
     events = [event for _, _, event in releases(wanted)]
-    history = _history(here, wanted.dp.unit)
+    history = charged_to(here, wanted.dp.unit)
     spent, after = (_composed(history, more, planned.delta, wanted.dp.unit) for more in ((), events))
     found, refusals = _judged(wanted, policy, here.population, history)
     if json:
@@ -275,14 +275,6 @@ def _relation(name: str) -> Neighbours:
         if name == known:
             return known
     raise ConfigError(f"--neighbours: expected {' or '.join(NEIGHBOURS)}, found {name!r}: use one of them")
-
-
-def _history(site: Site, unit: Unit) -> tuple[Reservation, ...]:
-    """What counts in one account; nothing, and no file is made, where nothing was ever charged."""
-    if not site.ledger_path.exists():
-        return ()
-    with Ledger(site.ledger_path, site.population, unit) as ledger:
-        return ledger.history()
 
 
 def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: float, unit: Unit) -> float:

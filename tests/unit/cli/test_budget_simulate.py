@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import shutil
 from contextlib import closing
 
 import pytest
@@ -200,3 +201,36 @@ def test_record_level_releases_leave_the_patient_without_a_bound(fedsec, ward, k
     patient, record = found["rows"]
     assert (found["record_level_releases"], patient["releases"], patient["epsilon"]) == (2, 0, "not bounded")
     assert (record["releases"], record["epsilon"]) == (2, pytest.approx(cost(plan).charged))
+
+
+@pytest.mark.parametrize("put_back", [True, False])
+def test_an_older_ledger_is_not_shown_as_the_newest(fedsec, ward, keys, put_back):
+    """After a restore an officer asks what was spent: the record knows that the file does not have all of it."""
+    first, second = make_plan(keys, dp=DP), make_plan(keys, dp=DP, rank=3)
+    policy = ward.allow(second, total_epsilon=100.0)
+    ledger, copy = ward.folder / "state" / "ledger.sqlite", ward.folder / "copy.sqlite"
+    ward.charge(first, policy, "first")
+    shutil.copy(ledger, copy)
+    ward.charge(second, policy, "second")
+    assert len(fedsec("budget", "history", ward.path, "--json").json["rows"]) == 4
+    ledger.unlink()
+    if put_back:
+        shutil.copy(copy, ledger)
+    for asked in (("show", ward.path), ("show", ward.path, "--json"), ("history", ward.path)):
+        refused = fedsec("budget", *asked)
+        assert (refused.code, refused.out) == (1, "")
+        assert "restore the newest copy" in " ".join(refused.err.replace("│", " ").split()).lower()
+    refused = ward.simulate(fedsec, second)
+    assert (refused.code, refused.out) == (1, "")
+    assert ledger.exists() == put_back
+
+
+def test_a_ledger_is_shown_while_its_site_runs(fedsec, ward, keys):
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    with closing(SiteStore(ward.folder / "state")):
+        assert fedsec("budget", "show", ward.path).code == 0
+    (ward.folder / "state" / "record.sqlite").write_bytes(b"no record" * 1000)
+    damaged = fedsec("budget", "show", ward.path)
+    assert damaged.code == 1
+    assert "record.sqlite" in damaged.err
