@@ -19,7 +19,7 @@ from fedsec.plan.document import load_plan
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, PrivacyBudget
 from fedsec.plan.policy_checks import check_plan
-from fedsec.plan.sitefile import load_site
+from fedsec.plan.sitefile import Site, load_site
 from fedsec.plan.toml import read_toml
 from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.shown import shown_epsilon
@@ -47,15 +47,14 @@ def show(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     policy = read_toml(site.policy_path, Policy)
     rows: list[dict[str, object]] = []
-    by_record = by_patient = 0
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
         history = charged_to(site, unit)
-        spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta, unit)
-        if unit == "record":
-            private = [r.charge.unit for r in history if is_private(r.charge.event)]
-            by_record, by_patient = private.count("record"), private.count("patient")
-        rows.append({"unit": unit, "releases": len(history), "epsilon": spent, "allowed": _allowed(limit)})
+        delta = SPARE_DELTA if limit is None else limit.max_delta
+        spent = _composed(history, (), delta, unit)
+        told = {"epsilon": spent, "delta": delta, "allowed": _allowed(limit)}
+        rows.append({"unit": unit, "releases": len(history), **told})
+    by_record, by_patient = (_private_releases(site, unit) for unit in ("record", "patient"))
     patient = next(row for row in rows if row["unit"] == "patient")
     if by_record and patient["epsilon"] != math.inf:
         patient["epsilon"] = _NOT_BOUNDED
@@ -70,10 +69,7 @@ def show(path: SiteFile, json: Json = False) -> None:
             "that was ever released about these patients can hold any more."
         )
     if by_record:
-        out.print(
-            "A record is one window of a note: what was charged to each record says nothing of a patient with several, "
-            "and no budget per patient counts it."
-        )
+        out.print(_ONE_WINDOW)
     if by_patient:
         out.print(
             "What was charged to patients counts for their records too: without one of their records they are still "
@@ -81,6 +77,10 @@ def show(path: SiteFile, json: Json = False) -> None:
         )
 
 
+_ONE_WINDOW = (
+    "A record is one window of a note: what was charged to each record says nothing of a patient with several, and no "
+    "budget per patient counts it."
+)
 _NOT_BOUNDED = "not bounded"
 _NO_BOUND = "no bound"
 """Of a mechanism with noise: infinity only says there that nothing is proved."""
@@ -92,14 +92,19 @@ def _accounts(population: str, rows: Sequence[dict[str, object]], by_record: int
         table.add_column(name, justify="right" if name in ("releases", "ε charged") else "left")
     for row in rows:
         epsilon = row["epsilon"]
-        plural = "" if by_record == 1 else "s"
-        told = (
-            shown_epsilon(epsilon)
-            if isinstance(epsilon, float)
-            else f"{epsilon}: {by_record} record-level release{plural}"
-        )
+        told = shown_epsilon(epsilon) if isinstance(epsilon, float) else f"{epsilon}: {_record_level(by_record)}"
         table.add_row(str(row["unit"]), str(row["releases"]), told, str(row["allowed"]))
     return table
+
+
+def _record_level(count: int) -> str:
+    return f"{count} record-level release{'' if count == 1 else 's'}"
+
+
+def _private_releases(site: Site, unit: Unit) -> int:
+    """How many were made with noise for this unit. All of them count against records."""
+    private = (r.charge.unit for r in charged_to(site, "record") if is_private(r.charge.event))
+    return sum(charged == unit for charged in private)
 
 
 @app.command("history")
@@ -149,8 +154,10 @@ def simulate(
     history = charged_to(here, wanted.dp.unit)
     spent, after = (_composed(history, more, planned.delta, wanted.dp.unit) for more in ((), events))
     found, refusals = _judged(wanted, policy, here.population, history)
+    uncounted = _private_releases(here, "record") if wanted.dp.unit == "patient" else 0
     if json:
-        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": not refusals}
+        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "delta": planned.delta}
+        value |= {"record_level_releases": uncounted, "allowed": not refusals}
         word = "infinity" if wanted.dp.mode == "none" else _NO_BOUND
         value |= {"epsilon": _plain(planned.epsilon), "replace_one": _plain(planned.replace_one, word)}
         limits = [
@@ -167,7 +174,10 @@ def simulate(
                 f"It costs each {wanted.dp.unit} ε = {shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
                 f"({shown_epsilon(planned.replace_one, infinite=_NO_BOUND)} where the content is exchanged)."
             )
-        out.print(f"ε charged to each {wanted.dp.unit}: {shown_epsilon(spent)} now, {shown_epsilon(after)} afterwards.")
+        now, afterwards = shown_epsilon(spent), shown_epsilon(after)
+        out.print(f"ε charged to each {wanted.dp.unit} at δ = {planned.delta:g}: {now} now, {afterwards} afterwards.")
+        if uncounted:
+            out.print(f"Not in it: {_record_level(uncounted)}. {_ONE_WINDOW}")
         if found:
             out.print(_limits(found))
         for refusal in refusals:
@@ -283,7 +293,7 @@ def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: fl
 
 def _allowed(limit: PrivacyBudget | None) -> str:
     if limit is None:
-        return "no budget"
+        return f"no budget; ε is at δ = {SPARE_DELTA:g}"
     return f"ε ≤ {limit.total:g} ({limit.max_epsilon:g} by one study) at δ = {limit.max_delta:g}"
 
 

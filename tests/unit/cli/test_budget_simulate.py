@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from fedsec.plan.cost import cost, releases
+from fedsec.plan.cost import SPARE_DELTA, cost, releases
 from fedsec.plan.policy import Policy, PrivacyBudget, draft_policy
 from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import load_site
@@ -234,3 +234,27 @@ def test_a_ledger_is_shown_while_its_site_runs(fedsec, ward, keys):
     damaged = fedsec("budget", "show", ward.path)
     assert damaged.code == 1
     assert "record.sqlite" in damaged.err
+
+
+def test_an_epsilon_has_its_delta_with_it(fedsec, ward, keys):
+    """That of records is counted although the policy has no line for them, so no line says at which delta."""
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    shown, found = fedsec("budget", "show", ward.path), fedsec("budget", "show", ward.path, "--json").json
+    assert [row["delta"] for row in found["rows"]] == [1e-5, SPARE_DELTA]
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("│ record")]
+    assert f"no budget; ε is at δ = {SPARE_DELTA:g}" in line
+    said = ward.simulate(fedsec, plan)
+    assert "ε charged to each patient at δ = 1e-05: " in said.out
+    assert ward.simulate(fedsec, plan, "--json").json["delta"] == 1e-5
+
+
+def test_what_a_patient_plan_finds_charged_is_not_said_of_record_level_releases(fedsec, ward, keys):
+    patients, records = make_plan(keys, dp=DP), make_plan(keys, dp=DP.model_copy(update={"unit": "record"}))
+    ward.charge(records, ward.allow(records), "first")
+    ward.allow(patients)
+    said = ward.simulate(fedsec, patients)
+    assert "patient at δ = 1e-05: 0 now" in said.out
+    assert "Not in it: 2 record-level releases. A record is one window of a note" in " ".join(said.out.split())
+    assert ward.simulate(fedsec, patients, "--json").json["record_level_releases"] == 2
+    assert "Not in it" not in ward.simulate(fedsec, records).out
