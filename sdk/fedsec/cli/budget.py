@@ -25,7 +25,7 @@ from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.shown import shown_epsilon
 from fedsec.privacy.words import in_words
 from fedsec.site.charges import Room, require_room, rooms
-from fedsec.study.accounts import charged_to
+from fedsec.study.accounts import charged_to, other_populations
 from fedsec_secure.accounting.chain import Reservation
 from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit, is_private
 from fedsec_secure.accounting.rules import composed_epsilon
@@ -60,9 +60,11 @@ def show(path: SiteFile, json: Json = False) -> None:
         patient["epsilon"] = _NOT_BOUNDED
     if json:
         plain = [{**row, "epsilon": _plain(row["epsilon"])} for row in rows]
-        print_json({"population": site.population, "record_level_releases": by_record, "rows": plain})
+        others = {"other_populations": other_populations(site), "record_level_releases": by_record}
+        print_json({"population": site.population, **others, "rows": plain})
         return
     out.print(_accounts(site.population, rows, by_record))
+    _remark_on_others(site)
     if any(row["epsilon"] == math.inf for row in rows):
         out.print(
             "ε = ∞: something was released without differential privacy. That is never undone, and no budget over all "
@@ -95,6 +97,18 @@ def _accounts(population: str, rows: Sequence[dict[str, object]], by_record: int
         told = shown_epsilon(epsilon) if isinstance(epsilon, float) else f"{epsilon}: {_record_level(by_record)}"
         table.add_row(str(row["unit"]), str(row["releases"]), told, str(row["allowed"]))
     return table
+
+
+def _remark_on_others(site: Site) -> None:
+    """A plan may call the site something else, and the name stands for the population where the file gives none."""
+    others = other_populations(site)
+    if others:
+        which = " or ".join(f'"{name}"' for name in others)
+        out.print(
+            f"The ledger also has charges to {', '.join(others)}, which count for other patients only. If these are "
+            f"the same patients, the site file needs population = {which}.",
+            markup=False,
+        )
 
 
 def _record_level(count: int) -> str:
@@ -180,6 +194,7 @@ def simulate(
             out.print(f"Not in it: {_record_level(uncounted)}. {_ONE_WINDOW}")
         if found:
             out.print(_limits(found))
+        _remark_on_others(here)
         for refusal in refusals:
             out.print(f"Refused: {refusal}.", markup=False)
         if not refusals:

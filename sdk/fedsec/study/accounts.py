@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from fedsec.plan.sitefile import Site
 from fedsec.site.ledger import Ledger
@@ -18,12 +19,25 @@ def charged_to(site: Site, unit: Unit) -> tuple[Reservation, ...]:
 
     VerificationError where the ledger lacks the head that the site's record has: it is gone, or an older copy.
     """
+    with _account(site, unit) as ledger:
+        return () if ledger is None else ledger.history()
+
+
+def other_populations(site: Site) -> tuple[str, ...]:
+    """Names under which the site's ledger has charges that do not count for the site's population. Raises the same."""
+    with _account(site, "record") as ledger:
+        return () if ledger is None else ledger.others()
+
+
+@contextmanager
+def _account(site: Site, unit: Unit) -> Iterator[Ledger | None]:
     # The record first: an agent that runs writes the ledger before it.
     expected = _expected(site)
     if (expected is None or expected.sequence == 0) and not site.ledger_path.exists():
-        return ()
+        yield None
+        return
     with Ledger(site.ledger_path, site.population, unit, expected=expected) as ledger:
-        return ledger.history()
+        yield ledger
 
 
 def _expected(site: Site) -> Head | None:

@@ -258,3 +258,20 @@ def test_what_a_patient_plan_finds_charged_is_not_said_of_record_level_releases(
     assert "Not in it: 2 record-level releases. A record is one window of a note" in " ".join(said.out.split())
     assert ward.simulate(fedsec, patients, "--json").json["record_level_releases"] == 2
     assert "Not in it" not in ward.simulate(fedsec, records).out
+
+
+def test_the_same_ledger_under_another_name_is_remarked_on(fedsec, ward, keys):
+    """A plan calls the hospital something else: without `population` its patients start from 0."""
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    assert fedsec("budget", "show", ward.path, "--json").json["other_populations"] == []
+    assert "other patients" not in fedsec("budget", "show", ward.path).out
+    as_ward = ward.path.read_text()
+    ward.path.write_text(as_ward.replace('name = "ward"', 'name = "ward-north"'))
+    found = fedsec("budget", "show", ward.path, "--json").json
+    assert (found["other_populations"], found["rows"][0]["epsilon"]) == (["ward"], 0.0)
+    for page in (fedsec("budget", "show", ward.path).out, ward.simulate(fedsec, plan).out):
+        assert 'If these are the same patients, the site file needs population = "ward"' in " ".join(page.split())
+    ward.path.write_text(ward.path.read_text().replace("[data]", 'population = "ward"\n[data]'))
+    found = fedsec("budget", "show", ward.path, "--json").json
+    assert (found["other_populations"], found["rows"][0]["releases"]) == ([], 2)
