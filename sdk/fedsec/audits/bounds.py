@@ -82,6 +82,13 @@ def _weights(rate: float, records: int) -> Values:
     return found
 
 
+@lru_cache(maxsize=64)
+def _log_weights(rate: float, records: int) -> Values:
+    """Their logarithms, also of those that are below the smallest float."""
+    found: Values = stats.binom.logpmf(np.arange(records + 1), records, rate)
+    return found
+
+
 def mu_of(alpha: float, tau: float, rate: float, records: int = 1) -> float:
     """The smallest mu = 1 / z with which a threshold can have false positives <= ``alpha`` and true ones >= ``tau``."""
     weights, vectors = _weights(rate, records), np.arange(records + 1)
@@ -113,16 +120,16 @@ def epsilon_of(mu: float, rate: float, delta: float, records: int = 1) -> float:
         return 0.0
     if math.isinf(mu):
         return math.inf
-    means = np.arange(records + 1) * mu
+    means, logs = np.arange(records + 1) * mu, _log_weights(rate, records)
 
     def loss(y: float) -> float:
-        return float(special.logsumexp(means * y - means**2 / 2, b=weights))
+        return float(special.logsumexp(logs + means * y - means**2 / 2))
 
     def taken(y: float) -> float:
         return float(weights @ special.ndtr(means - y)) - math.exp(loss(y) + special.log_ndtr(-y)) - delta
 
     def added(y: float) -> float:
-        other = float(special.logsumexp(special.log_ndtr(y - means), b=weights))
+        other = float(special.logsumexp(logs + special.log_ndtr(y - means)))
         return float(special.ndtr(y)) - math.exp(other - loss(y)) - delta
 
     low, high, found = -40.0, 40.0 + means[-1], 0.0

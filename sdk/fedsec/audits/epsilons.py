@@ -130,9 +130,10 @@ def _bounded(name: str, event: Event, out: Values, present: Values, setting: Set
     (((rate, noise, records), steps),) = (mechanisms([event]) or {}).items()
     found = lower_bound(out, present, rate, setting.delta, setting.level, records * steps)
     theory = PldAccountant(RELATION).epsilon([event], setting.delta)
-    shows = found.epsilon >= _SHOWS * theory
+    shows = found.epsilon >= _SHOWS * theory > 0
     share = f" ({found.epsilon / theory:.0%})" if theory else ""
-    more = "" if shows else ": more trials"
+    helps = "more trials" if theory else "a smaller delta"
+    more = "" if shows else f": {helps}"
     return Row(
         name,
         f"no bound above ε {theory:.3f}",

@@ -76,7 +76,7 @@ def mechanism(
         from fedsec.audits.planted import find_all
 
         _show("Builds with one planted fault each", lambda watch: find_all(setting, watch), json=json)
-    title = f"One private step, noise {setting.noise_multiplier:g}, δ {setting.delta:g}, {setting.confidence:.6g} sure"
+    title = f"One private step, noise {setting.noise_multiplier:g}, δ {setting.delta:g}, {setting.confidence} sure"
     _show(title, lambda watch: audit(setting, watch), json=json)
 
 
@@ -112,7 +112,7 @@ def canaries(
     run = _made(partial(replace, planned), **given)
     title = (
         f"{run.steps} steps, noise {run.noise_multiplier:g}, rate {run.sampling_rate:g}, δ {run.delta:g}, "
-        f"{run.confidence:.6g} sure"
+        f"{run.confidence} sure"
         + (f", {run.records} records of a patient" if run.records > 1 else "")
         + (", shared noise" if run.sharing else "")
     )

@@ -25,7 +25,7 @@ from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.shown import shown_epsilon
 from fedsec.privacy.words import in_words
 from fedsec.site.charges import Room, require_room, rooms
-from fedsec.site.ledger import Ledger
+from fedsec.study.accounts import charged_to, other_populations
 from fedsec_secure.accounting.chain import Reservation
 from fedsec_secure.accounting.events import NEIGHBOURS, Event, Neighbours, Unit, is_private
 from fedsec_secure.accounting.rules import composed_epsilon
@@ -47,33 +47,31 @@ def show(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     policy = read_toml(site.policy_path, Policy)
     rows: list[dict[str, object]] = []
-    by_record = by_patient = 0
     for unit in _UNITS:
         limit = policy.budget(unit, site.population)
-        history = _history(site, unit)
-        spent = _composed(history, (), SPARE_DELTA if limit is None else limit.max_delta, unit)
-        if unit == "record":
-            private = [r.charge.unit for r in history if is_private(r.charge.event)]
-            by_record, by_patient = private.count("record"), private.count("patient")
-        rows.append({"unit": unit, "releases": len(history), "epsilon": spent, "allowed": _allowed(limit)})
+        history = charged_to(site, unit)
+        delta = SPARE_DELTA if limit is None else limit.max_delta
+        spent = _composed(history, (), delta, unit)
+        told = {"epsilon": spent, "delta": delta, "allowed": _allowed(limit)}
+        rows.append({"unit": unit, "releases": len(history), **told})
+    by_record, by_patient = (_private_releases(site, unit) for unit in ("record", "patient"))
     patient = next(row for row in rows if row["unit"] == "patient")
     if by_record and patient["epsilon"] != math.inf:
         patient["epsilon"] = _NOT_BOUNDED
     if json:
         plain = [{**row, "epsilon": _plain(row["epsilon"])} for row in rows]
-        print_json({"population": site.population, "record_level_releases": by_record, "rows": plain})
+        others = {"other_populations": other_populations(site), "record_level_releases": by_record}
+        print_json({"population": site.population, **others, "rows": plain})
         return
     out.print(_accounts(site.population, rows, by_record))
+    _remark_on_others(site)
     if any(row["epsilon"] == math.inf for row in rows):
         out.print(
             "ε = ∞: something was released without differential privacy. That is never undone, and no budget over all "
             "that was ever released about these patients can hold any more."
         )
     if by_record:
-        out.print(
-            "A record is one window of a note: what was charged to each record says nothing of a patient with several, "
-            "and no budget per patient counts it."
-        )
+        out.print(_ONE_WINDOW)
     if by_patient:
         out.print(
             "What was charged to patients counts for their records too: without one of their records they are still "
@@ -81,6 +79,10 @@ def show(path: SiteFile, json: Json = False) -> None:
         )
 
 
+_ONE_WINDOW = (
+    "A record is one window of a note: what was charged to each record says nothing of a patient with several, and no "
+    "budget per patient counts it."
+)
 _NOT_BOUNDED = "not bounded"
 _NO_BOUND = "no bound"
 """Of a mechanism with noise: infinity only says there that nothing is proved."""
@@ -92,14 +94,31 @@ def _accounts(population: str, rows: Sequence[dict[str, object]], by_record: int
         table.add_column(name, justify="right" if name in ("releases", "ε charged") else "left")
     for row in rows:
         epsilon = row["epsilon"]
-        plural = "" if by_record == 1 else "s"
-        told = (
-            shown_epsilon(epsilon)
-            if isinstance(epsilon, float)
-            else f"{epsilon}: {by_record} record-level release{plural}"
-        )
+        told = shown_epsilon(epsilon) if isinstance(epsilon, float) else f"{epsilon}: {_record_level(by_record)}"
         table.add_row(str(row["unit"]), str(row["releases"]), told, str(row["allowed"]))
     return table
+
+
+def _remark_on_others(site: Site) -> None:
+    """A plan may call the site something else, and the name stands for the population where the file gives none."""
+    others = other_populations(site)
+    if others:
+        which = " or ".join(f'"{name}"' for name in others)
+        out.print(
+            f"The ledger also has charges to {', '.join(others)}, which count for other patients only. If these are "
+            f"the same patients, the site file needs population = {which}.",
+            markup=False,
+        )
+
+
+def _record_level(count: int) -> str:
+    return f"{count} record-level release{'' if count == 1 else 's'}"
+
+
+def _private_releases(site: Site, unit: Unit) -> int:
+    """How many were made with noise for this unit. All of them count against records."""
+    private = (r.charge.unit for r in charged_to(site, "record") if is_private(r.charge.event))
+    return sum(charged == unit for charged in private)
 
 
 @app.command("history")
@@ -108,7 +127,7 @@ def history(path: SiteFile, json: Json = False) -> None:
     site = load_site(path)
     found: dict[int, Reservation] = {}
     for unit in _UNITS:
-        found |= {r.sequence: r for r in _history(site, unit)}
+        found |= {r.sequence: r for r in charged_to(site, unit)}
     rows = [
         {
             "number": r.sequence,
@@ -146,11 +165,13 @@ def simulate(
     wanted, here = load_plan(plan), load_site(site)
     policy, planned = read_toml(here.policy_path, Policy), cost(wanted)
     events = [event for _, _, event in releases(wanted)]
-    history = _history(here, wanted.dp.unit)
+    history = charged_to(here, wanted.dp.unit)
     spent, after = (_composed(history, more, planned.delta, wanted.dp.unit) for more in ((), events))
     found, refusals = _judged(wanted, policy, here.population, history)
+    uncounted = _private_releases(here, "record") if wanted.dp.unit == "patient" else 0
     if json:
-        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "allowed": not refusals}
+        value = {"releases": len(events), "before": _plain(spent), "after": _plain(after), "delta": planned.delta}
+        value |= {"record_level_releases": uncounted, "allowed": not refusals}
         word = "infinity" if wanted.dp.mode == "none" else _NO_BOUND
         value |= {"epsilon": _plain(planned.epsilon), "replace_one": _plain(planned.replace_one, word)}
         limits = [
@@ -167,9 +188,13 @@ def simulate(
                 f"It costs each {wanted.dp.unit} ε = {shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
                 f"({shown_epsilon(planned.replace_one, infinite=_NO_BOUND)} where the content is exchanged)."
             )
-        out.print(f"ε charged to each {wanted.dp.unit}: {shown_epsilon(spent)} now, {shown_epsilon(after)} afterwards.")
+        now, afterwards = shown_epsilon(spent), shown_epsilon(after)
+        out.print(f"ε charged to each {wanted.dp.unit} at δ = {planned.delta:g}: {now} now, {afterwards} afterwards.")
+        if uncounted:
+            out.print(f"Not in it: {_record_level(uncounted)}. {_ONE_WINDOW}")
         if found:
             out.print(_limits(found))
+        _remark_on_others(here)
         for refusal in refusals:
             out.print(f"Refused: {refusal}.", markup=False)
         if not refusals:
@@ -277,21 +302,13 @@ def _relation(name: str) -> Neighbours:
     raise ConfigError(f"--neighbours: expected {' or '.join(NEIGHBOURS)}, found {name!r}: use one of them")
 
 
-def _history(site: Site, unit: Unit) -> tuple[Reservation, ...]:
-    """What counts in one account; nothing, and no file is made, where nothing was ever charged."""
-    if not site.ledger_path.exists():
-        return ()
-    with Ledger(site.ledger_path, site.population, unit) as ledger:
-        return ledger.history()
-
-
 def _composed(history: Sequence[Reservation], events: Sequence[Event], delta: float, unit: Unit) -> float:
     return composed_epsilon(history, events, RdpFilter(RELATION), delta, unit)
 
 
 def _allowed(limit: PrivacyBudget | None) -> str:
     if limit is None:
-        return "no budget"
+        return f"no budget; ε is at δ = {SPARE_DELTA:g}"
     return f"ε ≤ {limit.total:g} ({limit.max_epsilon:g} by one study) at δ = {limit.max_delta:g}"
 
 

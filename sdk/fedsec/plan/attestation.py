@@ -61,7 +61,8 @@ class Privacy(Strict):
     epsilon_run_replace_one: Epsilon
     """And one whose content is exchanged."""
     epsilon_before: Epsilon
-    """The ledger's bound (Rényi filter) over everything charged before this run."""
+    """The ledger's bound (Rényi filter) over everything else that counts in this unit's account. What was charged to
+    records with differential privacy counts in no account of patients."""
     epsilon_after: Epsilon
     """And with it."""
     delta: float = Field(gt=0, lt=1)

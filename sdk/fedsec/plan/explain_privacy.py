@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
+from fedsec.plan.canaries import CHANCE, highest, no_site_is_above
 from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
@@ -110,12 +110,14 @@ def canaries(draft: Draft, sites: int | None) -> list[Statement]:
     spec = draft.canaries
     if spec.per_site == 0:
         return []
+    where = "at one site" if sites is None else "at all sites"
+    chance = shown_epsilon(no_site_is_above(spec.per_site, sites or 1), decimals=1)
     often = "once" if spec.repeats == 1 else f"{count_in_words(spec.repeats)} times"
     text = (
         f"Canaries: each site trains on {count_in_words(spec.per_site)} made-up records of its own, each {often}, and "
         f"signs at the end how exposed they are, among {spec.candidates} answers that nobody trained on: "
         f"{CHANCE:.1f} bits in the mean for an adapter that remembers nothing of them (below "
-        f"{no_memory_stays_below(spec.per_site):.1f} in 99 of 100 such runs), {highest(spec.candidates):.1f} for "
-        "one that knows them by heart. A policy can bound it."
+        f"{chance} {where} in 99 of 100 such runs), {highest(spec.candidates):.1f} for one that knows them by "
+        "heart. A policy can bound it."
     )
     return [Statement("fact", "canaries", text)]

@@ -32,7 +32,8 @@ from fedsec_secure.errors import ConfigError
 INTERVAL: Final = 1e-3
 """Grid of the privacy loss, in nats; losses are rounded up to it ("connect the dots", Doroshenko et al., PETS 2022)."""
 LARGEST: Final = 50.0
-"""An epsilon that promises nothing: above, the Rényi bound stands, and no large table is made for it."""
+"""Where the Rényi bound is above this, it stands, and no large table is made. Of many sampled records it can be far
+above what a PLD would give."""
 SMALLEST_DELTA: Final = 1e-10
 """Below, rounding in the PLD's Fourier transforms, some 1e-15 of mass, is no longer negligible: Rényi stands."""
 TABULATED: Final = {"rate": 1e-9, "noise": 1e4, "count": 10**6}

@@ -1,9 +1,9 @@
-"""How an ε is printed: it is an upper bound, so its last digit is rounded up."""
+"""How an ε is printed: it is an upper bound, so its last digit is rounded up; what is left of one is rounded down."""
 
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 _ANY_FLOAT = Context(prec=800)
 """Digits enough for the largest float with all its decimals."""
@@ -18,3 +18,11 @@ def shown_epsilon(value: float, digits: int = 4, *, decimals: int | None = None,
     last = exact.adjusted() - digits + 1 if decimals is None else -decimals
     up = exact if exact == 0 else exact.quantize(Decimal(1).scaleb(last), ROUND_CEILING, _ANY_FLOAT)
     return f"{float(up):.{digits}g}" if decimals is None else f"{up:.{decimals}f}"
+
+
+def shown_rest(value: float, digits: int = 3) -> str:
+    """``digits`` significant ones of what is at least left, finite; never above ``value``."""
+    exact = Decimal(repr(float(value)))
+    last = Decimal(1).scaleb(exact.adjusted() - digits + 1)
+    down = exact if exact == 0 else exact.quantize(last, ROUND_FLOOR, _ANY_FLOAT)
+    return f"{float(down):.{digits}g}"

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from fedsec.plan.attestation import Attestation, withheld
-from fedsec.plan.canaries import CHANCE, highest, no_memory_stays_below
+from fedsec.plan.canaries import CHANCE, highest, no_site_is_above
 from fedsec.plan.model import Plan
-
-_FALSE_ALARM: Final = 0.01
-"""How likely the page of an adapter that remembers nothing may say that it does, all sites together."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ def exposures(plan: Plan, said: Mapping[str, Attestation]) -> Exposures:
 
 def _sentences(plan: Plan, rows: tuple[ExposureRow, ...]) -> tuple[str, ...]:
     count = plan.canaries.per_site
-    chance = no_memory_stays_below(count, 1 - _FALSE_ALARM / len(rows))
+    chance = no_site_is_above(count, len(rows))
     most = max(rows, key=lambda row: row.mean)
     above = [row.site for row in rows if row.mean > chance]
     found = (

@@ -50,6 +50,7 @@ def page(data: ReportData) -> str:
         worst=WORST_LEVEL // STEPS_PER_NAT,
         steps=", ".join(f"{float(step):g}" for step in STEPS),
         budget_left=words.budget_left(data),
+        counted=words.counted(data.plan),
         refused=words.refused(data),
         results=[(kind, words.fairness(kind), words.gained(kind)) for kind in data.kinds],
         weakest=next((row for kind in data.kinds[:1] for row in kind.fair if row.weakest), None),

@@ -9,7 +9,7 @@ from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.cost import cost
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
-from fedsec.privacy.shown import shown_epsilon
+from fedsec.privacy.shown import shown_epsilon, shown_rest
 from fedsec.report.data import ReportData
 from fedsec.report.scoring import KindReport
 
@@ -76,11 +76,25 @@ def _cost(data: ReportData) -> str:
     if plan.dp.mode == "distributed":
         allied = f"{count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'}"
         whose = f"of the sums bounds what they, and all that follows from them, tell, also to {allied} in league,"
+    studies = "all studies ever" if unit == "record" else f"all studies per patient, for {_NOT_OF_RECORDS}"
     return (
         f"Differential privacy {whose} about one {unit}: ε = "
         f"{shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} for the {unit} being there or not, "
-        f"{replaced} for its content. Charged to one {unit} over all studies ever: {known}; this "
+        f"{replaced} for its content. Charged to one {unit} over {studies}: {known}; this "
         f"plan may charge {plan.dp.target_epsilon or 0.0:g}."
+    )
+
+
+_NOT_OF_RECORDS = "what studies per record charged is in no account of patients"
+
+
+def counted(plan: Plan) -> str:
+    """What a site's ledger adds up for one unit of the plan."""
+    if plan.dp.unit == "record":
+        return "over everything that was ever released, from the site’s own ledger"
+    return (
+        "over all that was charged to patients or released without differential privacy, from the site’s own ledger: "
+        f"{_NOT_OF_RECORDS}"
     )
 
 
@@ -111,7 +125,7 @@ def budget_left(data: ReportData) -> str:
     bounded = [e for e in spent if not math.isinf(e)]
     if target is not None and bounded:
         rest = max(target - max(bounded), 0.0)
-        left = f"Of the plan’s ε = {target:g}, at least {rest:.3g} is left at every site that attests"
+        left = f"Of the plan’s ε = {target:g}, at least {shown_rest(rest)} is left at every site that attests"
         return f"{left}." if bounded == spent else f"{left} and has a bound (ε below ∞)."
     if target is not None and not spent:
         return "No site has attested its ledger yet."

@@ -201,6 +201,11 @@ class Ledger:
         self._file.catch_up()
         return charged(self._file.history, self._file.history.population(self.population), self.unit)
 
+    def others(self) -> tuple[str, ...]:
+        """The names of other populations that the file has charges of: nothing of theirs counts in this account."""
+        self._file.catch_up()
+        return tuple(name for name in self._file.history.populations if name != self.population)
+
     def spent(self, accountant: Accountant, delta: float) -> float:
         """Epsilon (natural logarithms; math.inf is an answer) at ``delta`` of everything that was ever reserved here.
 

@@ -14,6 +14,7 @@ import sqlite3
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
 from fedsec_secure.numeric.lanes import Floats
 
+RECORD: Final = "record.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
   run TEXT NOT NULL, round INTEGER NOT NULL, adapter BLOB NOT NULL, update_sha256 BLOB, weight INTEGER, score INTEGER,
@@ -63,7 +65,7 @@ class SiteStore:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it") from None
-        path = folder / "record.sqlite"
+        path = folder / RECORD
         with ExitStack() as opened:  # where it cannot be opened, whoever tries again later finds the folder free
             opened.callback(os.close, self._lock)
             path.touch(mode=0o600)
@@ -256,8 +258,7 @@ class SiteStore:
 
     def ledger_head(self) -> Head | None:
         """The newest head of the ledger that was put on record here: a ledger without it was rolled back."""
-        row = self._db.execute("SELECT head FROM ledger").fetchone()
-        return None if row is None else Head.decode(row[0])
+        return recorded_ledger_head(self._db)
 
     def save_ledger_head(self, head: Head) -> None:
         """Put it on record."""
@@ -265,6 +266,12 @@ class SiteStore:
 
     def _path(self, run: str, round_index: int, what: str) -> Path:
         return self.folder / f"{run}-{round_index:04d}.{what}"
+
+
+def recorded_ledger_head(db: sqlite3.Connection) -> Head | None:
+    """`SiteStore.ledger_head` of a record that may be open for reading alone."""
+    row = db.execute("SELECT head FROM ledger").fetchone()
+    return None if row is None else Head.decode(row[0])
 
 
 def global_path(folder: Path, run: str, round_index: int) -> Path:

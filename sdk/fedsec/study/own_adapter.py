@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site
-from fedsec.site.store import global_path
+from fedsec.site.store import RECORD, global_path
 from fedsec.study.folder import RunFolder
 from fedsec.study.verify import verify_run
 from fedsec.training.adapter import AdapterState
@@ -51,7 +51,7 @@ def own_adapter(site: Site, run: str, plan: Plan) -> AdapterState:
             f'secure.mode is "{plan.secure.mode}": the adapter of such a run is in its run folder; expected "he-mask" '
             'or "he"'
         )
-    record = site.state_path / "record.sqlite"
+    record = site.state_path / RECORD
     if not record.is_file():
         raise ConfigError(f"site {site.name} has no record in {site.state_path}: it took part in no run")
     with closing(sqlite3.connect(f"{record.resolve().as_uri()}?mode=ro", uri=True)) as db:

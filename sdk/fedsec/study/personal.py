@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 
 from fedsec.plan.sitefile import Site
+from fedsec.site.store import RECORD
 from fedsec.site.store_personal import newest_values
 from fedsec.study.folder import RunFolder
 from fedsec.study.own_adapter import adapter_of_run
@@ -27,7 +28,7 @@ def personal_adapter(site: Site, folder: RunFolder) -> AdapterState:
         raise ConfigError(
             f"the plan's strategy is {plan.lora.strategy}, which keeps nothing at a site; use {folder.adapter} as it is"
         )
-    record = site.state_path / "record.sqlite"
+    record = site.state_path / RECORD
     if not record.is_file():
         raise ConfigError(f"site {site.name} has no record in {site.state_path}: it took part in no run")
     with closing(sqlite3.connect(f"{record.resolve().as_uri()}?mode=ro", uri=True)) as db:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedsec.plan.sitefile import Site
 from fedsec.site.ledger import Ledger
-from fedsec.site.store import SiteStore
+from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_key import KeyState, read_key_states
 from fedsec_secure.errors import ConfigError, VerificationError
 
@@ -66,4 +66,4 @@ def known_state(site: Site, run: str) -> KeyState:
 
 
 def _record(site: Site) -> Path:
-    return site.state_path / "record.sqlite"
+    return site.state_path / RECORD

@@ -21,7 +21,7 @@ from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
 from fedsec.site.own_log import FOLDER, require_head
-from fedsec.site.store import SiteStore
+from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
 from fedsec.storage import explained
@@ -141,7 +141,7 @@ def read_own_log(site: Site) -> list[Entry]:
     VerificationError where it does not go through the head that the site's record knows.
     """
     entries = read_entries(site.state_path / FOLDER)
-    record = site.state_path / "record.sqlite"
+    record = site.state_path / RECORD
     if not record.is_file():
         if entries:
             raise VerificationError(f"{site.state_path} has a log and no record: one of them was taken away")

@@ -118,6 +118,11 @@ class History:
         sequence = self._keys.get(charge.key)
         return None if sequence is None else self._reservations[sequence]
 
+    @property
+    def populations(self) -> tuple[str, ...]:
+        """The names of all that were ever charged, in order."""
+        return tuple(self._populations)
+
     def population(self, name: str) -> PopulationId | None:
         """The id of the population of this name."""
         return self._populations.get(name)

@@ -1,6 +1,7 @@
 """From counts to epsilon: exact where there is something to compare with, and wrong as seldom as is said."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -137,3 +138,13 @@ def test_thresholds_come_from_trials_that_no_bound_is_made_of():
 def test_what_is_no_confidence_is_refused(confidence):
     with pytest.raises(ConfigError, match=r"expected from 0\.5 to below 1"):
         confidence_level(confidence)
+
+
+@pytest.mark.parametrize("mu", [0.001, 0.01, 0.1])
+def test_many_records_and_a_small_rate_lose_no_digits(mu):
+    """Chances below the smallest float: with them as weights the logarithm of a sum overflows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = epsilon_of(mu, 0.001, 1e-9, 256)
+    reported = PldAccountant().epsilon([steps_of(0.001, 1 / mu, 1, 256)], 1e-9)
+    assert 0 < found <= reported < found + 2e-3

@@ -75,6 +75,17 @@ def test_a_bound_below_half_of_theory_shows_nothing(monkeypatch, found, shows):
     assert row.got.endswith("more trials") != shows
 
 
+def test_a_delta_at_which_epsilon_is_nought_shows_nothing():
+    """At it a build with a third of the noise that is charged has no bound above 0 either."""
+    setting = Setting(noise_multiplier=10.0, delta=0.09, trials=400)
+    coins = np.random.default_rng(0)
+    out, present = coins.normal(0, 10 / 3, 133), coins.normal(1, 10 / 3, 133)
+    row = epsilons._bounded("ε", steps_of(1.0, 10.0, 1), out, present, setting)
+    assert (row.numbers["theory"], row.numbers["lower_bound"]) == (0.0, 0.0)
+    assert (row.held, row.shows) == (True, False)
+    assert row.got.endswith("a smaller delta")
+
+
 def test_steps_are_those_of_a_private_round():
     """The released vector is the clipped sum, undone from the division, with the mechanism's noise."""
     base = tiny_base()

@@ -155,3 +155,10 @@ def test_a_real_audit_fits_100_columns(fedsec):
     assert result.code == 0, result.out
     assert max(len(line) for line in result.out.splitlines()) <= 100
     assert "24 of 24 held; 6 of these show nothing" in result.out
+
+
+@pytest.mark.parametrize("confidence", ["0.95", "0.99999999", str(1 - 2**-53)])
+@pytest.mark.parametrize("kind", ["mechanism", "canaries"])
+def test_no_audit_says_that_it_is_quite_sure(fedsec, asked, kind, confidence):
+    title = fedsec("audit", kind, "--confidence", confidence, "--json").json["title"]
+    assert f" {confidence} sure" in title

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsec.plan.cost import SPARE_DELTA
 from tests.unit.cli.smoke import finished_run
 
 
@@ -55,7 +56,8 @@ def test_a_plan_is_priced_without_charging_it(fedsec, site):
     assert result.code == 0
     # Three at most: two updates, and the baseline, which this run had no tests for.
     unbounded = dict.fromkeys(("before", "after", "epsilon", "replace_one"), "infinity")
-    assert result.json == {"releases": 3, "allowed": True, "limits": [], "refusals": []} | unbounded
+    asked = {"releases": 3, "delta": SPARE_DELTA, "record_level_releases": 0}
+    assert result.json == asked | {"allowed": True, "limits": [], "refusals": []} | unbounded
     assert "3 releases without differential privacy" in fedsec("budget", "simulate", plan, "--site", site).out
     assert fedsec("budget", "history", site, "--json").json == before
     policy = site.parent / "policy.toml"

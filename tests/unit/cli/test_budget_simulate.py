@@ -2,11 +2,12 @@
 
 import datetime
 import itertools
+import shutil
 from contextlib import closing
 
 import pytest
 
-from fedsec.plan.cost import cost, releases
+from fedsec.plan.cost import SPARE_DELTA, cost, releases
 from fedsec.plan.policy import Policy, PrivacyBudget, draft_policy
 from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import load_site
@@ -200,3 +201,77 @@ def test_record_level_releases_leave_the_patient_without_a_bound(fedsec, ward, k
     patient, record = found["rows"]
     assert (found["record_level_releases"], patient["releases"], patient["epsilon"]) == (2, 0, "not bounded")
     assert (record["releases"], record["epsilon"]) == (2, pytest.approx(cost(plan).charged))
+
+
+@pytest.mark.parametrize("put_back", [True, False])
+def test_an_older_ledger_is_not_shown_as_the_newest(fedsec, ward, keys, put_back):
+    """After a restore an officer asks what was spent: the record knows that the file does not have all of it."""
+    first, second = make_plan(keys, dp=DP), make_plan(keys, dp=DP, rank=3)
+    policy = ward.allow(second, total_epsilon=100.0)
+    ledger, copy = ward.folder / "state" / "ledger.sqlite", ward.folder / "copy.sqlite"
+    ward.charge(first, policy, "first")
+    shutil.copy(ledger, copy)
+    ward.charge(second, policy, "second")
+    assert len(fedsec("budget", "history", ward.path, "--json").json["rows"]) == 4
+    ledger.unlink()
+    if put_back:
+        shutil.copy(copy, ledger)
+    for asked in (("show", ward.path), ("show", ward.path, "--json"), ("history", ward.path)):
+        refused = fedsec("budget", *asked)
+        assert (refused.code, refused.out) == (1, "")
+        assert "restore the newest copy" in " ".join(refused.err.replace("│", " ").split()).lower()
+    refused = ward.simulate(fedsec, second)
+    assert (refused.code, refused.out) == (1, "")
+    assert ledger.exists() == put_back
+
+
+def test_a_ledger_is_shown_while_its_site_runs(fedsec, ward, keys):
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    with closing(SiteStore(ward.folder / "state")):
+        assert fedsec("budget", "show", ward.path).code == 0
+    (ward.folder / "state" / "record.sqlite").write_bytes(b"no record" * 1000)
+    damaged = fedsec("budget", "show", ward.path)
+    assert damaged.code == 1
+    assert "record.sqlite" in damaged.err
+
+
+def test_an_epsilon_has_its_delta_with_it(fedsec, ward, keys):
+    """That of records is counted although the policy has no line for them, so no line says at which delta."""
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    shown, found = fedsec("budget", "show", ward.path), fedsec("budget", "show", ward.path, "--json").json
+    assert [row["delta"] for row in found["rows"]] == [1e-5, SPARE_DELTA]
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("│ record")]
+    assert f"no budget; ε is at δ = {SPARE_DELTA:g}" in line
+    said = ward.simulate(fedsec, plan)
+    assert "ε charged to each patient at δ = 1e-05: " in said.out
+    assert ward.simulate(fedsec, plan, "--json").json["delta"] == 1e-5
+
+
+def test_what_a_patient_plan_finds_charged_is_not_said_of_record_level_releases(fedsec, ward, keys):
+    patients, records = make_plan(keys, dp=DP), make_plan(keys, dp=DP.model_copy(update={"unit": "record"}))
+    ward.charge(records, ward.allow(records), "first")
+    ward.allow(patients)
+    said = ward.simulate(fedsec, patients)
+    assert "patient at δ = 1e-05: 0 now" in said.out
+    assert "Not in it: 2 record-level releases. A record is one window of a note" in " ".join(said.out.split())
+    assert ward.simulate(fedsec, patients, "--json").json["record_level_releases"] == 2
+    assert "Not in it" not in ward.simulate(fedsec, records).out
+
+
+def test_the_same_ledger_under_another_name_is_remarked_on(fedsec, ward, keys):
+    """A plan calls the hospital something else: without `population` its patients start from 0."""
+    plan = make_plan(keys, dp=DP)
+    ward.charge(plan, ward.allow(plan), "first")
+    assert fedsec("budget", "show", ward.path, "--json").json["other_populations"] == []
+    assert "other patients" not in fedsec("budget", "show", ward.path).out
+    as_ward = ward.path.read_text()
+    ward.path.write_text(as_ward.replace('name = "ward"', 'name = "ward-north"'))
+    found = fedsec("budget", "show", ward.path, "--json").json
+    assert (found["other_populations"], found["rows"][0]["epsilon"]) == (["ward"], 0.0)
+    for page in (fedsec("budget", "show", ward.path).out, ward.simulate(fedsec, plan).out):
+        assert 'If these are the same patients, the site file needs population = "ward"' in " ".join(page.split())
+    ward.path.write_text(ward.path.read_text().replace("[data]", 'population = "ward"\n[data]'))
+    found = fedsec("budget", "show", ward.path, "--json").json
+    assert (found["other_populations"], found["rows"][0]["releases"]) == ([], 2)

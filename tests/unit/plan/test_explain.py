@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 from scipy.stats import norm
 
@@ -11,6 +12,7 @@ from fedsec.plan.document import compile_plan
 from fedsec.plan.explain import explain
 from fedsec.plan.model import Roster
 from fedsec.plan.specs import (
+    CanarySpec,
     DpSpec,
     EvaluationSpec,
     PrivateScore,
@@ -328,3 +330,16 @@ class TestGroups:
     def test_groups_that_a_roster_cannot_fill_are_refused(self, world):
         (reason,) = (s.text for s in explain(self.plan(world, minimum_cohort=4), sites=7) if s.level == "refused")
         assert "leave 3 in the smallest" in reason
+
+
+@pytest.mark.parametrize("sites", [5, 40])
+def test_what_chance_may_give_is_said_of_all_sites(world, sites):
+    """Of 100 runs of an adapter that remembers nothing, one has a site above the number that is given."""
+    draft = world.draft.model_copy(update={"canaries": CanarySpec(per_site=8, candidates=1023)})
+    (said,) = texts(draft, sites, topic="canaries")
+    (most,) = re.findall(r"below ([0-9.]+) at all sites in 99 of 100 such runs", said)
+    ranks = np.random.default_rng(2).integers(1, 1025, (5000, sites, 8))
+    above = ((10 - np.log2(ranks)).mean(2) > float(most)).any(1).mean()
+    assert above < 0.01 + 4 * math.sqrt(0.01 / 5000)
+    (alone,) = texts(draft, topic="canaries")
+    assert "at one site in 99 of 100" in alone

@@ -138,6 +138,29 @@ def test_a_finite_budget_is_shown_against_the_plan():
     assert "and has a bound" in Page(page(dataclasses.replace(data, budgets=tuple(budgets)))).text("budget")
 
 
+def with_budget(target, after, unit="patient"):
+    asked = {"mode": "local", "unit": unit, "target_epsilon": target, "target_delta": 1e-6, "noise_multiplier": 1.0}
+    plan = real().plan.model_copy(update={"dp": real().plan.dp.model_copy(update=asked)})
+    budgets = tuple(dataclasses.replace(b, before=0.0, after=after) for b in real().budgets)
+    return dataclasses.replace(real(), plan=plan, budgets=budgets)
+
+
+@pytest.mark.parametrize(("after", "left"), [(6.7645, "1.23"), (7.99999994, "5.99e-08"), (8.0, "0"), (0.0, "8")])
+def test_what_is_left_at_least_is_never_rounded_up(after, left):
+    assert f"at least {left} is left" in Page(page(with_budget(8.0, after))).text("budget")
+    assert float(left) <= 8.0 - after
+
+
+def test_what_records_were_charged_is_not_said_to_be_in_the_account_of_patients():
+    patient, record = (Page(page(with_budget(8.0, 3.0, unit))) for unit in ("patient", "record"))
+    assert "over all studies ever" in record.text("summary")
+    assert "over everything that was ever released" in record.text("budget")
+    for section in ("summary", "budget"):
+        assert "what studies per record charged is in no account of patients" in patient.text(section)
+        assert "studies ever" not in patient.text(section)
+        assert "everything that was ever released" not in patient.text(section)
+
+
 def test_scores_between_rounds_make_a_curve():
     assert "asked for no scores between rounds" in Page(page(real())).text("results")
     curve = {"harbour": [(1, 0.2), (2, 0.5)], "priory": [(1, 0.4), (2, 0.7)]}
