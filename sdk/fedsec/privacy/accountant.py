@@ -135,7 +135,9 @@ class RdpFilter(RenyiAccountant):
 
     Mechanisms may be chosen after seeing earlier results, in any way, as long as each runs only if this number, for
     everything up to and including it, is at most a limit fixed beforehand. That costs 12 to 37 % over the best single
-    order in the cases of ``docs/privacy.md``; see :func:`fedsec.privacy.renyi.epsilon_for_any_choice`.
+    order in the cases of ``docs/privacy.md``; see :func:`fedsec.privacy.renyi.epsilon_for_any_choice`. Where exchanging
+    is removing and adding (replace-one with sampled records, or beside patients), how delta is shared depends on what
+    was spent: the number is an upper bound then, and proved for mechanisms fixed in advance. No ledger decides by it.
     """
 
     def _of(self, found: _Found, delta: float, neighbours: Neighbours) -> float:
