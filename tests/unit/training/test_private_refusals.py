@@ -8,6 +8,8 @@ import peft
 import pytest
 import torch
 from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -144,6 +146,15 @@ def test_records_are_routed_to_experts_one_at_a_time() -> None:
     found = r"found training\.batch_size 2 and experts at model\.layers\.0\.mlp\.experts; set training\.batch_size = 1"
     with pytest.raises(ConfigError, match=rf"refuses records routed together: expected one record at a time, {found}"):
         require_base(experts, 2)
+
+
+def test_experts_that_are_rows_of_an_embedding_count_too() -> None:
+    """Nothing in such a model is called an expert: its router is."""
+    routed = DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS, is_moe=True, num_experts=16, num_experts_per_tok=2))
+    require_base(DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS)), 2)
+    require_base(routed, 1)
+    with pytest.raises(ConfigError, match=r"refuses records routed together: .* model\.layers\.0\.mlp\.router_gate"):
+        require_base(routed, 2)
 
 
 def test_a_part_of_a_configuration_counts_and_heads_that_are_not_there_do_not() -> None:

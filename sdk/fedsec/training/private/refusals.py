@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PLAIN = "use plain LoRA on linear layers"
 _EXPERTS = "mixture-of-experts adapters"
 _EXPERT_PATH = re.compile(r"(^|\.)experts?(\.|$)")
+_ROUTED_PATH = re.compile(r"(^|\.)(experts?|router\w*)(\.|$)")
+"""Experts may be rows of an embedding, and a router is then all that is called so (Doge)."""
 _RANDOM_FIELD = re.compile(r"drop|jitter")
 _HEADS_FIELD = re.compile(r"classif|summary")
 """Of heads that a language model does not have, though its configuration speaks of them."""
@@ -118,7 +120,7 @@ def require_base(model: torch.nn.Module, batch_size: int) -> None:
     the slack that `mechanism` has for mates.
     """
     _require_base(model)
-    routed = next((path for path, _ in model.named_modules() if _EXPERT_PATH.search(path)), None)
+    routed = next((path for path, _ in model.named_modules() if _ROUTED_PATH.search(path)), None)
     if routed is not None and batch_size > 1:
         found = f"training.batch_size {batch_size} and experts at {routed}"
         _refuse("records routed together", "one record at a time", found, "set training.batch_size = 1")
