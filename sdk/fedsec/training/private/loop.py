@@ -140,7 +140,7 @@ class PrivateRound(Round):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """With the engine on the model, and the mechanism made for what is trained."""
-        require_base(self.model, self.spec.batch_size)
+        require_base(self.model, self.spec.batch_size, self.spec.max_tokens)
         with engine_of(self.engine_name)(self.model) as engine:
             dimension = sum(p.numel() for p in self.trained.values())
             slack = SLACK if self.spec.batch_size > 1 else Fraction(0)
