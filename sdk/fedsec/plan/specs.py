@@ -117,7 +117,7 @@ class DpSpec(Strict):
     (user-level sampling)."""
     steps: int = Field(20, ge=1, le=100_000)
     """Local steps of a round, those that drew nobody included. With mode distributed a round is one step."""
-    clipping_norm: float = Field(1.0, gt=0, le=1e6)
+    clipping_norm: float = Field(1.0, ge=2**-64, le=1e6)
     """A unit's gradient is scaled down to at most this norm over all trained factors together."""
     expected_batch: int = Field(16, ge=1, le=1 << 24)
     """The noisy sum is divided by this number, never by a site's own count. Of a site's units in mode local, of all

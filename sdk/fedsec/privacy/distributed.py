@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from fedsec.privacy.mechanisms import SMOOTHING, root_above
+from fedsec.privacy.mechanisms import LEAST_CLIP, SMOOTHING, root_above
 from fedsec_secure.accounting.events import (
     LEAST_SIGMA,
     MOST_SUMMANDS,
@@ -44,7 +44,7 @@ class DistributedStep:
     noise_multiplier: float
     """Standard deviation of the noise over the sensitivity, from 1e-6 to 1e6, that any accepted sum is charged for."""
     clip: float
-    """L2 norm to which each unit's gradient is clipped, above 0; in the gradient's unit."""
+    """L2 norm to which each unit's gradient is clipped, from 2^-64; in the gradient's unit."""
     clip_in_steps: int
     """The same in grid steps, from 1 to 2^30."""
     dimension: int
@@ -58,8 +58,8 @@ class DistributedStep:
     """How many vectors of one unit are drawn, each by itself; 1 where units are drawn."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < float("inf"):
-            raise ConfigError(f"distributed noise: expected a clipping norm above 0, found {self.clip}: use 1 or so")
+        if not LEAST_CLIP <= self.clip < float("inf"):
+            raise ConfigError(f"distributed noise: expected a clipping norm from 2^-64, found {self.clip}: use 1 or so")
         if not 1e-6 <= self.noise_multiplier <= 1e6:
             raise ConfigError(
                 f"distributed noise: expected a noise multiplier from 1e-6 to 1e6, found {self.noise_multiplier}: "

@@ -45,6 +45,9 @@ from fedsec_secure.errors import ConfigError
 
 SMOOTHING: Final = 8
 """v above, in squared integer units: how much smaller the variance of the Gaussian is that is accounted for."""
+LEAST_CLIP: Final = 2.0**-64
+"""Of a clipping norm, in the gradient's unit: below 2^-1000 floats have no bits left for a grid's step, and noise that
+is counted in steps would be short."""
 _LARGEST_NOISE: Final = 1e6
 
 

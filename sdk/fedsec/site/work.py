@@ -79,8 +79,9 @@ class LocalWork:
     def _require_private_base(self) -> None:
         """Said before anybody asks, for the same reason."""
         if self.plan.dp.mode != "none":
-            at_once = 1 if self.plan.dp.mode == "distributed" else self.plan.training.batch_size
-            require_base(self.models.base.model, at_once)
+            training = self.plan.training
+            at_once = 1 if self.plan.dp.mode == "distributed" else training.batch_size
+            require_base(self.models.base.model, at_once, training.max_tokens)
 
     def _require_room(self) -> None:
         """Said before anybody asks: in a round budget would be reserved, and the coordinator would hear of it."""

@@ -47,7 +47,7 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
     if draft.dp.mode != "none":
-        require_base(base.model, size)
+        require_base(base.model, size, draft.training.max_tokens)
     _seconds_a_batch(draft, base, by_length[:size], size)
     every = max(1, len(by_length) // (_STEPS * size))
     seconds = _seconds_a_batch(draft, base, by_length[::every][: _STEPS * size], size)

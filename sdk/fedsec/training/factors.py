@@ -81,7 +81,7 @@ class SquareFactors(Factors):
 
     def gradients(self, found: Mapping[str, torch.Tensor]) -> Tensors:
         """B^T times each gradient of B R."""
-        return {name: fixed.t() @ found[factors_around(name)[1]] for name, fixed in self._fixed.items()}
+        return {name: projected(fixed, found[factors_around(name)[1]]) for name, fixed in self._fixed.items()}
 
     def collect(self) -> None:
         """From the modules' gradients to those of R."""
@@ -98,3 +98,13 @@ class SquareFactors(Factors):
         with torch.no_grad():
             for name, square in self._squares.items():
                 torch.mm(self._fixed[name], square, out=self._live[factors_around(name)[1]].data)
+
+
+def projected(fixed: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """B^T times each of ``gradients``, [..., out, r] to [..., r, r]; of a record the same bits whoever is beside it.
+
+    For r = 1 a single product is a dot product, which libraries sum in another order: so it is given a neighbour.
+    """
+    if gradients.ndim == 3 and len(gradients) == 1:
+        return (fixed.t() @ torch.cat((gradients, gradients)))[:1]
+    return fixed.t() @ gradients

@@ -35,19 +35,25 @@ class RecordLosses:
         return self.sums / self.tokens
 
 
-def record_losses(base: BaseModel, batch: Batch) -> RecordLosses:
-    """Forward pass with whatever LoRA state the model holds; differentiable."""
+def record_losses(base: BaseModel, batch: Batch, least_rows: int = 0) -> RecordLosses:
+    """Forward pass with whatever LoRA state the model holds; differentiable. ``least_rows``: as in `answer_logits`."""
     import torch
 
-    logits = answer_logits(base, batch)
+    logits = answer_logits(base, batch, least_rows)
     losses = torch.nn.functional.cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")
     rows = batch.rows.to(losses.device)
     sums = torch.zeros(batch.records, dtype=losses.dtype, device=losses.device).index_add(0, rows, losses)
     return RecordLosses(sums, torch.bincount(rows, minlength=batch.records))
 
 
-def answer_logits(base: BaseModel, batch: Batch) -> torch.Tensor:
-    """Logits at the positions that predict answer tokens, [a, vocabulary]."""
+def answer_logits(base: BaseModel, batch: Batch, least_rows: int = 0) -> torch.Tensor:
+    """Logits at the positions that predict answer tokens, [a, vocabulary].
+
+    ``least_rows``: where a is less, the head is given rows of zeros besides, whose logits are dropped. Libraries sum
+    products of very few rows in another order, and so a row's last digits tell how many there are.
+    """
+    import torch
+
     model = base.model
     device = model.get_input_embeddings().weight.device
     inputs, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
@@ -56,7 +62,10 @@ def answer_logits(base: BaseModel, batch: Batch) -> torch.Tensor:
         return full[batch.rows, batch.columns]
     hidden = model.get_decoder()(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
-    logits: torch.Tensor = head(hidden[batch.rows, batch.columns])
+    rows = hidden[batch.rows, batch.columns]
+    if len(rows) < least_rows:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, least_rows - len(rows)))
+    logits: torch.Tensor = head(rows)[: batch.answer_tokens]
     return logits
 
 

@@ -143,8 +143,9 @@ def test_extreme_events_get_an_upper_bound_and_no_warning(event, recwarn):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"clip": 0.0}, "clipping norm above 0"),
-        ({"clip": math.nan}, "clipping norm above 0"),
+        ({"clip": 0.0}, r"clipping norm from 2\^-64"),
+        ({"clip": 1e-318}, r"clipping norm from 2\^-64"),
+        ({"clip": math.nan}, r"clipping norm from 2\^-64"),
         ({"noise_multiplier": 0.0}, "noise multiplier from 1e-6"),
         ({"noise_multiplier": math.nan}, "noise multiplier from 1e-6"),
         ({"colluding": 5}, "fewer colluding sites than survivors"),

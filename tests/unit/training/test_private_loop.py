@@ -15,6 +15,7 @@ import torch
 from fedsec.plan.cost import PrivateSteps
 from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
 from fedsec.privacy.accountant import steps_of
+from fedsec.training.base_model import load_base
 from fedsec.training.lora import lora_parameters
 from fedsec.training.private import loop
 from fedsec.training.private.clipping import clip_and_sum
@@ -24,7 +25,7 @@ from fedsec.training.round import Position
 from fedsec_secure.accounting.events import PoissonSampledEvent, SelfComposed
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
-from tests.unit.training.conftest import LORA, make_examples
+from tests.unit.training.conftest import LORA, TINY, make_examples
 
 SPEC = TrainingSpec(learning_rate=5e-3, batch_size=4, max_tokens=200, warmup_fraction=0.0, schedule="constant")
 DP = DpSpec(
@@ -171,6 +172,24 @@ def test_the_sum_of_a_draw_is_that_of_its_records_one_by_one(quiet, drawing, tin
     )
     added = {n: sum(one[n] for one in alone) for n in whole}
     assert distance(whole, added) < float(MOVED) * distance(whole, {n: torch.zeros_like(t) for n, t in whole.items()})
+
+
+@pytest.mark.parametrize("mates", [1, 2, 3])
+def test_a_record_with_few_answer_tokens_does_not_see_its_mates_in_the_head(start, mates):
+    """Alone it has two rows in the head, and products of three rows or fewer are computed in another order."""
+    base = load_base(TINY)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base.model.config.tie_word_embeddings = False
+        base.model.lm_head = torch.nn.Linear(16, 1 << 16, bias=False).requires_grad_(False)  # as wide as real ones
+    short = [e.model_copy(update={"answer": "x"}) for e in make_examples(1 + mates)]
+    run = PrivateRound(base, start, short, SPEC, LORA.model_copy(update={"dropout": 0.0}), changed(), Position(0, 1))
+    with run.started():
+        (alone,) = run.gradients.each([[0]])
+        (together,) = run.gradients.each([[i] for i in range(1 + mates)])
+    one = {name: tensor[0].double() for name, tensor in alone.items()}
+    among = {name: tensor[0].double() for name, tensor in together.items()}
+    assert distance(one, among) < float(MOVED) / 10 * distance(one, {n: torch.zeros_like(t) for n, t in one.items()})
 
 
 def test_the_denominator_is_the_plan_s_whoever_is_drawn(monkeypatch, drawing, tiny, start, examples):
@@ -350,8 +369,8 @@ def test_examples_of_a_patient_drawn_one_by_one_are_the_same_few_each_clipped(ti
 def test_a_record_whose_gradient_is_not_finite_adds_nothing(monkeypatch, quiet, drawing, tiny, start, examples):
     original = loop.record_losses
 
-    def poisoned(base, batch):
-        found = original(base, batch)
+    def poisoned(base, batch, least_rows):
+        found = original(base, batch, least_rows)
         bad = (batch.input_ids[:, 0] == batch.input_ids[0, 0]).float() * math.inf
         return type(found)(found.sums * bad, found.tokens) if len(bad) == 1 else found
 

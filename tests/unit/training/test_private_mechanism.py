@@ -15,7 +15,10 @@ from fedsec.training.private.mechanism import GRID, MATES, MOVED, SLACK, NoisySu
 from fedsec_secure.errors import ConfigError
 
 
-@pytest.mark.parametrize(("bound", "noise", "slack"), [(1.0, 1.0, SLACK), (0.1, 2.5, SLACK), (8.0, 0.5, Fraction(0))])
+@pytest.mark.parametrize(
+    ("bound", "noise", "slack"),
+    [(1.0, 1.0, SLACK), (0.1, 2.5, SLACK), (8.0, 0.5, Fraction(0)), (2.0**-64, 1.0, SLACK)],
+)
 def test_the_noise_has_the_deviation_that_the_sensitivity_asks_for(bound, noise, slack):
     size = 200_000
     mechanism = NoisySum(bound, noise, size, slack)
@@ -69,6 +72,7 @@ def test_no_seed_changes_the_noise():
     ("bound", "noise", "size"),
     [
         (0.0, 1.0, 4),
+        (1.5 * GRID * 5e-324, 1.0, 4),  # its grid's step would be two thirds of what it should be, and the noise too
         (math.inf, 1.0, 4),
         (math.nan, 1.0, 4),
         (1.0, 0.0, 4),
@@ -78,5 +82,5 @@ def test_no_seed_changes_the_noise():
     ],
 )
 def test_a_mechanism_without_a_bound_or_noise_is_refused(bound, noise, size):
-    with pytest.raises(ConfigError, match="expected a positive bound, a noise multiplier"):
+    with pytest.raises(ConfigError, match=r"expected a bound from 2\^-64, a noise multiplier"):
         NoisySum(bound, noise, size)

@@ -8,6 +8,8 @@ import peft
 import pytest
 import torch
 from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from fedsec.training.lora import lora_parameters
+from fedsec.training.private.buckets import bucket_width
 from fedsec.training.private.engine import engine_of
 from fedsec.training.private.refusals import (
     require_base,
@@ -139,11 +142,33 @@ def test_records_are_routed_to_experts_one_at_a_time() -> None:
     """Rounding that depends on batch-mates may send a token to another expert."""
     experts = MixtralForCausalLM(MixtralConfig(**SHAPE, **HEADS, **TOKENS, num_local_experts=2))
     require_supported(peft.get_peft_model(experts, lora()))
-    require_base(experts, 1)
-    require_base(llama(), 2)
+    require_base(experts, 1, 40)
+    require_base(llama(), 2, 40)
     found = r"found training\.batch_size 2 and experts at model\.layers\.0\.mlp\.experts; set training\.batch_size = 1"
     with pytest.raises(ConfigError, match=rf"refuses records routed together: expected one record at a time, {found}"):
-        require_base(experts, 2)
+        require_base(experts, 2, 40)
+
+
+def test_experts_that_are_rows_of_an_embedding_count_too() -> None:
+    """Nothing in such a model is called an expert: its router is."""
+    routed = DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS, is_moe=True, num_experts=16, num_experts_per_tok=2))
+    require_base(DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS)), 2, 40)
+    require_base(routed, 1, 40)
+    with pytest.raises(ConfigError, match=r"refuses records routed together: .* model\.layers\.0\.mlp\.router_gate"):
+        require_base(routed, 2, 40)
+
+
+def test_a_table_of_positions_is_as_long_as_records_are_padded() -> None:
+    """Else a step fails where it draws a long record, and nowhere else."""
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=94, **TOKENS, **drops))
+    require_base(base, 1, 63)
+    base(input_ids=torch.ones((1, bucket_width(63)), dtype=torch.int64))
+    found = r"expected 96 for training\.max_tokens 94, found 94 at transformer\.wpe; set training\.max_tokens = 63"
+    with pytest.raises(ConfigError, match=rf"refuses a base with fewer positions than records are padded to: {found}"):
+        require_base(base, 1, 94)
+    with pytest.raises(IndexError):  # the fact behind the refusal
+        base(input_ids=torch.ones((1, bucket_width(94)), dtype=torch.int64))
 
 
 def test_a_part_of_a_configuration_counts_and_heads_that_are_not_there_do_not() -> None:

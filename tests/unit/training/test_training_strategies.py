@@ -11,6 +11,7 @@ from fedsec.plan.specs import DpSpec, LoraSpec
 from fedsec.training.adapter import AdapterState, initial_adapter, load_peft
 from fedsec.training.base_model import load_base
 from fedsec.training.batches import collate, encode
+from fedsec.training.factors import projected
 from fedsec.training.loop import train_round
 from fedsec.training.lora import attach_lora, lora_parameters, set_adapter_state
 from fedsec.training.objective import record_losses
@@ -187,6 +188,19 @@ def test_each_record_s_gradient_of_r_is_autograd_s_of_the_record_alone(tiny, squ
         for name, expected in gradients_by_definition(tiny, state, encoded).items():
             atol = 1e-5 * np.abs(expected).max() + 1e-7
             np.testing.assert_allclose(gradients[name].numpy(), expected, atol=atol)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_a_record_s_gradient_of_r_has_the_same_bits_alone(rank):
+    generator, threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    fixed, gradients = (torch.randn(*shape, 4096, rank, generator=generator) for shape in ((), (6,)))
+    torch.set_num_threads(1)  # as every private round
+    try:
+        many = projected(fixed, gradients)
+        assert all(torch.equal(projected(fixed, gradients[:n]), many[:n]) for n in range(7))
+    finally:
+        torch.set_num_threads(threads)
+    assert many.shape == (6, rank, rank)
 
 
 def test_fed_sb_lowers_the_loss_and_moves_only_r(tiny, square_start, examples):

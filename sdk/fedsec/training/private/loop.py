@@ -31,7 +31,7 @@ from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.batches import encode
 from fedsec.training.objective import record_losses
-from fedsec.training.private.buckets import bucket_width, collate_bucket, group_by_bucket
+from fedsec.training.private.buckets import LEAST_ROWS, bucket_width, collate_bucket, group_by_bucket
 from fedsec.training.private.clipping import MAX_RECORDS, clip_and_sum
 from fedsec.training.private.engine import PerSampleEngine, engine_of
 from fedsec.training.private.mechanism import MATES, SLACK, NoisySum
@@ -140,7 +140,7 @@ class PrivateRound(Round):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """With the engine on the model, and the mechanism made for what is trained."""
-        require_base(self.model, self.spec.batch_size)
+        require_base(self.model, self.spec.batch_size, self.spec.max_tokens)
         with engine_of(self.engine_name)(self.model) as engine:
             dimension = sum(p.numel() for p in self.trained.values())
             slack = SLACK if self.spec.batch_size > 1 else Fraction(0)
@@ -233,9 +233,10 @@ class UnitGradients:
     def _pass(self, records: Sequence[int]) -> Tensors:
         """Each record's own gradient: one forward and one backward pass over records of one width."""
         batch = collate_bucket([self._encoded[i] for i in records], self._base.pad_token)
+        least_rows = LEAST_ROWS if self._physical > 1 else 0  # a record that is always alone has the same rows always
 
         def losses() -> torch.Tensor:
-            found = record_losses(self._base, batch)
+            found = record_losses(self._base, batch, least_rows)
             finite = found.sums.detach().isfinite()
             self._loss += float(found.sums.detach()[finite].sum())
             self._tokens += int(found.tokens[finite].sum())

@@ -24,7 +24,7 @@ from typing import Final
 
 import torch
 
-from fedsec.privacy.mechanisms import SMOOTHING, root_above
+from fedsec.privacy.mechanisms import LEAST_CLIP, SMOOTHING, root_above
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian
 
@@ -42,7 +42,7 @@ class NoisySum:
     """The mechanism of every private step.
 
     Args:
-        bound: the clipping bound C, above 0 and finite.
+        bound: the clipping bound C, from 2^-64 and finite.
         noise_multiplier: the noise's standard deviation over the sensitivity, from 2^-3 to 2^15.
         dimension: how many coordinates d all tensors have together.
         slack: what is added to the sensitivity, over C: `SLACK`, or 0 where every gradient is computed alone.
@@ -52,9 +52,9 @@ class NoisySum:
     """
 
     def __init__(self, bound: float, noise_multiplier: float, dimension: int, slack: Fraction = SLACK) -> None:
-        if not (math.isfinite(bound) and bound > 0 and 2**-3 <= noise_multiplier <= 2**15 and 1 <= dimension <= 2**31):
+        if not (LEAST_CLIP <= bound < math.inf and 2**-3 <= noise_multiplier <= 2**15 and 1 <= dimension <= 2**31):
             raise ConfigError(
-                "noise: expected a positive bound, a noise multiplier from 0.125 to 32768 and 1 to 2^31 coordinates; "
+                "noise: expected a bound from 2^-64, a noise multiplier from 0.125 to 32768 and 1 to 2^31 coordinates; "
                 f"found {bound}, {noise_multiplier} and {dimension}: change dp.clipping_norm or dp.noise_multiplier"
             )
         self._step = bound / GRID

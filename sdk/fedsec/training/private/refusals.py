@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedsec.training.lora import MODULES
+from fedsec.training.private.buckets import STEP, bucket_width
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _PLAIN = "use plain LoRA on linear layers"
 _EXPERTS = "mixture-of-experts adapters"
 _EXPERT_PATH = re.compile(r"(^|\.)experts?(\.|$)")
+_ROUTED_PATH = re.compile(r"(^|\.)(experts?|router\w*)(\.|$)")
+"""Experts may be rows of an embedding, and a router is then all that is called so (Doge)."""
+_POSITIONS_NAME = re.compile(r"wpe|position")
 _RANDOM_FIELD = re.compile(r"drop|jitter")
 _HEADS_FIELD = re.compile(r"classif|summary")
 """Of heads that a language model does not have, though its configuration speaks of them."""
@@ -110,15 +114,19 @@ def require_supported(model: PeftModel) -> None:
     _require_base(model)
 
 
-def require_base(model: torch.nn.Module, batch_size: int) -> None:
+def require_base(model: torch.nn.Module, batch_size: int, max_tokens: int) -> None:
     """Raise ConfigError unless a base model, with adapters or without, computes each record's loss from it alone.
 
     Where tokens are routed to experts, only a record without batch-mates is alone: which expert takes a token jumps
     where two are as likely, and what mates move, a last digit, may be enough. A gradient then changes by far more than
     the slack that `mechanism` has for mates.
+
+    Where a table holds the positions, it has to be as wide as records of ``max_tokens`` are padded: at the end of a
+    shorter one only those steps would fail that draw a long record, which tells of it.
     """
     _require_base(model)
-    routed = next((path for path, _ in model.named_modules() if _EXPERT_PATH.search(path)), None)
+    _require_positions(model, max_tokens)
+    routed = next((path for path, _ in model.named_modules() if _ROUTED_PATH.search(path)), None)
     if routed is not None and batch_size > 1:
         found = f"training.batch_size {batch_size} and experts at {routed}"
         _refuse("records routed together", "one record at a time", found, "set training.batch_size = 1")
@@ -210,6 +218,21 @@ def _require_base(model: torch.nn.Module) -> None:
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     for name, value in _random_fields(text.to_dict() if hasattr(text, "to_dict") else {}):
         _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+
+
+def _require_positions(model: torch.nn.Module, max_tokens: int) -> None:
+    import torch
+
+    width = bucket_width(max_tokens)
+    for path, module in model.named_modules():
+        is_table = isinstance(module, torch.nn.Embedding) and _POSITIONS_NAME.search(path.rsplit(".", 1)[-1])
+        if is_table and module.num_embeddings < width:
+            _refuse(
+                "a base with fewer positions than records are padded to",
+                f"{width} for training.max_tokens {max_tokens}",
+                f"{module.num_embeddings} at {path}",
+                f"set training.max_tokens = {module.num_embeddings // STEP * STEP - 1}",
+            )
 
 
 def _random_fields(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
