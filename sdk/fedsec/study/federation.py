@@ -24,6 +24,7 @@ from fedsec.study.one_site import local_work
 from fedsec.study.pooled import pooled_adapter
 from fedsec.study.sites import open_agent
 from fedsec.training.adapter import AdapterState
+from fedsec.training.private.mates import require_alone
 from fedsec.training.public_step import adapter_of
 from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import AbortError, VerificationError
@@ -94,6 +95,7 @@ def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -
     plan = folder.plan
     sites = load_sites(folder.sites)
     models = load_models(plan, progress, jobs)
+    require_alone(models.base, plan)
     progress({"event": "loading", "what": "notes"})
     public = load_public(plan, folder.coordinator.public_path)
     training = {name: load_training(sites[name], plan) for name in plan.roster.sites if name in sites}

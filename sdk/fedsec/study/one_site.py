@@ -17,6 +17,7 @@ from fedsec.site.work import LocalWork
 from fedsec.study.corpora import PublicSets, load_held_out, load_public, load_training, require_units
 from fedsec.study.sites import authorise_site, open_agent
 from fedsec.training.base_model import load_base
+from fedsec.training.private.mates import require_alone
 from fedsec.training.replicas import Replicas
 
 
@@ -38,6 +39,7 @@ def open_one_site(site: Site, plan: Plan, public: Path | None, progress: Progres
     require_units(site.file, plan)
     progress({"event": "loading", "what": f"base model {plan.model.base}"})
     models = Replicas(load_base(plan.model))
+    require_alone(models.base, plan)
     progress({"event": "loading", "what": "notes"})
     sets = load_public(plan, site.public_path if public is None else public)
     work = local_work(site, plan, models, load_training(site, plan), sets, progress)

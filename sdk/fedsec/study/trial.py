@@ -14,6 +14,7 @@ from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
 from fedsec.training.batches import encode
 from fedsec.training.loop import train_round
+from fedsec.training.private.mates import require_alone
 from fedsec.training.private.refusals import require_base
 
 _STEPS = 3
@@ -48,6 +49,7 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
     if draft.dp.mode != "none":
         require_base(base.model, size, draft.training.max_tokens)
+        require_alone(base, draft)
     _seconds_a_batch(draft, base, by_length[:size], size)
     every = max(1, len(by_length) // (_STEPS * size))
     seconds = _seconds_a_batch(draft, base, by_length[::every][: _STEPS * size], size)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsec.study.prepare import initialise, read_draft
+from fedsec.training.private import mates
 from tests.unit.cli.smoke import SMOKE
 
 PRIVATE = ("dp.mode=local", "dp.target_epsilon=8", "weighting.rule=uniform")
@@ -56,6 +57,16 @@ def test_the_sites_own_check_refuses_too(fedsec, tmp_path, limited):
     refused = fedsec(*ask)
     assert refused.code == 2
     assert "site harbour: [data] sets limit" in refused.err.replace("\n", " ")
+
+
+def test_a_machine_on_which_batch_mates_move_each_other_is_refused_before_a_round(fedsec, tmp_path, monkeypatch):
+    monkeypatch.setattr(mates, "moved_by_mates", lambda *_: 1.3e-4)
+    settings = [part for setting in PRIVATE for part in ("--set", setting)]
+    ask = ("run", SMOKE / "plan.toml", "--sites", SMOKE / "sites", "--out", tmp_path / "run", "--init", "--quiet")
+    refused = fedsec(*ask, *settings)
+    assert refused.code == 2
+    assert "set training.batch_size = 1" in " ".join(refused.err.replace("│", " ").split())
+    assert not list(tmp_path.glob("run-sites/*/state/ledger.sqlite"))
 
 
 # ---- notes that do not say whose they are

@@ -7,7 +7,7 @@ products of three rows or fewer are summed in another order, and where its head 
 On a CPU in float32 a record's gradient is then the same bits whatever its mates hold, for a batch of one shape. With
 another number of mates, or in another place, matrix products may be cut differently: on one thread SmolLM2-135M and the
 tests' model gave the same bits all the same, on two threads SmolLM2-135M moved by up to 2.3e-6 of the gradient's norm.
-The tests hold the first exactly and the second to 1e-6 on one thread.
+The tests hold the first exactly and the second to 1e-6 on one thread; `mates` looks where the training is to run.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ integers from the discrete Gaussian are added (Canonne, Kamath and Steinke 2020)
 
 Sensitivity. One unit more or less moves the clipped sum of d coordinates by at most C, rounding included (`clipping`).
 Batch-mates move each other's gradients where a matrix product is cut differently for another number of rows: on one
-thread in float32 by less than 1e-6 of the norm (`buckets`, measured), so `MATES` of them by less than `SLACK` times C
-(900 times 1e-6, and 2^-10 is 976 times that); with physical batches of one record no gradient has mates, and nothing is
-added. Rounding moves each coordinate of either sum by at most half a step, so the difference by at most sqrt(d) steps.
-Noise is sized for the sum of the three: sigma^2 = z^2 (2^20 (1 + slack) + sqrt(d))^2 + 8 for the noise multiplier z.
+thread in float32 by less than 1e-6 of the norm (`mates` measures it on each machine), so `MATES` of them by less than
+`SLACK` times C (900 times 1e-6, and 2^-10 is 976 times that); with physical batches of one record no gradient has
+mates, and nothing is added. Rounding moves each coordinate of either sum by at most half a step, so the difference by
+at most sqrt(d) steps. Noise is sized for the sum of the three: sigma^2 = z^2 (2^20 (1 + slack) + sqrt(d))^2 + 8 for the
+noise multiplier z.
 
 What accountants know is the continuous Gaussian. A discrete one of variance sigma^2 is, within a factor exp(2^-170), a
 continuous one of variance sigma^2 - 8 that was rounded by coins (`fedsec.privacy.mechanisms`), and rounding costs no
