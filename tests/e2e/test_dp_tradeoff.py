@@ -59,7 +59,7 @@ def some_rows() -> list[Row]:
 
 class TestGrid:
     def test_names_tell_cells_apart_and_are_read_back(self):
-        assert len({cell.name for cell in GRID}) == len(GRID) == 39
+        assert len({cell.name for cell in GRID}) == len(GRID) == 43
         assert [named(cell.name) for cell in GRID] == GRID
 
     @pytest.mark.parametrize(
@@ -239,6 +239,34 @@ class TestTablesAndPlot:
         again = plot.draw(rows, tmp_path / "again")
         assert again[0].read_bytes() == (tmp_path / "0" / "tradeoff.svg").read_bytes()
         assert plot.draw([], tmp_path / "none") == []
+
+    def test_learning_rates_have_a_panel_of_their_own(self, tmp_path, monkeypatch):
+        """Beside other settings their names would not fit, and a curve says more."""
+        drawn, seen = plot._points, []
+        monkeypatch.setattr(plot, "_points", lambda axes, *rest: (seen.append((axes, *rest)), drawn(axes, *rest)))
+        more = [("local-e8", "x4"), ("local-e8", "x2"), ("distributed-e1", "x2")]
+        rows = [*some_rows(), *(a_row(f"{head}-ffa-10sites-record-{rate}-s0") for head, rate in more)]
+        plot.draw(rows, tmp_path)
+        panels = {axes.get_xlabel(): axes for axes, *_ in seen}
+        assert list(panels) == [
+            "ε, target (less is more private)",
+            "times the learning rate, at ε = 8 (line), 1 (dashed)",
+            "settings at ε = 8",
+        ]
+        rates, settings = list(panels.values())[1:]
+        assert [label.get_text() for label in rates.get_xticklabels()] == ["1", "2", "4"]
+        assert [label.get_text() for label in settings.get_xticklabels()] == ["the main grid", "patients"]
+        found = {
+            (colour, line): [[row.rate for row in group] for group in some]
+            for axes, _, some, _, colour, line in seen
+            if axes is rates
+        }
+        assert found == {
+            (plot.COLOURS["none"], "-"): [[1, 1]],
+            (plot.COLOURS["local"], "-"): [[1, 1], [2], [4]],
+            (plot.COLOURS["distributed"], "-"): [[1, 1]],
+            (plot.COLOURS["distributed"], "--"): [[2]],
+        }
 
     def test_one_run_has_no_error_bar(self):
         rows = some_rows()[:2]

@@ -195,7 +195,7 @@ def main_grid(seeds: Sequence[int]) -> list[Cell]:
     cells = [cell for seed in first for cell in (*_curves(seed), *_others(seed))]
     cells += [cell for seed in rest for cell in _curves(seed)]
     return cells + [
-        Cell(mode, 8, rate=rate, seed=s) for s in first for mode in (LOCAL, DISTRIBUTED) for rate in (0.5, 2)
+        Cell(mode, 8, rate=rate, seed=s) for s in first for mode in (LOCAL, DISTRIBUTED) for rate in (0.5, 2, 4, 8)
     ]
 
 

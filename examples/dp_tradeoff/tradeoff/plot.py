@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from textwrap import wrap
 from typing import Final
@@ -23,6 +24,7 @@ WORDS: Final = {
     LOCAL: "local: each site adds all its noise",
     DISTRIBUTED: "distributed: the masked sum has the noise",
 }
+_LINES: Final = {"-": "line", "--": "dashed", ":": "dotted"}
 _OFFSET: Final = {NONE: 0.0, LOCAL: -0.06, DISTRIBUTED: 0.06}
 Groups = Mapping[Group, Sequence[Row]]
 Value = Callable[[Row], float]
@@ -37,16 +39,19 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     groups, usual = groups_of(rows), usual_of(rows)
     if usual is None:
         return []
-    others = any(setting != usual for setting, *_ in groups)
+    rates = {group: some for group, some in groups.items() if group[0]._replace(rate=usual.rate) == usual}
+    others = {group: some for group, some in groups.items() if group[0].rate == usual.rate}
+    below = [(_rates, rates)] if any(setting != usual for setting, *_ in rates) else []
+    below += [(_settings, others)] if any(setting != usual for setting, *_ in others) else []
     untrained = next((row for row in rows if row.mode == ZERO_SHOT), None)
     target = folder / "tradeoff"
-    with drawn(target, 7.4, 6.0 if others else 3.3) as figure:
-        axes = figure.subplots(2 if others else 1, 2, squeeze=False)
+    with drawn(target, 7.4, 3.3 + 2.7 * len(below)) as figure:
+        axes = figure.subplots(1 + len(below), 2, squeeze=False)
         for column, (title, value) in enumerate(MEASURES):
             _curves(axes[0, column], groups, usual, value, None if untrained is None else value(untrained))
             axes[0, column].set_title(title)
-            if others:
-                _settings(axes[1, column], groups, usual, value)
+            for line, (panel, shown) in enumerate(below, start=1):
+                panel(axes[line, column], shown, usual, value)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return [target.with_suffix(".svg"), target.with_suffix(".png")]
@@ -65,6 +70,23 @@ def _curves(axes: Axes, groups: Groups, usual: Setting, value: Value, untrained:
         axes.axhline(untrained, color=GREY, linestyle=":", label="untrained")
     axes.set_xticks(range(len(found)), ["∞" if math.isinf(e) else f"{e:g}" for e in found])
     axes.set_xlabel("ε, target (less is more private)")
+    axes.grid(axis="y", color=LINE, linewidth=0.5)
+
+
+def _rates(axes: Axes, groups: Groups, usual: Setting, value: Value) -> None:
+    """A curve a mode over the learning rates that were tried, at every epsilon that has other rates than the usual."""
+    finite = sorted({e for setting, _, e in groups if setting != usual and math.isfinite(e)}, reverse=True)
+    lines = dict(zip((math.inf, *finite), ("-", *_LINES), strict=False))
+    shown = {group: rows for group, rows in groups.items() if group[2] in lines}
+    tried = sorted({setting.rate for setting, *_ in shown})
+    for (mode, colour), (epsilon, line) in product(COLOURS.items(), lines.items()):
+        found = {s.rate: rows for (s, m, e), rows in shown.items() if (m, e) == (mode, epsilon)}
+        if found:
+            at = [tried.index(rate) + _OFFSET[mode] for rate in sorted(found)]
+            _points(axes, at, [found[rate] for rate in sorted(found)], value, colour, line)
+    axes.set_xticks(range(len(tried)), [f"{rate:g}" for rate in tried])
+    words = [f"{e:g}" + (f" ({_LINES[lines[e]]})" if len(finite) > 1 else "") for e in finite if e in lines]
+    axes.set_xlabel("times the learning rate, at ε = " + ", ".join(words))
     axes.grid(axis="y", color=LINE, linewidth=0.5)
 
 
