@@ -6,7 +6,7 @@ import datetime
 import math
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -17,6 +17,7 @@ from fedsec.privacy.accountant import RdpFilter
 from fedsec.site.charges import LedgerCharges, budgets_of
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
+from fedsec.site.store_answers import Place
 from fedsec_secure.accounting.events import encode_event
 from fedsec_secure.errors import (
     AbortError,
@@ -141,6 +142,29 @@ def test_a_record_that_was_set_back_stops_its_site(tmp_path, keys, at):
     shutil.move(state / "older", state / "record.sqlite")
     with pytest.raises(VerificationError, match="the record was rolled back, truncated or replaced"):
         Federation(tmp_path, keys, plan).__enter__()
+
+
+def test_a_copy_of_the_record_answers_nothing_beside_it(tmp_path, keys):
+    """Both were opened while they were the same: whichever answers first is the record, and the other one stops."""
+    plan, state = make_plan(keys, rounds=1), tmp_path / "state"
+    with closing(SiteStore(state)) as store:
+        store.answers.save(Place(RUN, 0, 0), "mask", bytes(32), b"request", b"secrets", b"upload")
+    shutil.copytree(state, tmp_path / "copy")
+    with ExitStack() as stack:
+        found = []
+        for folder in (state, tmp_path / "copy"):
+            store = stack.enter_context(closing(SiteStore(folder)))
+            ledger = stack.enter_context(Ledger(tmp_path / "books" / "ledger.sqlite", "ward", "patient"))
+            found.append((store, LedgerCharges(ledger, plan, store, draft_policy(plan, END))))
+        for number, (store, _) in enumerate(found):
+            store.save_confirmed(Place(RUN, 0, 0), bytes(32), b"U3 no. %d" % number, b"", b"", frozenset({"a"}))
+        (_, charges), (_, other) = found
+        charges.pin()
+        for refused in (other.pin, lambda: other.spend(RUN, 0, "update", bytes(32)), other.pin):
+            with pytest.raises(VerificationError, match="another process answers with a copy of it"):
+                refused()
+        charges.spend(RUN, 0, "update", bytes(32))
+        charges.pin()
 
 
 def test_a_record_that_was_lost_releases_nothing_of_the_run_again(tmp_path, keys):

@@ -88,8 +88,9 @@ def releases(plan: Plan) -> list[tuple[int, str, Event]]:
 def distributed_step(plan: Plan) -> DistributedStep:
     """What every site does in a round of a plan with distributed noise.
 
-    The grid is the finest power of two for which sums do not leave their lanes: with twice the expected batch, all
-    sites' noise at 14 deviations, and all in one coordinate. ConfigError where there is none.
+    The clipping norm has the largest power of two of grid steps, up to 2^16, for which sums do not leave their lanes:
+    with twice the expected batch, all sites' noise at 14 deviations, and all in one coordinate. With more than 2^16 a
+    site's own sum might leave its 32 bits (`training.private.distributed`). ConfigError where there is none.
     """
     sites = len(plan.roster.sites)
     return _distributed_step(plan.dp, plan.secure.quorum, sites, Lanes.named(plan.secure.lanes).largest_sum)

@@ -9,10 +9,11 @@ Three things have to be on record outside this file, since whoever replaces a fi
   edited, truncated or rolled back, and is not opened.
 - *The head, in the site's write-ahead record*, and the record's digest (:class:`Witness`) in the entries here. An older
   copy of the ledger lacks the head that the record holds; an older copy of the record lacks the state that the newest
-  entry here pins (:meth:`Ledger.verify_record`). So neither goes back alone. The order is: write the record, append
-  here with the record's digest, then answer; the head goes into the record with its next write. A process that is
-  killed in between leaves each file ahead of the other by at most what the other already contains, and nothing that
-  was not pinned has left the site.
+  entry here pins (:meth:`Ledger.verify_record`), and so does a copy of it that another process works with: that is
+  asked again before each entry. So neither goes back alone. The order is: write the record, append here with the
+  record's digest, then answer; the head goes into the record with its next write. A process that is killed in between
+  leaves each file ahead of the other by at most what the other already contains, and nothing that was not pinned has
+  left the site.
 - Both files rolled back together agree with each other; only the log that other sites cosigned shows it. A record that
   was lost and begun anew has another id: it releases nothing that was charged for the one before.
 
@@ -23,11 +24,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from fedsec.site.ledger_file import LedgerFile
+from fedsec.site.ledger_file import Batch, LedgerFile
 from fedsec_secure.accounting.accountant import Accountant
 from fedsec_secure.accounting.chain import Head, Reservation
 from fedsec_secure.accounting.entries import (
@@ -82,6 +84,7 @@ class Ledger:
         """
         self.population, self.unit = population, unit
         self._now = now
+        self._known: dict[RecordId, Callable[[bytes], bool]] = {}
         self._file = LedgerFile(path, expected)
 
     def close(self) -> None:
@@ -131,7 +134,7 @@ class Ledger:
             LocalMisuseError: the same run, round and purpose was charged for another event, plan or relation.
             ConfigError: the accountant cannot account for the event.
         """
-        with self._file.writing(self._now(), witness) as batch:
+        with self._writing(witness) as batch:
             history = self._file.history
             known = history.population(self.population)
             population = PopulationId(os.urandom(ID_BYTES)) if known is None else known
@@ -151,7 +154,7 @@ class Ledger:
         second attempt sends the same output under other masks. The same digest again changes nothing; LocalMisuseError
         for another, and for a reservation of another account.
         """
-        with self._file.writing(self._now(), witness) as batch:
+        with self._writing(witness) as batch:
             found = self._file.history.reservation(reservation)
             own = self._file.history.population(self.population), self.unit
             if found is None or (found.charge.population, found.charge.unit) != own:
@@ -169,7 +172,7 @@ class Ledger:
 
     def anchor(self, witness: Witness) -> Head:
         """Pin the state of a write-ahead record without charging anything; returns the head that is to go into it."""
-        with self._file.writing(self._now(), witness) as batch:
+        with self._writing(witness) as batch:
             batch.append(Anchor())
         return self._file.history.head
 
@@ -217,12 +220,26 @@ class Ledger:
         """VerificationError unless the write-ahead record ``knows`` the newest state of it that an entry here pins.
 
         ``knows(digest)`` answers whether the record is in that state or went through it. To be asked when both files
-        are opened, before anything is answered.
+        are opened, before anything is answered; asked again, under the write lock, before each entry that pins a state
+        of this record.
         """
         self._file.catch_up()
-        pinned = self._file.history.witness(record)
-        if pinned is not None and not knows(pinned[1]):
+        self._known[record] = knows
+        self._require_known(record)
+
+    @contextmanager
+    def _writing(self, witness: Witness | None) -> Iterator[Batch]:
+        """`LedgerFile.writing`, unless another process, with a copy of the record, has answered in the meantime."""
+        with self._file.writing(self._now(), witness) as batch:
+            if witness is not None:
+                self._require_known(witness.record)
+            yield batch
+
+    def _require_known(self, record: RecordId) -> None:
+        pinned, knows = self._file.history.witness(record), self._known.get(record)
+        if pinned is not None and knows is not None and not knows(pinned[1]):
             raise VerificationError(
                 f"privacy ledger: entry {pinned[0]} pins a state of this site's record that the record does not know: "
-                "the record was rolled back, truncated or replaced. Do not use it; restore the newest copy"
+                "the record was rolled back, truncated or replaced, or another process answers with a copy of it. Do "
+                "not use it; restore the newest copy, and start the site once"
             )

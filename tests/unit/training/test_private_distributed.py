@@ -160,6 +160,15 @@ def test_every_plan_has_room_for_more_than_is_ever_drawn():
             distributed._require_room(math.floor(room) + 1, step)
 
 
+@pytest.mark.parametrize(
+    ("ring", "batch", "grid"), [("3x21", 16, 14), ("3x21", 1, 15), ("2x32", 16, 16), ("4x16", 16, 9)]
+)
+def test_the_grid_is_the_finest_that_lanes_carry_and_no_finer_than_2_to_the_16(ring, batch, grid):
+    plan = make_plan(Keys.generate(5), ring=ring)
+    dp = DpSpec(mode="distributed", target_epsilon=8.0, noise_multiplier=1.0, dimension=192, expected_batch=batch)
+    assert distributed_step(plan.model_copy(update={"dp": dp})).clip_in_steps == 1 << grid
+
+
 @pytest.mark.parametrize("rate", [1e-6, 1e-3, 0.05, 0.5, 0.9])
 def test_what_is_drawn_is_close_to_what_is_expected(rate):
     units = math.floor(8192 / rate)
