@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cells.table import R, Table
+from fedsec.spool import lock
 
 
 class BusyError(Exception):
@@ -41,10 +41,8 @@ def held(log: Path) -> Iterator[IO[bytes]]:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(log.stem) from None
+        if not lock(out.fileno(), log, wait=False):
+            raise BusyError(log.stem)
         yield out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
-from fedsec.spool import write_durably
+from fedsec.spool import lock, write_durably
 
 
 class CellRow(Protocol):
@@ -78,7 +77,7 @@ def locked(path: Path) -> Iterator[None]:
     """No other process or thread that asks the same is inside meanwhile; a kill lets go. A file is made if need be."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, path, wait=True)
         yield
     finally:
         os.close(handle)

@@ -35,15 +35,30 @@ def fsync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def lock(handle: int, path: Path, *, wait: bool) -> bool:
+    """Whether the open file ``path`` is this process's alone from now on, until ``handle`` is closed.
+
+    ConfigError where the file system has no such locks: two processes would then do what only one may.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        raise ConfigError(
+            f"{path}: expected a file system that locks files, found one that does not ({e.strerror}); "
+            "put the folder on a disk of this machine"
+        ) from None
+    return True
+
+
 @contextmanager
 def held(folder: Path, why: str) -> Iterator[None]:
     """The folder is this process's alone; ConfigError in these words where another process has it."""
     handle = os.open(folder / "held", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process holds {folder}: {why}") from None
+        if not lock(handle, folder, wait=False):
+            raise ConfigError(f"another process holds {folder}: {why}")
         yield
     finally:
         os.close(handle)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from fedsec.site.ledger import Ledger
 from fedsec.site.masked import MaskedAgent
 from fedsec.site.store import SiteStore
 from fedsec.training.adapter import AdapterState
@@ -285,6 +288,18 @@ def test_one_state_folder_has_one_process(tmp_path):
         SiteStore(tmp_path / "state")
     store.close()
     SiteStore(tmp_path / "state").close()
+
+
+def test_a_state_folder_on_a_disk_without_locks_is_refused(tmp_path, monkeypatch):
+    """Two processes of one site would answer there."""
+
+    def none_here(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    for opened in (SiteStore, lambda folder: Ledger(folder / "ledger.sqlite", "ward", "patient")):
+        with pytest.raises(ConfigError, match=r"state: expected a file system that locks files, .*No locks available"):
+            opened(tmp_path / "state")
 
 
 def test_after_the_verdict_the_rounds_secrets_are_in_no_file(tmp_path, keys):

@@ -6,7 +6,6 @@ processes cannot both take the last of a budget. WAL with full sync: entries are
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from fedsec.spool import fsync_folder, private_folder
+from fedsec.spool import fsync_folder, lock, private_folder
 from fedsec.storage import is_storage, transaction
 from fedsec_secure.accounting.chain import Head, History, StoredEntry, next_entry
 from fedsec_secure.accounting.entries import Body, Witness
@@ -158,7 +157,7 @@ def _alone(path: Path) -> Iterator[None]:
     """One process at a time makes or opens the file: SQLite does not wait while another changes the journal's mode."""
     handle = os.open(private_folder(path.parent), os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, path.parent, wait=True)
         yield
     finally:
         os.close(handle)

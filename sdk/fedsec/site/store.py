@@ -7,7 +7,6 @@ holds the folder (mode 0700). It has the secrets of the round in progress in it;
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -25,7 +24,7 @@ from fedsec.site.store_key import KeyRecord
 from fedsec.site.store_log import LogRecord
 from fedsec.site.store_personal import PersonalRecord
 from fedsec.site.store_runs import RunRecord
-from fedsec.spool import private_folder, write_durably
+from fedsec.spool import lock, private_folder, write_durably
 from fedsec_secure.accounting.chain import Head
 from fedsec_secure.errors import ConfigError, LocalMisuseError, PeerViolationError, VerificationError
 from fedsec_secure.numeric.lanes import Floats
@@ -60,14 +59,11 @@ class SiteStore:
     def __init__(self, folder: Path) -> None:
         self.folder = private_folder(folder)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it") from None
         path = folder / RECORD
         with ExitStack() as opened:  # where it cannot be opened, whoever tries again later finds the folder free
             opened.callback(os.close, self._lock)
+            if not lock(self._lock, folder, wait=False):
+                raise ConfigError(f"another process holds {folder}: one site runs once; wait for it, or end it")
             path.touch(mode=0o600)
             # Whoever calls the site may do so from another thread each time, though never from two at once.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
