@@ -13,7 +13,7 @@ from fedsec.wire import FinalAdapter, attest_context, core_roster
 from fedsec_secure.codec import seal
 from fedsec_secure.errors import AbortError, PeerViolationError, ReleaseBlockedError, TransportError
 from fedsec_secure.identity.roster import COORDINATOR, SiteId
-from fedsec_secure.record.entries import AttestationEntry, ModelEntry, RefusalEntry
+from fedsec_secure.record.entries import AttestationEntry, ModelEntry, RefusalEntry, SurvivorsEntry
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, tiny_work
 
 PLANTED = CanarySpec(per_site=8, candidates=31)
@@ -91,6 +91,38 @@ def test_a_site_of_the_last_sum_is_asked_again_and_cannot_be_left_out(tmp_path, 
     assert not away
     assert len(entries(tmp_path, ModelEntry)) == 1
     assert len(entries(tmp_path, AttestationEntry)) == 5
+
+
+class Dropped:
+    """A site that does nothing after the first round but cosign the log."""
+
+    def __init__(self, agent):
+        self.agent, self.over = agent, False
+
+    def handle(self, name, body):
+        if self.over and name != "witness":
+            raise TransportError("no answer")
+        self.over = name == "verdict" or self.over
+        return self.agent.handle(name, body)
+
+
+def test_a_site_that_is_in_earlier_sums_alone_is_not_waited_for(tmp_path, keys):
+    """What the bound does not hold against, and the documentation says so: its updates are in the adapter."""
+    plan = make_plan(keys, canaries=PLANTED)
+    federation = Federation(
+        tmp_path,
+        keys,
+        plan,
+        work=exposed({"site-b": 4.5}),
+        max_exposure=4.0,
+        wrap=lambda site, agent: Dropped(agent) if site == "site-b" else agent,
+    )
+    with federation:
+        federation.run()
+    first, last = entries(tmp_path, SurvivorsEntry)
+    assert ("site-b" in first.sites, "site-b" in last.sites) == (True, False)
+    assert len(entries(tmp_path, ModelEntry)) == 1
+    assert "site-b" not in {entry.site for entry in entries(tmp_path, AttestationEntry)}
 
 
 def ask(federation, keys, plan, content):

@@ -281,7 +281,7 @@ def epsilon(
         return
     rows = [costs(asked).values() for asked in NEIGHBOURS]
     each = "" if records == 1 else f", {records} records of each patient"
-    out.print(f"{steps} steps, sampling rate {sampling_rate:g}{each}, noise multiplier {noise:g}, δ = {delta:g}")
+    out.print(f"{steps} steps, sampling rate {sampling_rate:g}{each}, noise multiplier {noise:.15g}, δ = {delta:g}")
     table = Table("neighbours", "ε (PLD, reported)", "ε (best Rényi order)", "ε (filter, the ledger's)")
     for row in rows:
         table.add_row(*(shown_epsilon(v, decimals=3, infinite=_NO_BOUND) if isinstance(v, float) else v for v in row))
@@ -292,7 +292,9 @@ def epsilon(
             "and adding another. Noise is added all the same."
         )
     if target is not None:
-        out.print(f"{noise:g} is the smallest noise multiplier whose filter stays within {target:g} by {relation}.")
+        # With all its digits: one less would be a noise that misses the target.
+        kept = f"whose filter stays within {target:.15g} by {relation}"
+        out.print(f"{noise:.15g} is the smallest noise multiplier, to 3 decimals, {kept}.")
 
 
 def _relation(name: str) -> Neighbours:

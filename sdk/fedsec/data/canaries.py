@@ -54,8 +54,12 @@ def draw_canaries(spec: CanarySpec, secret: SecretBytes, plan: bytes) -> tuple[C
 
 
 def planted(canaries: Sequence[Canary], spec: CanarySpec) -> list[Example]:
-    """What is trained on: each canary ``repeats`` times, as one patient."""
-    named = [(canary, f"canary-{number}") for number, canary in enumerate(canaries)]
+    """What is trained on: each canary ``repeats`` times, as one patient.
+
+    Of no note's name, whatever a site calls its patients, or a canary would be one more record of somebody: the random
+    mark of its prompt is in it.
+    """
+    named = [(canary, f"canary {number}, {canary.prompt}") for number, canary in enumerate(canaries)]
     return [canary.example(canary.answer, name) for canary, name in named for _ in range(spec.repeats)]
 
 

@@ -96,6 +96,7 @@ class Policy(Strict):
     max_exposure: float | None = Field(None, ge=1.5, le=10)
     """Mean exposure of this site's canaries, in bits, above which the run's adapter is not released: 1.44 is chance.
     With it a plan has to plant canaries; without, what an adapter knows by heart is measured or not as the plan says.
+    Of a site that is not in the last sum the run ends without the measurement, if it does not come.
     """
     min_cohort_change: int = Field(2, ge=1, le=1000)
     """Rosters of two runs, and without differential privacy the sites of any two sums, must be equal or differ by this

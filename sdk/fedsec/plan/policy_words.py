@@ -198,7 +198,7 @@ def _exposure(policy: Policy) -> list[Statement]:
         return []
     text = (
         f"No adapter is released under which this site's canaries are exposed by more than {policy.max_exposure:g} "
-        f"bits in the mean; chance alone gives {CHANCE:.1f}."
+        f"bits in the mean, if the site is in the last sum or its measurement comes; chance alone gives {CHANCE:.1f}."
     )
     return [Statement("fact", "privacy", text)]
 

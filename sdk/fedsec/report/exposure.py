@@ -60,10 +60,13 @@ def _sentences(plan: Plan, rows: tuple[ExposureRow, ...]) -> tuple[str, ...]:
         else "No site's is more than chance explains."
     )
     knows = highest(plan.canaries.candidates)
+    quiet = sorted(plan.roster.sites.keys() - {row.site for row in rows})
+    silent = (f"Nothing is known of the canaries of {', '.join(quiet)}: nothing was attested there.",) if quiet else ()
     return (
         f"Each site put {count} made-up records of its own among its notes, and trained on them as on these. Exposure "
         "says how much likelier the adapter finds such a record than others that nobody trained on: "
         f"{CHANCE:.1f} bits in the mean if it remembers nothing of them (in 99 of 100 such runs below {chance:.1f} at "
         f"all sites), {knows:.0f} if it knows them by heart.",
         f"The highest mean is {most.mean:.1f} bits, at {most.site}. {found}",
+        *silent,
     )

@@ -196,5 +196,8 @@ def _explain(ledger: str, error: sqlite3.Error) -> FedsecError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return AbortError(f"another process kept {ledger} locked for {_BUSY_SECONDS} s: try again when it is done")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return StorageError(f"cannot write the privacy ledger {ledger}: {error}. Nothing was charged; mend the disk")
+        return StorageError(
+            f"cannot write the privacy ledger {ledger}: {error}. Nothing was charged. To be read, too, it has to stand "
+            "where it can be written: mend the disk, or look at a copy of the site's folder"
+        )
     return VerificationError(f"{ledger} is no whole SQLite file: {error}. Do not use it; restore the newest copy")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsec.logfile import LogFile
+from fedsec.logfile import LogFile, read_entries
 from fedsec.site.store_log import LogRecord
+from fedsec_secure.accounting.chain import EMPTY, Head
 from fedsec_secure.errors import VerificationError
 from fedsec_secure.record.entries import AnsweredEntry, ApprovalEntry, Entry, RefusalEntry
 from fedsec_secure.record.merkle import TreeHead
@@ -75,4 +76,17 @@ def require_head(tree: MerkleTree, known: TreeHead | None, whose: str) -> None:
         raise VerificationError(
             f"the log of {whose} was edited or cut: it does not go through the {known.size} entries that the site's "
             "record knows. Restore the newest copy"
+        )
+
+
+def require_ledger(state: Path, newest: Head) -> None:
+    """VerificationError where a site's log has an answer and its privacy ledger, whose head is ``newest``, no entry.
+
+    The ledger pinned each answer before it left. Of a site that lost its record too nothing else knows that.
+    """
+    if newest == EMPTY and any(isinstance(entry, AnsweredEntry) for entry in read_entries(state / FOLDER)):
+        raise VerificationError(
+            f"expected the privacy ledger that pinned each answer of this site's log, {state / FOLDER}; found none, or "
+            "an empty one: it was deleted or moved. Restore the newest copies of ledger and record; a new ledger would "
+            "forget what was spent"
         )

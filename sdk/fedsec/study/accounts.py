@@ -8,8 +8,9 @@ from contextlib import closing, contextmanager
 
 from fedsec.plan.sitefile import Site
 from fedsec.site.ledger import Ledger
+from fedsec.site.own_log import require_ledger
 from fedsec.site.store import RECORD, recorded_ledger_head
-from fedsec_secure.accounting.chain import Head, Reservation
+from fedsec_secure.accounting.chain import EMPTY, Head, Reservation
 from fedsec_secure.accounting.events import Unit
 from fedsec_secure.errors import VerificationError
 
@@ -18,6 +19,7 @@ def charged_to(site: Site, unit: Unit) -> tuple[Reservation, ...]:
     """What counts in one account; nothing, and no file is made, where nothing was ever charged.
 
     VerificationError where the ledger lacks the head that the site's record has: it is gone, or an older copy.
+    Or where it is gone with the record, and the site's own log has answers.
     """
     with _account(site, unit) as ledger:
         return () if ledger is None else ledger.history()
@@ -34,9 +36,11 @@ def _account(site: Site, unit: Unit) -> Iterator[Ledger | None]:
     # The record first: an agent that runs writes the ledger before it.
     expected = _expected(site)
     if (expected is None or expected.sequence == 0) and not site.ledger_path.exists():
+        require_ledger(site.state_path, EMPTY)
         yield None
         return
     with Ledger(site.ledger_path, site.population, unit, expected=expected) as ledger:
+        require_ledger(site.state_path, ledger.head())
         yield ledger
 
 

@@ -20,11 +20,12 @@ from fedsec.site.agents import agent_for
 from fedsec.site.charges import LedgerCharges
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
-from fedsec.site.own_log import FOLDER, require_head
+from fedsec.site.own_log import FOLDER, require_head, require_ledger
 from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
 from fedsec.storage import explained
+from fedsec_secure.accounting.chain import EMPTY
 from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
@@ -48,6 +49,7 @@ def _opened(site: Site, plan: Plan, work: SiteWork, stack: ExitStack) -> SiteAge
     private_folder(site.ledger_path.parent)
     ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())
     stack.callback(ledger.close)
+    require_ledger(site.state_path, ledger.head())
     key = SigningKey.load(site.key_path)
 
     def authorise() -> bytes:
@@ -79,7 +81,7 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
 
 
 def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
-    """ConfigError or PrivacyBudgetExceededError where a site's record or ledger would refuse this run id of this plan.
+    """FedsecError where a site's record or ledger would refuse this run id of this plan, or the ledger is gone.
 
     The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
     would say at its end that the same command goes on.
@@ -100,13 +102,16 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
                     "of this plan began there. Go on with what began (`fedsec resume`); for another run its officer "
                     "raises max_runs and approves again, or another plan is compiled and approved"
                 )
-            if site.ledger_path.is_file():
-                ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())
-                stack.callback(ledger.close)
-                try:
-                    LedgerCharges(ledger, plan, store, policy).require_room()
-                except PrivacyBudgetExceededError as e:
-                    raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
+            if not site.ledger_path.is_file():
+                require_ledger(site.state_path, EMPTY)
+                continue
+            ledger = Ledger(site.ledger_path, site.population, plan.dp.unit, expected=store.ledger_head())
+            stack.callback(ledger.close)
+            require_ledger(site.state_path, ledger.head())
+            try:
+                LedgerCharges(ledger, plan, store, policy).require_room()
+            except PrivacyBudgetExceededError as e:
+                raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
 
 
 def authorise_site(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]] = ()) -> bytes:

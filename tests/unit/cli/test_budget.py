@@ -76,3 +76,22 @@ def test_looking_at_a_site_that_never_ran_makes_no_ledger(fedsec, site):
     plan = site.parent.parent / "coordinator" / "plan.json"
     assert fedsec("budget", "simulate", plan, "--site", site, "--json").json["before"] == 0.0
     assert not state.exists()
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_site_that_lost_its_ledger_and_its_record_is_not_shown_as_one_that_never_ran(fedsec, site, emptied):
+    """Nor begins with a new one: its own log still says that something left, and each answer was pinned first."""
+    state, sites = site.parent / "state", site.parent.parent
+    for file in state.glob("*.sqlite*"):
+        file.unlink()
+    if emptied:
+        (state / "ledger.sqlite").touch(mode=0o600)
+    plan = sites / "coordinator" / "plan.json"
+    for asked in (("show", site), ("history", site), ("simulate", plan, "--site", site)):
+        refused = fedsec("budget", *asked)
+        assert (refused.code, refused.out) == (1, "")
+        assert "a new ledger would forget what was spent" in " ".join(refused.err.replace("│", " ").split())
+    out = sites.parent / "two"
+    refused = fedsec("run", plan, "--sites", sites, "--out", out, "--quiet")
+    assert (refused.code, out.exists()) == (1, False)
+    assert "a new ledger would forget what was spent" in " ".join(refused.err.replace("│", " ").split())

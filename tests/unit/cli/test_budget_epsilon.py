@@ -35,6 +35,15 @@ def test_the_noise_that_a_target_takes(fedsec):
     assert "smallest noise multiplier" in fedsec(*COST, "--target", "2").out
 
 
+def test_noise_is_printed_with_all_its_digits(fedsec):
+    """Six of them are 2896.3, which misses the target."""
+    asked = ("budget", "epsilon", "--sampling-rate", "1", "--steps", "20000", "--delta", "1e-5", "--target", "0.2")
+    noise, page = fedsec(*asked, "--json").json["noise_multiplier"], " ".join(fedsec(*asked).out.split())
+    assert noise > 1000
+    assert f"noise multiplier {noise}, δ" in page
+    assert f"{noise} is the smallest noise multiplier, to 3 decimals, whose filter stays within 0.2" in page
+
+
 def test_no_bound_is_not_a_release_without_privacy(fedsec):
     """Five records of a patient at an epsilon above 30: nothing is known of replacing a patient, and noise is added."""
     much = ("budget", "epsilon", "--sampling-rate", "0.5", "--steps", "40", "--delta", "1e-5", "--records", "5")

@@ -58,6 +58,12 @@ def test_the_limit_of_all_studies_is_fixed_beforehand_and_a_record_is_no_patient
     assert "a patient with several is not bounded by it" in texts(by_record, "risk")
 
 
+def test_a_bound_on_exposure_is_said_with_the_case_in_which_nobody_measures(policy):
+    """A site that is in earlier sums alone is not waited for: see `tests/e2e/test_canaries.py`."""
+    said = texts(policy.model_copy(update={"max_exposure": 3.0}), "fact")
+    assert "exposed by more than 3 bits in the mean, if the site is in the last sum or its measurement comes" in said
+
+
 def test_how_many_officers_must_sign_is_said_in_words(policy):
     assert "One officer's signature" in texts(policy, "fact")
     assert "Three different officers must sign" in texts(policy.model_copy(update={"approvals_required": 3}), "fact")

@@ -10,11 +10,11 @@ from fedsec.plan.attestation import Exposed
 from fedsec.plan.specs import CanarySpec
 from fedsec.report.exposure import exposures
 
-PLAN = SimpleNamespace(canaries=CanarySpec(per_site=8, candidates=127))
+CANARIES = CanarySpec(per_site=8, candidates=127)
 
 
-def page(bits, bound=None):
-    """Of sites with these exposures."""
+def page(bits, bound=None, away=()):
+    """Of sites with these exposures, and others in the roster that attest nothing."""
     said = {
         f"site-{number:02}": SimpleNamespace(
             site=f"site-{number:02}",
@@ -23,7 +23,8 @@ def page(bits, bound=None):
         )
         for number, own in enumerate(bits)
     }
-    return exposures(PLAN, said)
+    roster = SimpleNamespace(sites=dict.fromkeys((*said, *away)))
+    return exposures(SimpleNamespace(canaries=CANARIES, roster=roster), said)
 
 
 @pytest.mark.parametrize("sites", [1, 5, 20])
@@ -40,3 +41,10 @@ def test_one_that_remembers_is_named_with_its_sites():
     found = page([(1.0,) * 8, (5.0,) * 8, (7.0,) * 8], bound=6.0)
     assert "More than chance explains at site-01, site-02" in found.sentences[1]
     assert [reason.split()[0] for reason in found.blocked] == ["site-02"]
+
+
+def test_a_site_that_attests_nothing_is_named_too():
+    """A coordinator can do without the measurement of a site that is not in the last sum."""
+    found = page([(1.0,) * 8, (2.0,) * 8], away=("site-98", "site-97"))
+    assert found.sentences[-1].startswith("Nothing is known of the canaries of site-97, site-98")
+    assert not any("Nothing is known" in sentence for sentence in page([(1.0,) * 8]).sentences)

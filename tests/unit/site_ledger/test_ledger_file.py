@@ -189,6 +189,14 @@ def test_a_locked_file_says_so(path, monkeypatch):
         assert reserve(ledger).sequence == 2
 
 
+def test_one_that_cannot_be_written_says_how_it_is_read(path):
+    """A backup on a read-only medium, which only a superuser can make: SQLite says the same of a folder."""
+    path.mkdir(mode=0o700, parents=True)
+    path.parent.chmod(0o700)
+    with pytest.raises(StorageError, match=r"unable to open.*Nothing was charged.*look at a copy"):
+        open_ledger(path)
+
+
 def test_a_full_disk_charges_nothing(path):
     with open_ledger(path) as ledger:
         reserve(ledger)

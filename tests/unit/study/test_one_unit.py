@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsec.data.canaries import draw_canaries, planted
 from fedsec.data.readers.jsonl import write_jsonl
 from fedsec.data.schema import Document, Entity
 from fedsec.data.sitedata import site_examples
 from fedsec.data.synthetic import make_site
 from fedsec.plan.sitefile import DataSection, Site, SiteFile
-from fedsec.plan.specs import DpSpec, PrivateScore
+from fedsec.plan.specs import CanarySpec, DpSpec, PrivateScore
 from fedsec.study import one_site
 from fedsec.study.corpora import load_held_out, load_training, require_units
 from fedsec.training.private.loop import drawn_units, units_of
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.identity.keys import SigningKey
+from fedsec_secure.secrets import SecretBytes
 from tests.e2e.federation import Keys, make_plan
 
 KEYS = Keys.generate(5)
@@ -93,6 +95,20 @@ def test_who_leaves_takes_their_own_units_and_changes_no_other(case, data, limit
     trained, scored = alone
     assert scored.total() == 1
     assert trained.total() <= (case[2] if case[1] == "record" else 1)
+
+
+@pytest.mark.parametrize("sampling", ["unit", "record"])
+def test_a_patient_by_a_canarys_name_leaves_with_a_unit_of_their_own(sampling):
+    """Taken for one patient with a canary they would be exchanged for it, which costs more than to be there or not."""
+    plan, spec = plan_of(unit="patient", sampling=sampling, max_records=1), CanarySpec(per_site=2, repeats=2)
+    canaries = planted(draw_canaries(spec, SecretBytes(bytes(32)), plan.digest()), spec)
+    theirs = [
+        example.model_copy(update={"patient_id": f"canary-{number}", "example_id": f"n{number}"})
+        for number, example in enumerate(canaries)
+    ]
+    for gone in range(len(theirs) + 1):
+        trained = [*theirs[gone:], *canaries]
+        assert len(drawn_units(trained, plan.dp)) == len(theirs) - gone + spec.per_site
 
 
 def test_under_a_limit_one_patient_decides_about_others():
