@@ -92,7 +92,7 @@ def canaries(
     max_records: Records = None,
     json: Json = False,
 ) -> None:
-    """One training run with canaries, each included by a coin that is then guessed. Exit code 1 where ε is refuted.
+    """One training run with canaries, each in it by a coin that is then guessed. Exit code 1 where a row does not hold.
 
     The tiny model is trained, with the plan's noise, sampling and steps; options replace the plan's. 40 steps take half
     a minute.
