@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     axes.add_argument("--strategies", nargs="+", choices=STRATEGIES)
     axes.add_argument("--sites", type=int, nargs="+", help="3 or more")
     axes.add_argument("--units", nargs="+", choices=UNITS)
-    axes.add_argument("--rates", type=float, nargs="+", help="times the learning rate")
+    axes.add_argument("--rates", type=float, nargs="+", help="times the plan's learning rate (default: the curves')")
     found.add_argument("--cells", nargs="+", metavar="NAME", help="these cells, by name, and no grid")
     found.add_argument("--only", nargs="+", metavar="PATTERN", help="of the grid, cells such as '*-e8-*'")
     found.add_argument("--minutes", type=float, help="begin no cell later than this")
@@ -63,7 +63,8 @@ def cells_of(given: argparse.Namespace) -> list[Cell]:
         epsilons = given.epsilons or (TINY_EPSILONS if given.tiny else [8.0, 2.0, 1.0, 4.0])
         sites = given.sites or (TINY_SITES if given.tiny else [10])
         modes, strategies, units = given.modes or MODES, given.strategies or ["ffa"], given.units or ["record"]
-        cells = product_grid(seeds, modes, epsilons, strategies, sites, units, given.rates or [1.0])
+        rates = given.rates or ([1.0] if given.tiny else None)
+        cells = product_grid(seeds, modes, epsilons, strategies, sites, units, rates)
     else:
         cells = main_grid(seeds)
     if given.only:

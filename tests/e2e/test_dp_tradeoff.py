@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -21,7 +22,7 @@ from cells.loop import FailedError, held
 from cells.table import Table
 from matplotlib.figure import Figure
 from tradeoff import notes, plot, run, tables
-from tradeoff.cells import FULL, PATIENT, TINY, Cell, Scale, main_grid, named, product_grid, require_plan
+from tradeoff.cells import FULL, PATIENT, RATES, TINY, TRIED, Cell, Scale, main_grid, named, product_grid, require_plan
 from tradeoff.measure import Row
 
 from fedsec.data.partition import by_patient
@@ -48,18 +49,28 @@ def type_of(field: str) -> type:
     return {"str": str, "int": int, "float": float}[Row.__annotations__[field].__forward_arg__]
 
 
+def times_usual(name: str, times: float = 1) -> str:
+    """The cell with so many times the learning rate of its mode's curve."""
+    cell = named(name)
+    return replace(cell, rate=times * RATES[cell.mode]).name
+
+
 def some_rows() -> list[Row]:
-    plain = [a_row(f"none-ffa-10sites-s{seed}", f1=f1, loss=0.5) for seed, f1 in enumerate((0.5, 0.7))]
-    local = [a_row(f"local-e8-ffa-10sites-record-s{seed}", f1=0.1, loss=1.0 + seed / 2) for seed in (0, 1)]
-    shared = [a_row(f"distributed-e8-ffa-10sites-record-s{seed}", f1=0.3, loss=0.75) for seed in (0, 1)]
-    other = [a_row("distributed-e8-ffa-10sites-patient-s0", f1=0.2, loss=2.0)]
+    names = [
+        [times_usual(f"{head}-s{seed}") for seed in (0, 1)]
+        for head in ("none-ffa-10sites", "local-e8-ffa-10sites-record", "distributed-e8-ffa-10sites-record")
+    ]
+    plain = [a_row(name, f1=f1, loss=0.5) for name, f1 in zip(names[0], (0.5, 0.7), strict=True)]
+    local = [a_row(name, f1=0.1, loss=1.0 + seed / 2) for seed, name in enumerate(names[1])]
+    shared = [a_row(name, f1=0.3, loss=0.75) for name in names[2]]
+    other = [a_row(times_usual("distributed-e8-ffa-10sites-patient-s0"), f1=0.2, loss=2.0)]
     untrained = plain[0]._replace(cell="zero-shot", mode="zero-shot", f1=0.0, loss=3.5)
     return [*plain, untrained, *local, *shared, *other]
 
 
 class TestGrid:
     def test_names_tell_cells_apart_and_are_read_back(self):
-        assert len({cell.name for cell in GRID}) == len(GRID) == 43
+        assert len({cell.name for cell in GRID}) == len(GRID) == 47
         assert [named(cell.name) for cell in GRID] == GRID
 
     @pytest.mark.parametrize(
@@ -140,6 +151,13 @@ class TestGrid:
         with pytest.raises(SystemExit, match=rf"has another plan \({part}\); choose another --out"):
             require_plan(cell, FULL, other)
 
+    @pytest.mark.parametrize("mode", ["none", "local", "distributed"])
+    def test_the_curves_have_the_best_learning_rate_that_was_tried(self, mode):
+        cells = [Cell(mode, math.inf if mode == "none" else 8, rate=rate) for rate in TRIED[mode]]
+        rows = {row.cell: row for row in Table(EXAMPLE / "results" / "results.csv", Row).rows()}
+        losses = {cell.rate: rows[cell.name].loss for cell in cells}
+        assert min(losses, key=losses.__getitem__) == RATES[mode]
+
     def test_batches_that_do_not_come_out_are_refused(self):
         with pytest.raises(SystemExit, match="do not make 4 batches"):
             Cell("none", sites=3).draft(Scale(60, 12, 7, 4, 4, 1))
@@ -149,13 +167,13 @@ class TestGrid:
             return [cell.name for cell in run_grid.cells_of(run_grid.parser().parse_args(arguments))]
 
         assert names("--only", "*-e4-*", "--seeds", "5") == [
-            "distributed-e4-ffa-10sites-record-s5",
-            "local-e4-ffa-10sites-record-s5",
+            times_usual(f"{mode}-e4-ffa-10sites-record-s5") for mode in ("distributed", "local")
         ]
-        assert names("--modes", "local", "--epsilons", "3", "--sites", "3", "5", "--seeds", "0") == [
-            "local-e3-ffa-3sites-record-s0",
-            "local-e3-ffa-5sites-record-s0",
+        more = ("--modes", "local", "--epsilons", "3", "--seeds", "0")
+        assert names(*more, "--sites", "3", "5") == [
+            times_usual(f"local-e3-ffa-{sites}sites-record-s0") for sites in (3, 5)
         ]
+        assert names(*more, "--rates", "1", "2") == [f"local-e3-ffa-10sites-record-{rate}s0" for rate in ("", "x2-")]
         assert names("--cells", "none-fedit-3sites-s7") == ["none-fedit-3sites-s7"]
         assert len(names("--tiny")) == 5
         with pytest.raises(SystemExit, match="at least 3 sites"):
@@ -240,30 +258,39 @@ class TestTablesAndPlot:
         assert again[0].read_bytes() == (tmp_path / "0" / "tradeoff.svg").read_bytes()
         assert plot.draw([], tmp_path / "none") == []
 
+    def test_other_settings_have_a_panel_where_a_private_run_has_them(self, tmp_path, monkeypatch):
+        drawn, seen = plot._settings, []
+        monkeypatch.setattr(plot, "_settings", lambda *rest: (seen.append(rest[1]), drawn(*rest)))
+        plot.draw([*some_rows()[:-1], a_row(times_usual("none-fedit-10sites-s0"))], tmp_path)
+        assert seen == []
+        plot.draw(some_rows(), tmp_path)
+        assert len(seen) == 2
+
     def test_learning_rates_have_a_panel_of_their_own(self, tmp_path, monkeypatch):
         """Beside other settings their names would not fit, and a curve says more."""
         drawn, seen = plot._points, []
         monkeypatch.setattr(plot, "_points", lambda axes, *rest: (seen.append((axes, *rest)), drawn(axes, *rest)))
-        more = [("local-e8", "x4"), ("local-e8", "x2"), ("distributed-e1", "x2")]
-        rows = [*some_rows(), *(a_row(f"{head}-ffa-10sites-record-{rate}-s0") for head, rate in more)]
+        more = [("local-e8", 4), ("local-e8", 1 / 8), ("distributed-e1", 2)]
+        names = [times_usual(f"{head}-ffa-10sites-record-s0", times) for head, times in more]
+        rows = [*some_rows(), *map(a_row, names)]
         plot.draw(rows, tmp_path)
         panels = {axes.get_xlabel(): axes for axes, *_ in seen}
         assert list(panels) == [
             "ε, target (less is more private)",
-            "times the learning rate, at ε = 8 (line), 1 (dashed)",
+            "times the learning rate of the curves\nat ε = 8 (line), 1 (dashed)",
             "settings at ε = 8",
         ]
         rates, settings = list(panels.values())[1:]
-        assert [label.get_text() for label in rates.get_xticklabels()] == ["1", "2", "4"]
+        assert [label.get_text() for label in rates.get_xticklabels()] == ["1/8", "1", "2", "4"]
         assert [label.get_text() for label in settings.get_xticklabels()] == ["the main grid", "patients"]
         found = {
-            (colour, line): [[row.rate for row in group] for group in some]
+            (colour, line): [[tables.setting_of(row).rate for row in group] for group in some]
             for axes, _, some, _, colour, line in seen
             if axes is rates
         }
         assert found == {
             (plot.COLOURS["none"], "-"): [[1, 1]],
-            (plot.COLOURS["local"], "-"): [[1, 1], [2], [4]],
+            (plot.COLOURS["local"], "-"): [[1 / 8], [1, 1], [4]],
             (plot.COLOURS["distributed"], "-"): [[1, 1]],
             (plot.COLOURS["distributed"], "--"): [[2]],
         }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fedsec.plan.model import Draft, Plan
 from fedsec.study.prepare import read_draft
@@ -22,6 +22,13 @@ NONE, LOCAL, DISTRIBUTED = "none", "local", "distributed"
 FFA, FEDIT = "ffa", "fedit"
 RECORD, PATIENT = "record", "patient"
 MODES, STRATEGIES, UNITS = (NONE, LOCAL, DISTRIBUTED), (FFA, FEDIT), (RECORD, PATIENT)
+RATES: Final[Mapping[str, float]] = {NONE: 4.0, LOCAL: 8.0, DISTRIBUTED: 8.0}
+"""Times the plan's learning rate, in the curves: the best that were TRIED, with noise at epsilon 8 and seed 0."""
+TRIED: Final[Mapping[str, tuple[float, ...]]] = {
+    NONE: (1, 2, 4),
+    LOCAL: (0.5, 1, 2, 4, 8, 16),
+    DISTRIBUTED: (0.5, 1, 2, 4, 8, 16),
+}
 PHYSICAL_BATCH = 8
 """Sentences that a site computes at a time in mode local; distributed takes one at a time whatever a plan says."""
 
@@ -91,7 +98,7 @@ class Cell:
     sites: int = 10
     unit: str = RECORD
     rate: float = 1.0
-    """Times the learning rate that the mode has otherwise."""
+    """Times the plan's learning rate, and for local noise times the root of the number of sites."""
     seed: int = 0
 
     @property
@@ -101,11 +108,6 @@ class Cell:
         parts = [self.mode, f"e{self.epsilon:g}" if private else "", self.strategy, f"{self.sites}sites"]
         parts += [self.unit if private else "", f"x{self.rate:g}" if self.rate != 1 else "", f"s{self.seed}"]
         return "-".join(part for part in parts if part)
-
-    @property
-    def without_privacy(self) -> Cell:
-        """The cell of mode none that this one is compared with."""
-        return Cell(NONE, strategy=self.strategy, sites=self.sites, seed=self.seed)
 
     def changes(self, scale: Scale) -> list[str]:
         """What ``--set`` changes in the plan."""
@@ -194,9 +196,7 @@ def main_grid(seeds: Sequence[int]) -> list[Cell]:
     first, rest = seeds[:1], seeds[1:]
     cells = [cell for seed in first for cell in (*_curves(seed), *_others(seed))]
     cells += [cell for seed in rest for cell in _curves(seed)]
-    return cells + [
-        Cell(mode, 8, rate=rate, seed=s) for s in first for mode in (LOCAL, DISTRIBUTED) for rate in (0.5, 2, 4, 8)
-    ]
+    return cells + [cell for seed in first for cell in _rates(seed)]
 
 
 def product_grid(
@@ -206,29 +206,41 @@ def product_grid(
     strategies: Sequence[str],
     sites: Sequence[int],
     units: Sequence[str],
-    rates: Sequence[float],
+    rates: Sequence[float] | None,
 ) -> list[Cell]:
-    """Every combination once, seed by seed."""
+    """Every combination once, seed by seed; without ``rates`` each mode has that of its curve."""
     cells: dict[Cell, None] = {}
-    for seed, strategy, count, rate, mode in product(seeds, strategies, sites, rates, modes):
-        cell = Cell(mode, strategy=strategy, sites=count, rate=rate, seed=seed)
+    tried: Sequence[float | None] = rates or [None]
+    for seed, strategy, count, rate, mode in product(seeds, strategies, sites, tried, modes):
+        cell = Cell(mode, strategy=strategy, sites=count, rate=RATES[mode] if rate is None else rate, seed=seed)
         private = (replace(cell, epsilon=e, unit=u) for u, e in product(units, epsilons))
         cells |= dict.fromkeys([cell] if mode == NONE else private)
     return list(cells)
 
 
 def _curves(seed: int) -> Iterator[Cell]:
-    yield Cell(NONE, seed=seed)
+    yield _usual(NONE, seed=seed)
     order = ((8, LOCAL), (8, DISTRIBUTED), (2, DISTRIBUTED), (2, LOCAL), (1, DISTRIBUTED), (1, LOCAL))
     for epsilon, mode in (*order, (4, DISTRIBUTED), (4, LOCAL)):
-        yield Cell(mode, epsilon, seed=seed)
+        yield _usual(mode, epsilon, seed=seed)
 
 
 def _others(seed: int) -> Iterator[Cell]:
     """What else may matter, at one epsilon."""
     modes = (DISTRIBUTED, LOCAL)
-    yield from (Cell(mode, 8, strategy=FEDIT, seed=seed) for mode in modes)
-    yield from (Cell(mode, 8, sites=5, seed=seed) for mode in modes)
-    yield from (Cell(mode, 8, unit=PATIENT, seed=seed) for mode in modes)
-    yield Cell(NONE, strategy=FEDIT, seed=seed)
-    yield Cell(NONE, sites=5, seed=seed)
+    yield from (_usual(mode, 8, strategy=FEDIT, seed=seed) for mode in modes)
+    yield from (_usual(mode, 8, sites=5, seed=seed) for mode in modes)
+    yield from (_usual(mode, 8, unit=PATIENT, seed=seed) for mode in modes)
+    yield _usual(NONE, strategy=FEDIT, seed=seed)
+    yield _usual(NONE, sites=5, seed=seed)
+
+
+def _rates(seed: int) -> Iterator[Cell]:
+    """How the learning rates were chosen."""
+    yield from (replace(_usual(NONE, seed=seed), rate=rate) for rate in TRIED[NONE] if rate != RATES[NONE])
+    for mode in (LOCAL, DISTRIBUTED):
+        yield from (Cell(mode, 8, rate=rate, seed=seed) for rate in TRIED[mode] if rate != RATES[mode])
+
+
+def _usual(mode: str, epsilon: float = math.inf, **other: Any) -> Cell:
+    return Cell(mode, epsilon, rate=RATES[mode], **other)

@@ -16,7 +16,7 @@ from fedsec.report.drawing import AMBER, BLUE, GREY, INK, LINE
 from fedsec.study.results import ZERO_SHOT
 from tradeoff.cells import DISTRIBUTED, LOCAL, NONE
 from tradeoff.measure import Row
-from tradeoff.tables import Group, Setting, groups_of, usual_of
+from tradeoff.tables import Group, Setting, groups_of, times, usual_of
 
 COLOURS: Final = {NONE: INK, LOCAL: AMBER, DISTRIBUTED: BLUE}
 WORDS: Final = {
@@ -24,7 +24,7 @@ WORDS: Final = {
     LOCAL: "local: each site adds all its noise",
     DISTRIBUTED: "distributed: the masked sum has the noise",
 }
-_LINES: Final = {"-": "line", "--": "dashed", ":": "dotted"}
+_LINES: Final = {"-": "line", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}
 _OFFSET: Final = {NONE: 0.0, LOCAL: -0.06, DISTRIBUTED: 0.06}
 Groups = Mapping[Group, Sequence[Row]]
 Value = Callable[[Row], float]
@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     rates = {group: some for group, some in groups.items() if group[0]._replace(rate=usual.rate) == usual}
     others = {group: some for group, some in groups.items() if group[0].rate == usual.rate}
     below = [(_rates, rates)] if any(setting != usual for setting, *_ in rates) else []
-    below += [(_settings, others)] if any(setting != usual for setting, *_ in others) else []
+    below += [(_settings, others)] if any(s != usual and math.isfinite(e) for s, _, e in others) else []
     untrained = next((row for row in rows if row.mode == ZERO_SHOT), None)
     target = folder / "tradeoff"
     with drawn(target, 7.4, 3.3 + 2.7 * len(below)) as figure:
@@ -84,9 +84,9 @@ def _rates(axes: Axes, groups: Groups, usual: Setting, value: Value) -> None:
         if found:
             at = [tried.index(rate) + _OFFSET[mode] for rate in sorted(found)]
             _points(axes, at, [found[rate] for rate in sorted(found)], value, colour, line)
-    axes.set_xticks(range(len(tried)), [f"{rate:g}" for rate in tried])
+    axes.set_xticks(range(len(tried)), [times(rate) for rate in tried])
     words = [f"{e:g}" + (f" ({_LINES[lines[e]]})" if len(finite) > 1 else "") for e in finite if e in lines]
-    axes.set_xlabel("times the learning rate, at ε = " + ", ".join(words))
+    axes.set_xlabel("times the learning rate of the curves\nat ε = " + ", ".join(words))
     axes.grid(axis="y", color=LINE, linewidth=0.5)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 from cells.markdown import markdown, spread
 
 from fedsec.study.results import ZERO_SHOT
-from tradeoff.cells import DISTRIBUTED, LOCAL, MODES, NONE, RECORD
+from tradeoff.cells import DISTRIBUTED, LOCAL, MODES, NONE, RATES, RECORD
 from tradeoff.measure import Row
 
 
@@ -21,28 +22,34 @@ class Setting(NamedTuple):
     sites: int
     unit: str
     rate: float
+    """Learning rate, over that of the mode's curve."""
 
     def words(self, usual: Setting) -> str:
         """What differs from the study's usual setting."""
         found = [self.strategy] if self.strategy != usual.strategy else []
         found += [f"{self.sites} sites"] if self.sites != usual.sites else []
         found += ["patients"] if self.unit != usual.unit else []
-        found += [f"learning rate × {self.rate:g}"] if self.rate != usual.rate else []
+        found += [f"learning rate × {times(self.rate)}"] if self.rate != usual.rate else []
         return ", ".join(found) or "the main grid"
 
 
 Group = tuple[Setting, str, float]
 
 
+def times(rate: float) -> str:
+    """2, or 1/8."""
+    return str(Fraction(rate).limit_denominator(1000))
+
+
 def setting_of(row: Row) -> Setting:
     """A row of mode none counts to the setting of records."""
-    return Setting(row.strategy, row.sites, row.unit or RECORD, row.rate)
+    return Setting(row.strategy, row.sites, row.unit or RECORD, row.rate / RATES[row.mode])
 
 
 def usual_of(rows: Iterable[Row]) -> Setting | None:
-    """The setting of most rows: that of the curves. None for no trained row."""
+    """The setting of the curves: that of most rows with their learning rates. None for no trained row."""
     counts = Counter(setting_of(row) for row in rows if row.mode != ZERO_SHOT)
-    return max(sorted(counts), key=lambda setting: counts[setting], default=None)
+    return max(sorted(counts), key=lambda setting: (setting.rate == 1, counts[setting]), default=None)
 
 
 def groups_of(rows: Sequence[Row]) -> dict[Group, list[Row]]:
@@ -61,7 +68,7 @@ def groups_of(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 
 def kept(rows: Sequence[Row], groups: Mapping[Group, Sequence[Row]]) -> float | None:
-    """Mean F1 over that without privacy, same strategy, number of sites and seeds; None without such runs."""
+    """Mean F1 over that without privacy, same strategy, number of sites and seeds, at its rate; None without them."""
     setting = setting_of(rows[0])._replace(unit=RECORD, rate=1.0)
     plain = {row.seed: row.f1 for row in groups.get((setting, NONE, math.inf), ())}
     common = [row for row in rows if row.seed in plain]
