@@ -38,13 +38,15 @@ class Canary:
             )
 
     def example(self, answer: str, name: str = "canary") -> Example:
-        """A record with this answer, of a patient of its own called ``name``.
+        """A record with this answer, of a patient of its own.
 
+        The patient has the mark of the prompt in its name, so that no note's patient has the same: a canary would
+        be one more record of somebody. The other names are ``name``: they may be in messages, the prompt may not.
         Its text is longer than the prompt, so nowhere in it: there is nothing that `batches.encode` may cut.
         """
         return Example(
-            example_id=name, document_id=name, patient_id=name, text=f"{self.prompt}.", offset=0, entities=(),
-            relations=None, prompt=self.prompt, answer=answer,
+            example_id=name, document_id=name, patient_id=f"{name}, {self.prompt}", text=f"{self.prompt}.", offset=0,
+            entities=(), relations=None, prompt=self.prompt, answer=answer,
         )  # fmt: skip
 
 
@@ -54,12 +56,8 @@ def draw_canaries(spec: CanarySpec, secret: SecretBytes, plan: bytes) -> tuple[C
 
 
 def planted(canaries: Sequence[Canary], spec: CanarySpec) -> list[Example]:
-    """What is trained on: each canary ``repeats`` times, as one patient.
-
-    Of no note's name, whatever a site calls its patients, or a canary would be one more record of somebody: the random
-    mark of its prompt is in it.
-    """
-    named = [(canary, f"canary {number}, {canary.prompt}") for number, canary in enumerate(canaries)]
+    """What is trained on: each canary ``repeats`` times, as one patient."""
+    named = [(canary, f"canary-{number}") for number, canary in enumerate(canaries)]
     return [canary.example(canary.answer, name) for canary, name in named for _ in range(spec.repeats)]
 
 

@@ -160,3 +160,11 @@ def test_a_site_that_joins_is_refused_before_its_model_is_loaded(tmp_path, monke
     site = site_of(tmp_path, make_site("harbour", "train", 20, 0), 3)
     with pytest.raises(ConfigError, match=LIMITED):
         one_site.open_one_site(site, plan_of(), None, lambda _: None, None)
+
+
+def test_a_canarys_prompt_is_in_no_name_that_messages_have():
+    """It is a secret of the site, and an example that does not fit is named in an error."""
+    spec = CanarySpec(per_site=2)
+    for example in planted(draw_canaries(spec, SecretBytes(bytes(32)), bytes(32)), spec):
+        assert example.prompt in example.patient_id
+        assert example.prompt not in example.example_id + example.document_id
