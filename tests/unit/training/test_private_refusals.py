@@ -158,6 +158,17 @@ def test_experts_that_are_rows_of_an_embedding_count_too() -> None:
         require_base(routed, 2, 40)
 
 
+def test_attention_that_picks_tokens_sees_one_record_at_a_time() -> None:
+    """It picks only among more than it may keep: records of 40 tokens are padded to 64."""
+    picking = DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS, keep_window_size=63))
+    require_base(picking, 1, 40)
+    require_base(picking, 2, 31)
+    require_base(DogeForCausalLM(DogeConfig(**SHAPE, **HEADS, **TOKENS, keep_window_size=64)), 2, 40)
+    found = r"found training\.batch_size 2 and keep_window_size=63"
+    with pytest.raises(ConfigError, match=rf"refuses records whose tokens are picked together: .* {found}; set train"):
+        require_base(picking, 2, 40)
+
+
 def test_a_table_of_positions_is_as_long_as_records_are_padded() -> None:
     """Else a step fails where it draws a long record, and nowhere else."""
     drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)

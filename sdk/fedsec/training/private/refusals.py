@@ -29,6 +29,8 @@ _POSITIONS_NAME = re.compile(r"wpe|position")
 _RANDOM_FIELD = re.compile(r"drop|jitter")
 _HEADS_FIELD = re.compile(r"classif|summary")
 """Of heads that a language model does not have, though its configuration speaks of them."""
+_PICKED_FIELD = re.compile(r"keep_window_size|index_topk|topk_blocks")
+"""How many tokens, or blocks of them, an attention picks of all before (Doge; DeepSeek-V3.2 and those after it)."""
 _PACKING_ARGUMENTS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
 
@@ -117,9 +119,9 @@ def require_supported(model: PeftModel) -> None:
 def require_base(model: torch.nn.Module, batch_size: int, max_tokens: int) -> None:
     """Raise ConfigError unless a base model, with adapters or without, computes each record's loss from it alone.
 
-    Where tokens are routed to experts, only a record without batch-mates is alone: which expert takes a token jumps
-    where two are as likely, and what mates move, a last digit, may be enough. A gradient then changes by far more than
-    the slack that `mechanism` has for mates.
+    Where tokens are routed to experts, or attention picks those that count most, only a record without batch-mates is
+    alone: which is taken jumps where two are as likely, and what mates move, a last digit, may be enough. A gradient
+    then changes by far more than the slack that `mechanism` has for mates.
 
     Where a table holds the positions, it has to be as wide as records of ``max_tokens`` are padded: at the end of a
     shorter one only those steps would fail that draw a long record, which tells of it.
@@ -130,6 +132,10 @@ def require_base(model: torch.nn.Module, batch_size: int, max_tokens: int) -> No
     if routed is not None and batch_size > 1:
         found = f"training.batch_size {batch_size} and experts at {routed}"
         _refuse("records routed together", "one record at a time", found, "set training.batch_size = 1")
+    picks = _picks(model, bucket_width(max_tokens))
+    if picks is not None and batch_size > 1:
+        kind, found = "records whose tokens are picked together", f"training.batch_size {batch_size} and {picks}"
+        _refuse(kind, "one record at a time", found, "set training.batch_size = 1")
 
 
 def require_unpacked(inputs: Mapping[str, Any], records: int) -> None:
@@ -214,10 +220,21 @@ def _require_base(model: torch.nn.Module) -> None:
         drops = isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0
         if drops and ".lora_dropout." not in path:
             _refuse("dropout in the base model", "none", f"p={module.p} at {path}", "set it to 0 in the base's config")
+    for name, value in _random_fields(_text_config(model)):
+        _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+
+
+def _text_config(model: torch.nn.Module) -> Mapping[str, Any]:
+    """Of the part that reads text; empty for a model without a configuration."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    for name, value in _random_fields(text.to_dict() if hasattr(text, "to_dict") else {}):
-        _refuse("dropout in the base model", "none", f"{name}={value}", "set it to 0 in the base's config")
+    return text.to_dict() if hasattr(text, "to_dict") else {}
+
+
+def _picks(model: torch.nn.Module, width: int) -> str | None:
+    """What a configuration calls its attention's picking, where fewer are picked than a padded record has tokens."""
+    fields = ((name, n) for name, n in _text_config(model).items() if _PICKED_FIELD.search(name))
+    return next((f"{name}={n}" for name, n in fields if isinstance(n, int) and 0 < n < width), None)
 
 
 def _require_positions(model: torch.nn.Module, max_tokens: int) -> None:
