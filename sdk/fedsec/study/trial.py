@@ -14,6 +14,7 @@ from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
 from fedsec.training.batches import encode
 from fedsec.training.loop import train_round
+from fedsec.training.private.buckets import records_together
 from fedsec.training.private.mates import require_alone
 from fedsec.training.private.refusals import require_base
 
@@ -48,6 +49,7 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
     if draft.dp.mode != "none":
+        size = records_together(size)
         require_base(base.model, size, draft.training.max_tokens)
         require_alone(base, draft)
     _seconds_a_batch(draft, base, by_length[:size], size)
