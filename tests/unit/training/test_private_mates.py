@@ -13,7 +13,7 @@ from fedsec.training.private import loop, mates
 from fedsec.training.private.buckets import MOST_TOGETHER, bucket_width
 from fedsec.training.private.loop import Private, PrivateRound
 from fedsec.training.private.mates import moved_by_mates, require_alone
-from fedsec.training.private.mechanism import MOVED
+from fedsec.training.private.mechanism import MATES, MOVED, SLACK
 from fedsec.training.private.per_sample import Sink
 from fedsec.training.round import Position
 from fedsec_secure.errors import ConfigError
@@ -51,7 +51,7 @@ def test_a_head_that_sees_how_many_rows_there_are_is_found(monkeypatch):
     require_alone(base, plan_of(2))
     monkeypatch.setattr(loop, "LEAST_ROWS", 0)
     with pytest.raises(
-        ConfigError, match=r"alone and beside others, to 1e-06 of its norm, .* set training\.batch_size = 1"
+        ConfigError, match=r"alone and beside others, to 5e-07 of its norm, .* set training\.batch_size = 1"
     ):
         require_alone(base, plan_of(2))
 
@@ -124,6 +124,20 @@ def test_what_is_not_trained_hides_nothing(scaled, tiny, strategy, factor):
     require_alone(tiny, plan_of())  # where both are trained, it is as little of the whole
 
 
+def test_two_batches_may_move_a_record_apart(scaled, tiny, start):
+    """Either by less than a unit may, and it is a unit that makes the one batch the other."""
+    scaled(lambda _, gradient: {1: 1, 2: 1 + 9e-7}.get(len(gradient), 1 - 9e-7))
+    assert MOVED / 2 < moved_by_mates(tiny, plan_of()) < MOVED
+    plan = plan_of()
+    lora, alike = LORA.model_copy(update={"dropout": 0.0}), [make_examples(1)[0]] * 3
+    run = PrivateRound(tiny, start, alike, plan.training, lora, Private(plan.dp), Position(0, 1))
+    with run.started():
+        two, three = (mates._row(mates._gradients(run, range(n)), 0) for n in (2, 3))
+    assert MATES * mates._distance(two, three, list(two)) > SLACK  # so many move by more than the noise is sized for
+    with pytest.raises(ConfigError, match="moves it by"):
+        require_alone(tiny, plan_of())
+
+
 def test_what_is_no_number_beside_others_is_found(scaled, tiny):
     scaled(lambda _, gradient: math.nan if len(gradient) > 2 else 1)
     assert moved_by_mates(tiny, plan_of()) == math.inf
@@ -141,9 +155,13 @@ def test_mates_do_not_move_a_gradient_of_the_real_model_here(monkeypatch):
 # ---- who looks
 
 
-@pytest.fixture(params=[1.1e-6, 1e-3, math.inf, math.nan])
+@pytest.fixture(params=[5.1e-7, 1e-3, math.inf, math.nan])
 def moving(request, monkeypatch):
-    """A machine on which mates move each other; what is not a number is too far as well."""
+    """A machine on which mates move each other; what is not a number is too far as well.
+
+    Half of what the noise has room for is too far: a unit more takes a record from one batch to another, and either may
+    have moved it so far, to one side and to the other.
+    """
     monkeypatch.setattr(mates, "moved_by_mates", lambda *_: request.param)
 
 

@@ -1,9 +1,9 @@
 """Whether batch-mates move a record's gradient on the machine that trains: measured, before anybody asks.
 
-The noise has room for mates that move each other by less than `mechanism.MOVED`. In which order a matrix product is
-summed is up to a library and a processor, and may depend on how many rows there are; so it is looked at where the
-training is to run, with its base, its layers, every rank that a site has and whole batches of its size, and with
-made-up records: nothing here depends on notes. It takes about as long as four batches, for each rank.
+The noise has room for a unit that moves each of its mates by less than `mechanism.MOVED`. In which order a matrix
+product is summed is up to a library and a processor, and may depend on how many rows there are; so it is looked at
+where the training is to run, with its base, its layers, every rank that a site has and whole batches of its size, and
+with made-up records: nothing here depends on notes. It takes about as long as four batches, for each rank.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from fedsec_secure.errors import ConfigError
 if TYPE_CHECKING:
     from fedsec.training.base_model import BaseModel
 
+_APART: Final = MOVED / 2
+"""From a record alone to beside others, over its norm. A unit more changes with whom a record shares a batch: both
+batches may be so far from the record alone, and so within `MOVED` of each other."""
 _ALONE: Final = 3
 """Records of a batch that are also computed alone: those with the shortest answers, which have the fewest rows."""
 _WORDS: Final = (2, 40)
@@ -42,10 +45,10 @@ def require_alone(base: BaseModel, plan: Plan | Draft) -> None:
     if plan.dp.mode != "local" or plan.training.batch_size == 1:
         return
     found = moved_by_mates(base, plan)
-    if not found < MOVED:  # what is not a number is too far as well
+    if not found < _APART:  # what is not a number is too far as well
         raise ConfigError(
             "private training on this machine: expected a record's gradient to be the same alone and beside others, to "
-            f"{float(MOVED):g} of its norm, found that training.batch_size {plan.training.batch_size} moves it by "
+            f"{float(_APART):g} of its norm, found that training.batch_size {plan.training.batch_size} moves it by "
             f"{found:.1e}: the plan's noise is not sized for that; set training.batch_size = 1"
         )
 
