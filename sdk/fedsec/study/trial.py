@@ -12,7 +12,7 @@ from fedsec.data.sitedata import Lengths
 from fedsec.plan.model import Draft
 from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
-from fedsec.training.batches import encode
+from fedsec.training.batches import encode, require_room
 from fedsec.training.loop import train_round
 from fedsec.training.private.buckets import records_together
 from fedsec.training.private.mates import require_alone
@@ -45,6 +45,7 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     not those that the plan names.
     """
     base = load_base(draft.model)
+    require_room(base, examples, draft.training.max_tokens, "the notes")
     encoded = [encode(base.tokenizer, example, draft.training.max_tokens) for example in examples]
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
