@@ -27,9 +27,11 @@ from tradeoff.measure import Row
 
 from fedsec.data.partition import by_patient
 from fedsec.data.sitedata import load_site_documents, site_examples
+from fedsec.plan.model import Draft
 from fedsec.plan.sitefile import DataSection, SiteTemplate, site_paths
 from fedsec.plan.toml import read_toml
 from fedsec.study.folder import RunFolder
+from fedsec.training.round import schedule_factor
 
 EXAMPLE = Path(run_grid.__file__).parent
 PATHS = [str(EXAMPLE), str(EXAMPLE.parent)]
@@ -66,6 +68,25 @@ def some_rows() -> list[Row]:
     other = [a_row(times_usual("distributed-e8-ffa-10sites-patient-s0"), f1=0.2, loss=2.0)]
     untrained = plain[0]._replace(cell="zero-shot", mode="zero-shot", f1=0.0, loss=3.5)
     return [*plain, untrained, *local, *shared, *other]
+
+
+def furthest(draft: Draft, round_index: int) -> float:
+    """How far a round's steps of AdamW can move a coordinate, whatever its gradients are.
+
+    Of moments m, v that start at zero |m| / sqrt(v) is at most sqrt(sum of a^2 / b), with a and b the weights of the
+    gradients so far in m and in v (Cauchy and Schwarz).
+    """
+    spec, steps = draft.training, FULL.local_steps
+
+    def weights(decay: float, upto: int) -> list[float]:
+        return [(1 - decay) * decay**age / (1 - decay**upto) for age in range(upto)]
+
+    def step(number: int) -> float:
+        pairs = zip(weights(0.9, number + 1), weights(0.999, number + 1), strict=True)
+        factor = schedule_factor(round_index * steps + number, draft.rounds * steps, spec)
+        return spec.learning_rate * factor * math.sqrt(sum(a * a / b for a, b in pairs))
+
+    return sum(map(step, range(steps)))
 
 
 class TestGrid:
@@ -123,6 +144,13 @@ class TestGrid:
     def test_noise_moves_the_adapter_as_far_in_both_modes(self):
         rates = {mode: Cell(mode, 8, sites=4).learning_rate() for mode in ("none", "local", "distributed")}
         assert rates == {"none": 2e-3, "local": pytest.approx(4e-3), "distributed": 2e-3}
+
+    @pytest.mark.parametrize("cell", [c for c in GRID if c.mode != "distributed"], ids=lambda c: c.name)
+    def test_updates_are_cut_at_the_highest_rate_of_local_noise_alone(self, cell):
+        """What is beyond `secure.clip` does not reach the sum: that cell is not only about its learning rate."""
+        draft = cell.draft(FULL)
+        may_be_cut = max(furthest(draft, number) for number in range(draft.rounds)) > draft.secure.clip
+        assert may_be_cut == (cell.mode == "local" and cell.rate >= 16)
 
     @pytest.mark.parametrize(
         ("part", "changes"),

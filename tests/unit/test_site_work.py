@@ -11,9 +11,10 @@ from fedsec.site.work import LocalWork
 from fedsec.study import trial
 from fedsec.study.coordinate import Coordination
 from fedsec.study.corpora import PublicSets
+from fedsec.training.base_model import load_base
 from fedsec.training.replicas import Replicas
 from fedsec_secure.errors import ConfigError
-from tests.e2e.federation import RUN, Keys, make_plan, tiny_base, tiny_examples, tiny_work
+from tests.e2e.federation import RUN, TINY, Keys, make_plan, tiny_base, tiny_examples, tiny_work
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,20 @@ def test_what_cannot_be_scored_or_trained_on_is_said_before_anybody_asks(part, w
     data = {"examples": fit, part: [*fit, long]}
     with pytest.raises(ConfigError, match=f"{whose}: example site-a0.*exceed training.max_tokens"):
         LocalWork("site-a", plan, Replicas(tiny_base()), **data)
+
+
+@pytest.mark.parametrize("mode", ["none", "local"])
+def test_a_token_that_the_base_has_not_is_said_before_anybody_asks(monkeypatch, mode):
+    """A tokenizer may know more than the model has embeddings for; a step that drew such a note would fail."""
+    base, fit = load_base(TINY), tiny_examples("site-a", 3)
+    base.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    odd = fit[0].model_copy(update={"prompt": "Given <image> daily.", "text": "Given <image> daily."})
+    dp = None if mode == "none" else DpSpec(mode=mode, target_epsilon=8.0)
+    with pytest.raises(ConfigError, match="its notes: example site-a0#0: expected tokens below 258,"):
+        LocalWork("site-a", make_plan(Keys.generate(3), dp=dp), Replicas(base), [*fit, odd])
+    monkeypatch.setattr(trial, "load_base", lambda _: base)
+    with pytest.raises(ConfigError, match="the notes: example site-a0#0: expected tokens below 258,"):
+        trial.try_training(make_plan(Keys.generate(3), dp=dp), [*fit, odd], 3, 1)
 
 
 def test_a_base_that_private_training_refuses_is_refused_before_anybody_asks(monkeypatch):

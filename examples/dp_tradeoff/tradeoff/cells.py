@@ -126,8 +126,8 @@ class Cell:
     def learning_rate(self) -> float:
         """The plan's; at sites that add all their noise themselves times the root of their number.
 
-        A step of AdamW in much noise has the learning rate's length, whatever the noise. An average of n such steps in
-        independent noises is shorter by the root of n: with the factor, noise moves the adapter as far in both modes.
+        In much noise the length of AdamW's steps depends on the learning rate, not on the noise. An average of n such
+        steps in independent noises is shorter by the root of n: with it, noise moves the adapter as far in both modes.
         """
         plan: float = read_draft(PLAN).training.learning_rate
         return plan * self.rate * (math.sqrt(self.sites) if self.mode == LOCAL else 1.0)

@@ -104,7 +104,7 @@ def _noise(released: Matrix, what: str = "noise") -> list[Row]:
             f"{what}: variance, relative",
             f"{low:.4f} to {high:.4f}",
             f"{squares / count:.4f} over {count} values",
-            variance >= LEVEL,
+            low <= squares / count <= high,  # which no number that is none is
             {"ratio": squares / count, "p": variance, "level": LEVEL},
         ),
         _test(f"{what}: law", "a Gaussian's", {"Kolmogorov-Smirnov": shape}),
@@ -143,7 +143,7 @@ def _binomial(hits: npt.NDArray[np.bool_], chance: float) -> float:
 
 def _test(name: str, expected: str, p_values: dict[str, float]) -> Row:
     """Held where no p-value is below its share of the level."""
-    worst = min(p_values.values()) * len(p_values)
+    worst = float(np.min(list(p_values.values()))) * len(p_values)  # not a number where one of them is not
     got = "p: " + ", ".join(f"{what} {p:.2g}" for what, p in p_values.items())
     return Row(name, expected, got, worst >= LEVEL, {"p": min(1.0, worst), "level": LEVEL})
 

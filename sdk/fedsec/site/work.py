@@ -85,10 +85,10 @@ class LocalWork:
 
     def _require_room(self) -> None:
         """Said before anybody asks: in a round budget would be reserved, and the coordinator would hear of it."""
-        tokenizer, most = self.models.base.tokenizer, self.plan.training.max_tokens
-        require_room(tokenizer, self.examples, most, f"site {self.name}, its notes")
-        require_room(tokenizer, self.validation, most, "the validation set")
-        require_room(tokenizer, self.held_out, most, f"site {self.name}, its held-out notes")
+        base, most = self.models.base, self.plan.training.max_tokens
+        require_room(base, self.examples, most, f"site {self.name}, its notes")
+        require_room(base, self.validation, most, "the validation set")
+        require_room(base, self.held_out, most, f"site {self.name}, its held-out notes")
 
     @cached_property
     def _initial(self) -> AdapterState:

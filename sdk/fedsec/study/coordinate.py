@@ -113,8 +113,8 @@ class Coordination:
         if known is None:
             require_without_adapter(self.plan)
         if self.public.validation:  # what groups' sums are scored on when they are open, and no other attempt is left
-            tokenizer, most = self.models.base.tokenizer, self.plan.training.max_tokens
-            require_room(tokenizer, self.public.validation, most, "the validation set")
+            most = self.plan.training.max_tokens
+            require_room(self.models.base, self.public.validation, most, "the validation set")
 
     def _loss(self, adapter: AdapterState) -> float:
         """Of what decrypted sums lead to, where the plan weighs groups by it."""

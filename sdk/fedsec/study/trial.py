@@ -12,8 +12,9 @@ from fedsec.data.sitedata import Lengths
 from fedsec.plan.model import Draft
 from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
-from fedsec.training.batches import encode
+from fedsec.training.batches import encode, require_room
 from fedsec.training.loop import train_round
+from fedsec.training.private.buckets import records_together
 from fedsec.training.private.mates import require_alone
 from fedsec.training.private.refusals import require_base
 
@@ -44,10 +45,12 @@ def try_training(draft: Draft, examples: Sequence[Example], taken: int, steps: i
     not those that the plan names.
     """
     base = load_base(draft.model)
+    require_room(base, examples, draft.training.max_tokens, "the notes")
     encoded = [encode(base.tokenizer, example, draft.training.max_tokens) for example in examples]
     by_length = [examples[i] for i in sorted(range(len(examples)), key=lambda i: -len(encoded[i]))]
     size = 1 if draft.dp.mode == "distributed" else draft.training.batch_size
     if draft.dp.mode != "none":
+        size = records_together(size)
         require_base(base.model, size, draft.training.max_tokens)
         require_alone(base, draft)
     _seconds_a_batch(draft, base, by_length[:size], size)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from fedsec.training.base_model import BaseModel
+
 _WORD = re.compile(r"\S+")
 _POOL_BATCHES = 8
 """Batches are cut from pools of so many, sorted by length: less padding, while the order stays random overall."""
@@ -76,11 +78,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int
     return Encoded((*prompt, *answer), len(prompt), True)
 
 
-def require_room(tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_tokens: int, what: str) -> None:
-    """ConfigError for the first example that `encode` would refuse. ``what``: whose they are."""
+def require_room(base: BaseModel, examples: Iterable[Example], max_tokens: int, what: str) -> None:
+    """ConfigError for the first example that `encode` would refuse, or that has a token which the base has not: only
+    those steps would fail that draw it, which tells of it. ``what``: whose they are.
+    """
+    tokens = int(base.model.get_input_embeddings().weight.shape[0])
     try:
         for example in examples:
-            encode(tokenizer, example, max_tokens)
+            if max(encode(base.tokenizer, example, max_tokens).ids) >= tokens:
+                raise ConfigError(
+                    f"example {example.example_id}: expected tokens below {tokens}, of which the base model has "
+                    "embeddings, found one above: its text holds a special token's name that only the tokenizer "
+                    "knows; write it otherwise"
+                )
     except ConfigError as e:
         raise ConfigError(f"{what}: {e}") from e
 

@@ -4,6 +4,7 @@ No test here fails on a correct build with a probability of 10^-6 or more: bound
 confidence of 1 - 5 * 10^-7, and the exact tests, at most nine rows at 10^-8 each, add less than 10^-7.
 """
 
+import math
 import random
 from dataclasses import replace
 
@@ -15,10 +16,12 @@ from fedsec.audits import epsilons, path
 from fedsec.audits.bounds import Bound
 from fedsec.audits.crafted import dimension, dp_of, take_steps, tiny_base
 from fedsec.audits.epsilons import of_records, of_shared, of_units
-from fedsec.audits.mechanism import LEVEL, audit, noise_and_sampling, seeds
+from fedsec.audits.mechanism import LEVEL, _noise, audit, noise_and_sampling, seeds
 from fedsec.audits.setting import LORA, Setting
 from fedsec.privacy.accountant import PldAccountant, steps_of
 from fedsec.training.lora import attach_lora, lora_parameters
+from fedsec.training.private import loop
+from fedsec.training.private.clipping import clip_and_sum
 from fedsec.training.private.mechanism import NoisySum
 from fedsec_secure.errors import ConfigError
 
@@ -144,6 +147,33 @@ def test_one_unit_moves_the_sum_by_one_clipping_norm_and_no_more():
     felt = {row.name: row.numbers["moved"] for row in rows}
     assert felt.pop("one unit: not finite") == 0
     assert all(0.999 < moved <= 1 + 1e-5 for moved in felt.values())  # in full: the audit's records are long enough
+
+
+def test_a_sum_that_is_no_number_beside_mates_is_refuted(monkeypatch):
+    """Alone such a record adds nothing; among others the fault lets it through."""
+
+    def poisoned(gradients, bound):
+        found = clip_and_sum(gradients, bound)
+        if len(found.norms) > 1 and not found.norms.isfinite().all():
+            return found._replace(total={name: tensor * math.nan for name, tensor in found.total.items()})
+        return found
+
+    monkeypatch.setattr(loop, "clip_and_sum", poisoned)
+    refuted = [row for row in path.audit() if not row.held]
+    assert [row.name for row in refuted] == ["one unit: not finite"]
+    assert refuted[0].numbers["alone"] == 0
+
+
+def test_noise_that_is_no_number_passes_no_test():
+    assert not any(row.held for row in _noise(np.full((400, 8), math.nan)))
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_noise_on_half_of_the_values_passes_no_test_of_correlation():
+    """There is none with what is always the same, and no p-value."""
+    released = np.random.default_rng(0).normal(size=(400, 8))
+    released[:, 4:] = 0
+    assert [row.held for row in _noise(released)] == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,11 @@ def test_more_units_in_a_step_than_the_bounds_hold_for_are_refused(tiny, start, 
         loop.require_small_batches(20_000, DP, 1)
 
 
+def test_the_page_says_for_how_many_units_the_bounds_hold():
+    page = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    assert f"({loop.MAX_RECORDS // 2:,} expected, or {loop.MATES // 2} with mates;" in page
+
+
 def test_a_base_with_experts_trains_one_record_at_a_time(monkeypatch, tiny, start, examples):
     monkeypatch.setitem(tiny.model._modules, "experts", torch.nn.Identity())
     train(tiny, start, examples, spec=SPEC.model_copy(update={"batch_size": 1}))

@@ -22,6 +22,8 @@ STEP = 32
 """Widths are multiples of so many tokens: some 16 tokens of padding a record, and few widths."""
 LEAST_ROWS = STEP
 """Rows of the head, at least, where records share batches: as many as the layers below have for a record alone."""
+MOST_TOGETHER = 64
+"""Records of a physical batch, at most, whatever a plan says: so many are looked at before (`mates`), and no more."""
 
 
 def bucket_width(length: int) -> int:
@@ -33,6 +35,11 @@ def bucket_width(length: int) -> int:
     if length < 1:
         raise LocalMisuseError(f"length of a record: expected at least 1 token, found {length}")
     return (length // STEP + 1) * STEP
+
+
+def records_together(batch_size: int) -> int:
+    """How many records a private step computes at a time, where the plan says ``batch_size``."""
+    return min(batch_size, MOST_TOGETHER)
 
 
 def group_by_bucket(lengths: Sequence[int], physical_batch: int) -> list[list[int]]:

@@ -31,7 +31,13 @@ from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState
 from fedsec.training.batches import encode
 from fedsec.training.objective import record_losses
-from fedsec.training.private.buckets import LEAST_ROWS, bucket_width, collate_bucket, group_by_bucket
+from fedsec.training.private.buckets import (
+    LEAST_ROWS,
+    bucket_width,
+    collate_bucket,
+    group_by_bucket,
+    records_together,
+)
 from fedsec.training.private.clipping import MAX_RECORDS, clip_and_sum
 from fedsec.training.private.engine import PerSampleEngine, engine_of
 from fedsec.training.private.mechanism import MATES, SLACK, NoisySum
@@ -178,7 +184,7 @@ class UnitGradients:
     def __init__(self, run: PrivateRound, engine: PerSampleEngine) -> None:
         self._base, self._encoded, self._engine = run.base, run.encoded, engine
         self._factors, self._trained = run.factors, run.trained
-        self._physical, self._bound = run.spec.batch_size, run.dp.clipping_norm
+        self._physical, self._bound = records_together(run.spec.batch_size), run.dp.clipping_norm
         self._loss, self._tokens = 0.0, 0
 
     def each(self, units: Sequence[list[int]]) -> Iterator[Tensors]:
