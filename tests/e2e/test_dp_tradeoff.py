@@ -146,11 +146,14 @@ class TestGrid:
         assert rates == {"none": 2e-3, "local": pytest.approx(4e-3), "distributed": 2e-3}
 
     @pytest.mark.parametrize("cell", [c for c in GRID if c.mode != "distributed"], ids=lambda c: c.name)
-    def test_updates_are_cut_at_the_highest_rate_of_local_noise_alone(self, cell):
-        """What is beyond `secure.clip` does not reach the sum: that cell is not only about its learning rate."""
+    def test_no_update_is_cut_before_it_is_masked(self, cell):
+        """What is beyond `secure.clip` would not reach the sum: a cell would not only be about its learning rate."""
         draft = cell.draft(FULL)
-        may_be_cut = max(furthest(draft, number) for number in range(draft.rounds)) > draft.secure.clip
-        assert may_be_cut == (cell.mode == "local" and cell.rate >= 16)
+        assert max(furthest(draft, number) for number in range(draft.rounds)) < draft.secure.clip
+
+    def test_at_the_highest_rate_of_local_noise_the_usual_clip_would_cut(self):
+        cell = Cell("local", 8, rate=16)
+        assert furthest(cell.draft(FULL), 0) > Cell("local", 8, rate=8).draft(FULL).secure.clip
 
     @pytest.mark.parametrize(
         ("part", "changes"),

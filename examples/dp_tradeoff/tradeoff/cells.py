@@ -119,6 +119,7 @@ class Cell:
             f"secure.minimum_cohort={quorum}",
             f"secure.threshold={quorum}",
             f"training.learning_rate={self.learning_rate():.6g}",
+            f"secure.clip={self.clip():.6g}",
             f"rounds={scale.steps if self.mode == DISTRIBUTED else scale.steps // scale.local_steps}",
         ]
         return found + (self._plain(scale) if self.mode == NONE else self._private(scale))
@@ -131,6 +132,14 @@ class Cell:
         """
         plan: float = read_draft(PLAN).training.learning_rate
         return plan * self.rate * (math.sqrt(self.sites) if self.mode == LOCAL else 1.0)
+
+    def clip(self) -> float:
+        """What masks take of a coordinate: the plan's, and more for learning rates that would take an update beyond.
+
+        Shared noise has integers in place of it.
+        """
+        plan: float = read_draft(PLAN).secure.clip
+        return plan * max(1.0, self.rate / RATES[LOCAL]) if self.mode == LOCAL else plan
 
     def _plain(self, scale: Scale) -> list[str]:
         """So many steps of so many sentences, in mini-batches of a fixed size."""
