@@ -5,8 +5,8 @@ the clipping norm. Five kinds of rows try to refute it:
 
 * epsilon: an auditor guesses from the released sum whether one unit is there (`epsilons`): of a step on all units, on
   a sample of units, and on a sample of records, of which a patient has several.
-* noise: a site whose units have gradients of zero releases nothing else. Its variance, its law, and whether steps,
-  tensors or coordinates have anything to do with each other.
+* noise: a site whose units have gradients of zero releases nothing else. Its variance, of all and of each coordinate,
+  its law, and whether steps, tensors or coordinates have anything to do with each other.
 * sampling: who is drawn at that site: how often, how many at a time, and whether units or steps depend on each other.
   Shuffled batches of a fixed size fail, whatever their noise.
 * shared noise: epsilon and noise again, of steps whose noise sites add up; epsilon of several such steps too.
@@ -92,6 +92,9 @@ def _noise(released: Matrix, what: str = "noise") -> list[Row]:
     variance = min(1.0, 2 * min(float(law.cdf(squares)), float(law.sf(squares))))
     low, high = float(law.ppf(LEVEL / 2)) / count, float(law.isf(LEVEL / 2)) / count
     shape = float(stats.kstest(released.reshape(-1)[:_LAW_VALUES], "norm").pvalue)
+    sums = (released**2).sum(0)
+    law = stats.chi2(len(released))
+    each = np.minimum(1.0, 2 * sums.size * np.minimum(law.cdf(sums), law.sf(sums)).min())
     middle = released.shape[1] // 2
     pairs = {
         "steps": (released[0::2], released[1::2]),
@@ -107,7 +110,9 @@ def _noise(released: Matrix, what: str = "noise") -> list[Row]:
             low <= squares / count <= high,  # which no number that is none is
             {"ratio": squares / count, "p": variance, "level": LEVEL},
         ),
-        _test(f"{what}: law", "a Gaussian's", {"Kolmogorov-Smirnov": shape}),
+        _test(
+            f"{what}: law", "a Gaussian's", {"Kolmogorov-Smirnov": shape, "variance of each coordinate": float(each)}
+        ),
         _test(f"{what}: independent", "no correlation", linked),
     ]
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 _sample = PoissonSampler.sample
+_release = NoisySum.release
 _event: Callable[[DistributedStep], Event] = vars(DistributedStep)["event"].fget
 
 
@@ -107,6 +108,14 @@ def _once(noisy: NoisySum, total: Mapping[str, torch.Tensor]) -> dict[str, torch
     """The same noise on every tensor; those of the audits are of one size."""
     noise = noisy._noised(next(iter(total.values())) * 0).reshape(-1)
     return {name: tensor + noise[: tensor.numel()].reshape(tensor.shape) for name, tensor in total.items()}
+
+
+def _all_but_one(noisy: NoisySum, total: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A coordinate that a loop over slices left out."""
+    released = _release(noisy, total)
+    name = next(iter(total))
+    released[name].reshape(-1)[-1] = total[name].reshape(-1)[-1]
+    return released
 
 
 def _path(setting: Setting, watch: Watch) -> list[Row]:
@@ -194,6 +203,12 @@ FAULTS: Final = (
         noise_and_sampling,
         "noise: independent",
         lambda: mock.patch.object(NoisySum, "release", _once),
+    ),
+    Fault(
+        "noise: none on one coordinate",
+        noise_and_sampling,
+        "noise: law",
+        lambda: mock.patch.object(NoisySum, "release", _all_but_one),
     ),
     Fault(
         "records: charged as one a patient",

@@ -54,7 +54,7 @@ def test_a_planted_fault_is_found_and_taken_out_again(fault):
 
 
 def test_the_known_faults_are_among_them():
-    assert len(FAULTS) == 14
+    assert len(FAULTS) == 15
     for word in ("token", "half", "10 %", "tensor by tensor", "shuffled", "shared", "charged as one", "no limit"):
         assert any(word in fault.name for fault in FAULTS), word
 
