@@ -17,7 +17,7 @@ from fedsec.plan.toml import read_toml
 from fedsec.plan.withdrawal import notices_of
 from fedsec.site.agent import SiteAgent
 from fedsec.site.agents import agent_for
-from fedsec.site.charges import LedgerCharges
+from fedsec.site.charges import LedgerCharges, require_room, rooms
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
 from fedsec.site.own_log import FOLDER, require_head, require_ledger
@@ -25,6 +25,7 @@ from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
 from fedsec.storage import explained
+from fedsec.study.accounts import charged_to
 from fedsec_secure.accounting.chain import EMPTY
 from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
@@ -89,6 +90,7 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
     for site in sites.values():
         policy = read_toml(site.policy_path, Policy)
         if not site.state_path.is_dir():
+            _require_room(site, plan, policy)
             continue
         with ExitStack() as stack, explained(f"the disk of site {site.name}", "Make room there, then start again"):
             store = SiteStore(site.state_path)
@@ -112,6 +114,16 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
                 LedgerCharges(ledger, plan, store, policy).require_room()
             except PrivacyBudgetExceededError as e:
                 raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
+
+
+def _require_room(site: Site, plan: Plan, policy: Policy) -> None:
+    """The same of a site that has no record yet, and whose patients may have a ledger all the same."""
+    if not site.ledger_path.is_file():
+        return
+    try:
+        require_room(rooms(plan, policy, site.population, charged_to(site, plan.dp.unit)), plan)
+    except PrivacyBudgetExceededError as e:
+        raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
 
 
 def authorise_site(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]] = ()) -> bytes:
