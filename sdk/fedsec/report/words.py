@@ -74,8 +74,9 @@ def _cost(data: ReportData) -> str:
     known = f"at most ε = {shown_epsilon(max(spent))}" if spent else "not attested yet"
     whose = "at every site bounds what its releases tell"
     if plan.dp.mode == "distributed":
-        allied = f"{count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'}"
-        whose = f"of the sums bounds what they, and all that follows from them, tell, also to {allied} in league,"
+        allied = f"also to {count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'} in league"
+        allied = allied if plan.dp.colluders else "but not to a site that knows its own share of the noise"
+        whose = f"of the sums bounds what they, and all that follows from them, tell, {allied},"
     studies = "all studies ever" if unit == "record" else f"all studies per patient, for {_NOT_OF_RECORDS}"
     return (
         f"Differential privacy {whose} about one {unit}: ε = "
