@@ -161,6 +161,26 @@ def test_what_records_were_charged_is_not_said_to_be_in_the_account_of_patients(
         assert "everything that was ever released" not in patient.text(section)
 
 
+@pytest.mark.parametrize(("dp", "secure"), [("local", "mask"), ("distributed", "mask"), ("none", "none")])
+def test_no_floor_is_said_to_have_held_that_nobody_held(dp, secure):
+    """Sums with noise may differ by a single site, and without masks nothing keeps any two sums apart."""
+    assert "clifton 5 2 50 % none" in Page(page(real())).text("floors")
+    asked = {"mode": dp, "target_epsilon": 8.0, "target_delta": 1e-6, "noise_multiplier": 1.0, "dimension": 1000}
+    asked = asked if dp != "none" else {"mode": dp}
+    plan = real().plan
+    changed = {"dp": plan.dp.model_copy(update=asked), "secure": plan.secure.model_copy(update={"mode": secure})}
+    text = Page(page(dataclasses.replace(real(), plan=plan.model_copy(update=changed)))).text("floors")
+    assert "clifton 5 any 50 % none" in text
+
+
+def test_where_no_colluder_is_counted_sites_are_not_said_to_be_covered():
+    asked = {"mode": "distributed", "target_epsilon": 8.0, "target_delta": 1e-6, "noise_multiplier": 1.0}
+    asked |= {"dimension": 1000, "colluders": 0}
+    plan = real().plan.model_copy(update={"dp": real().plan.dp.model_copy(update=asked)})
+    summary = Page(page(dataclasses.replace(real(), plan=plan))).text("summary")
+    assert "tell, but not to a site that knows its own share of the noise, about one patient" in summary
+
+
 def test_scores_between_rounds_make_a_curve():
     assert "asked for no scores between rounds" in Page(page(real())).text("results")
     curve = {"harbour": [(1, 0.2), (2, 0.5)], "priory": [(1, 0.4), (2, 0.7)]}
