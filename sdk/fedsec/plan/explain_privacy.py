@@ -9,7 +9,7 @@ from fedsec.plan.canaries import CHANCE, highest, no_site_is_above
 from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
-from fedsec.plan.specs import DpSpec
+from fedsec.plan.specs import DpSpec, SecureSpec
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.errors import ConfigError
@@ -56,7 +56,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     done = (
         f"{steps}; {who} takes part in a step with a chance of {dp.sampling_rate:g}, {some}"
         f"its gradient cut to norm {dp.clipping_norm:g}; noise of {dp.noise_multiplier:g} times that. "
-        "training.epochs, examples_per_round and gradient_clip do not apply."
+        f"{_do_not_apply(draft)} do not apply."
     )
     several = (
         "Who has notes at several sites is protected at each, and the ε of these sites add up."
@@ -78,6 +78,17 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
         weak.append(Statement("risk", "privacy", through))
     stated = [Statement("fact", "privacy", bounded), Statement("fact", "privacy", done), *weak]
     return [*stated, *_records(draft), *_masks(draft, sites), Statement("risk", "privacy", shared)]
+
+
+def _do_not_apply(draft: Draft) -> str:
+    """What of a plan does nothing where steps are private; what belongs to the other mode or unit, if it was set."""
+    dp, names = draft.dp, ["training.epochs", "examples_per_round", "gradient_clip"]
+    of_others = ("steps",) if dp.mode == "distributed" else ("colluders", "keys_ahead")
+    of_others = (*of_others, "max_records") if dp.unit == "record" else of_others
+    names += [f"dp.{name}" for name in of_others if getattr(dp, name) != DpSpec.model_fields[name].default]
+    if draft.secure.min_cohort_change != SecureSpec.model_fields["min_cohort_change"].default:
+        names.append("secure.min_cohort_change")
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _from_whom(dp: DpSpec) -> str:

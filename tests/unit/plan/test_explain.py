@@ -288,6 +288,22 @@ def test_whom_distributed_noise_protects_from(world, colluders, whom):
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mode": "local"}, "examples_per_round and gradient_clip do not apply"),
+        ({"mode": "distributed", "steps": 500, "colluders": 2}, "gradient_clip and dp.steps do not apply"),
+        ({"mode": "local", "colluders": 2, "keys_ahead": 3}, "gradient_clip, dp.colluders and dp.keys_ahead do not"),
+        ({"mode": "local", "unit": "record", "max_records": 9}, "gradient_clip and dp.max_records do not apply"),
+    ],
+)
+def test_what_was_set_and_does_nothing_is_named(world, changes, said):
+    draft = world.draft.model_copy(update={"dp": DpSpec(target_epsilon=8.0, **changes)})
+    assert any(said in text for text in texts(draft, 5, topic="privacy"))
+    apart = draft.model_copy(update={"secure": draft.secure.model_copy(update={"min_cohort_change": 3})})
+    assert any("secure.min_cohort_change do not apply" in text for text in texts(apart, 5, topic="privacy"))
+
+
+@pytest.mark.parametrize(
     ("dp", "said"),
     [
         (DpSpec(), "each eight times, and signs"),
