@@ -12,6 +12,7 @@ from fedsec.logfile import read_entries
 from fedsec.plan.approval import verify_approval
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
+from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import Site
 from fedsec.plan.toml import read_toml
 from fedsec.plan.withdrawal import notices_of
@@ -82,7 +83,8 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
 
 
 def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
-    """FedsecError where a site's record or ledger would refuse this run id of this plan, or the ledger is gone.
+    """FedsecError where a site's record or ledger would refuse this run id of this plan, or its roster beside those of
+    earlier runs, or the ledger is gone.
 
     The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
     would say at its end that the same command goes on.
@@ -98,6 +100,7 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
             started = store.runs.started(plan.digest())
             if run in started:
                 continue
+            _require_allowed(site, plan, policy, store.runs.cohorts())
             if len(started) >= policy.max_runs:
                 raise ConfigError(
                     f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {len(started)} "
@@ -114,6 +117,13 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
                 LedgerCharges(ledger, plan, store, policy).require_room()
             except PrivacyBudgetExceededError as e:
                 raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
+
+
+def _require_allowed(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]]) -> None:
+    """VerificationError for a roster too close to that of an earlier run: the record alone knows these."""
+    broken = check_plan(policy, plan, datetime.datetime.now(datetime.UTC), history)
+    if broken:
+        raise VerificationError("\n".join(f"site {site.name}: {violation}" for violation in broken))
 
 
 def _require_room(site: Site, plan: Plan, policy: Policy) -> None:
