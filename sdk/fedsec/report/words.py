@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fedsec.plan.colluders import colluders_needed
-from fedsec.plan.cost import cost
+from fedsec.plan.cost import charged, cost
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.privacy.shown import shown_epsilon, shown_rest
@@ -124,6 +124,12 @@ def budget_left(data: ReportData) -> str:
     target = data.plan.dp.target_epsilon
     spent = [b.after for b in data.budgets if b.attested]
     bounded = [e for e in spent if not math.isinf(e)]
+    if target is not None and bounded and max(bounded) > target:
+        # The ledgers' figures are of all studies: more than one plan's limit, and no overrun of it.
+        return (
+            f"What is left of the plan’s ε = {target:g} is not in these figures, as earlier studies charged the same "
+            f"{data.plan.dp.unit}s: one run of this plan charges {shown_epsilon(charged(data.plan))} by itself."
+        )
     if target is not None and bounded:
         rest = max(target - max(bounded), 0.0)
         left = f"Of the plan’s ε = {target:g}, at least {shown_rest(rest)} is left at every site that attests"
