@@ -176,8 +176,19 @@ def test_a_sum_that_leaves_its_lanes_ends_the_run(tmp_path, keys, where):
 
 
 def test_a_plan_whose_sums_no_lane_carries_is_refused(keys):
-    with pytest.raises(ConfigError, match="choose a wider ring"):
-        distributed_step(plan_of(keys, ring="4x16", dp={"expected_batch": 4096}))
+    plan = plan_of(keys)
+    narrow = plan.model_copy(
+        update={
+            "dp": plan.dp.model_copy(update={"expected_batch": 4096}),
+            "secure": plan.secure.model_copy(update={"ring": "4x16"}),
+        }
+    )
+    with pytest.raises(ConfigError, match=r"choose a wider ring, for instance 2x32, or lower dp.expected_batch"):
+        distributed_step(narrow)
+    with pytest.raises(ConfigError, match="choose a wider ring"):  # nobody is asked to approve it either
+        plan_of(keys, ring="4x16", dp={"expected_batch": 4096})
+    with pytest.raises(ConfigError, match=r"noise \S+; lower dp.expected_batch"):  # there is no wider one
+        plan_of(keys, ring="2x32", dp={"expected_batch": 1 << 24})
     assert distributed_step(plan_of(keys, ring="2x32")).clip_in_steps == 1 << 16
 
 

@@ -39,7 +39,8 @@ class Floors(Strict):
     minimum_cohort: int = Field(ge=1)
     """No accepted sum held fewer sites."""
     min_cohort_change: int = Field(ge=1)
-    """Without differential privacy: no two survivor sets differed by fewer sites, but for equal ones."""
+    """No two survivor sets differed by fewer sites, but for equal ones. Of plans with differential privacy, or with
+    secure mode none, nothing is said by it: any difference is accepted there."""
     weight_cap: float = Field(gt=0, le=1)
     """No site could weigh more than this share."""
     approvals_required: int = Field(ge=1)

@@ -113,9 +113,10 @@ def _distributed_step(dp: DpSpec, quorum: int, sites: int, largest: int) -> Dist
         )
         if 2 * dp.expected_batch * step.sensitivity + 14 * step.sigma * math.sqrt(sites) <= largest:
             return step
+    wider = "" if largest >= Lanes.named("2x32").largest_sum else "choose a wider ring, for instance 2x32, or "
     raise ConfigError(
         f"secure.ring has lanes up to {largest}: too narrow for {dp.expected_batch} units in a step and noise "
-        f"{dp.noise_multiplier:g}; choose a wider ring, for instance 2x32"
+        f"{dp.noise_multiplier:g}; {wider}lower dp.expected_batch, or the noise (a higher target, fewer rounds)"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import rfc8785
 from pydantic import ValidationError
 
-from fedsec.plan.cost import with_noise
+from fedsec.plan.cost import distributed_step, with_noise
 from fedsec.plan.model import Draft, Plan, Roster
 from fedsec.plan.specs import Strict
 from fedsec.plan.toml import validate
@@ -55,9 +55,14 @@ def parse_canonical(data: bytes, kind: type[M], source: str) -> M:
 
 
 def compile_plan(draft: Draft, roster: Roster) -> Plan:
-    """Add the noise and the roster and check the whole; ConfigError says which fields do not fit which."""
+    """Add the noise and the roster and check the whole; ConfigError says which fields do not fit which, or that the
+    sites could not add up so much noise.
+    """
     value = {**with_noise(draft).model_dump(mode="json"), "roster": roster.model_dump(mode="json")}
-    return validate(value, Plan, f"plan {draft.name}")
+    plan = validate(value, Plan, f"plan {draft.name}")
+    if plan.dp.mode == "distributed":
+        distributed_step(plan)
+    return plan
 
 
 def load_plan(path: Path) -> Plan:

@@ -9,6 +9,7 @@ from fedsec.plan.canaries import CHANCE, highest, no_site_is_above
 from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
+from fedsec.plan.specs import DpSpec, SecureSpec
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.errors import ConfigError
@@ -37,11 +38,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
         return [Statement("refused", "privacy", str(e))]
     dp, costs = noisy.dp, cost(noisy)
     replaced = "no bound" if math.isinf(costs.replace_one) else f"ε = {shown_epsilon(costs.replace_one)}"
-    protected = (
-        "for whoever sees all that leaves a site, masked or not"
-        if dp.mode == "local"
-        else f"for whoever sees the sums, with at most {count_in_words(dp.colluders)} of their sites"
-    )
+    protected = _from_whom(dp)
     whose = "record" if dp.unit == "record" else "patient, with all their notes,"
     bounded = (
         f"Differential privacy: {protected}, whether one {whose} was there or not changes the odds of anything by at "
@@ -59,7 +56,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     done = (
         f"{steps}; {who} takes part in a step with a chance of {dp.sampling_rate:g}, {some}"
         f"its gradient cut to norm {dp.clipping_norm:g}; noise of {dp.noise_multiplier:g} times that. "
-        "training.epochs, examples_per_round and gradient_clip do not apply."
+        f"{_do_not_apply(draft)} do not apply."
     )
     several = (
         "Who has notes at several sites is protected at each, and the ε of these sites add up."
@@ -81,6 +78,26 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
         weak.append(Statement("risk", "privacy", through))
     stated = [Statement("fact", "privacy", bounded), Statement("fact", "privacy", done), *weak]
     return [*stated, *_records(draft), *_masks(draft, sites), Statement("risk", "privacy", shared)]
+
+
+def _do_not_apply(draft: Draft) -> str:
+    """What of a plan does nothing where steps are private; what belongs to the other mode or unit, if it was set."""
+    dp, names = draft.dp, ["training.epochs", "examples_per_round", "gradient_clip"]
+    of_others = ("steps",) if dp.mode == "distributed" else ("colluders", "keys_ahead")
+    of_others = (*of_others, "max_records") if dp.unit == "record" else of_others
+    names += [f"dp.{name}" for name in of_others if getattr(dp, name) != DpSpec.model_fields[name].default]
+    if draft.secure.min_cohort_change != SecureSpec.model_fields["min_cohort_change"].default:
+        names.append("secure.min_cohort_change")
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _from_whom(dp: DpSpec) -> str:
+    """Whom the bound is about: each site knows its own share of distributed noise."""
+    if dp.mode == "local":
+        return "for whoever sees all that leaves a site, masked or not"
+    if dp.colluders == 0:
+        return "for whoever sees the sums and is none of the sites (dp.colluders is 0)"
+    return f"for whoever sees the sums, with at most {count_in_words(dp.colluders)} of their sites"
 
 
 def _masks(draft: Draft, sites: int | None) -> list[Statement]:
@@ -112,7 +129,7 @@ def canaries(draft: Draft, sites: int | None) -> list[Statement]:
         return []
     where = "at one site" if sites is None else "at all sites"
     chance = shown_epsilon(no_site_is_above(spec.per_site, sites or 1), decimals=1)
-    often = "once" if spec.repeats == 1 else f"{count_in_words(spec.repeats)} times"
+    often = "once" if spec.repeats == 1 else f"{count_in_words(spec.repeats)} times{_as_drawn(draft.dp)}"
     text = (
         f"Canaries: each site trains on {count_in_words(spec.per_site)} made-up records of its own, each {often}, and "
         f"signs at the end how exposed they are, among {spec.candidates} answers that nobody trained on: "
@@ -121,3 +138,12 @@ def canaries(draft: Draft, sites: int | None) -> list[Statement]:
         "heart. A policy can bound it."
     )
     return [Statement("fact", "canaries", text)]
+
+
+def _as_drawn(dp: DpSpec) -> str:
+    """What becomes of the copies of a canary: all of them are one patient's."""
+    if dp.mode == "none" or dp.unit == "record":
+        return ""
+    if dp.sampling == "record":
+        return f" (as one patient, of whom at most {dp.max_records} are used)"
+    return " (as one patient, whose mean counts: more copies weigh no more)"

@@ -28,7 +28,7 @@ RULES: Final = (
     ("budgets", "more privacy loss than the study may charge", "budgets"),
     ("baselines", "comparisons that publish this site's own scores, or pool notes", "allowed_baselines"),
     ("rosters", "two runs whose rosters differ by one site", "min_cohort_change"),
-    ("survivors", "two sums that differ by one site", "min_cohort_change"),
+    ("survivors", "two sums without noise that differ by one site", "min_cohort_change"),
     ("runs", "many runs under one approval", "max_runs"),
     ("officers", "one officer who errs, or whose key was stolen", "approvals_required"),
     ("noise", "a promise of privacy that the plan's own noise does not keep", None),
@@ -146,9 +146,11 @@ def _sums(policy: Policy) -> list[Statement]:
         text = f"With equal weights a sum of {cohort} is worth {cohort} sites: larger sums than the minimum are needed."
         found.append(Statement("risk", "sums", text))
     if "influence" in policy.weight_rules:
+        held_out = ", or with local differential privacy on its held-out notes under noise"
         text = (
             f"A plan may weigh sites by a published score of their own model, on at least {policy.minimum_validation} "
-            "public examples: the score can tell whether a single record was trained on."
+            f"public examples{held_out if 'local' in policy.dp_modes else ''}: unless the update is differentially "
+            "private, the score can tell whether a single record was trained on."
         )
         found.append(Statement("risk", "sums", text))
     if "group-influence" in policy.weight_rules:

@@ -28,6 +28,7 @@ def budget_bar(data: ReportData) -> Markup:
     rows, target = data.budgets, data.plan.dp.target_epsilon
     finite = [e for b in rows for e in (b.before, b.after) if b.attested and math.isfinite(e)]
     end = 1.15 * max([*finite, target or 0.0], default=0.0) or 1.0
+    before = [b.before for b in rows if b.attested]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -37,7 +38,8 @@ def budget_bar(data: ReportData) -> Markup:
             _budget_row(axes, place, row, end)
         if target is not None:
             axes.axvline(target, color=AMBER, linewidth=1.4)
-            axes.set_title(f"line: what the plan may charge, ε = {target:g}", color=AMBER)
+            alone = " by itself; grey: charged before it" if any(e > 0 for e in before) else ""
+            axes.set_title(f"line: what the plan may charge{alone}, ε = {target:g}", color=AMBER)
         if finite and any(finite):
             axes.set_xlabel("ε charged so far")
         else:

@@ -41,6 +41,7 @@ def page(data: ReportData) -> str:
         certified=data.certified,
         summary=words.summary(data),
         in_sums=words.in_sums(data),
+        sums_apart=data.plan.dp.mode == "none" and data.plan.secure.mode != "none",
         verdicts=_VERDICTS,
         about_protection=about_protection,
         about_rest=about_rest,

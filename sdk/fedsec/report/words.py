@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fedsec.plan.colluders import colluders_needed
-from fedsec.plan.cost import cost
+from fedsec.plan.cost import charged, cost
 from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.privacy.shown import shown_epsilon, shown_rest
@@ -74,8 +74,9 @@ def _cost(data: ReportData) -> str:
     known = f"at most ε = {shown_epsilon(max(spent))}" if spent else "not attested yet"
     whose = "at every site bounds what its releases tell"
     if plan.dp.mode == "distributed":
-        allied = f"{count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'}"
-        whose = f"of the sums bounds what they, and all that follows from them, tell, also to {allied} in league,"
+        allied = f"also to {count_in_words(plan.dp.colluders)} site{'' if plan.dp.colluders == 1 else 's'} in league"
+        allied = allied if plan.dp.colluders else "but not to a site that knows its own share of the noise"
+        whose = f"of the sums bounds what they, and all that follows from them, tell, {allied},"
     studies = "all studies ever" if unit == "record" else f"all studies per patient, for {_NOT_OF_RECORDS}"
     return (
         f"Differential privacy {whose} about one {unit}: ε = "
@@ -123,6 +124,12 @@ def budget_left(data: ReportData) -> str:
     target = data.plan.dp.target_epsilon
     spent = [b.after for b in data.budgets if b.attested]
     bounded = [e for e in spent if not math.isinf(e)]
+    if target is not None and bounded and max(bounded) > target:
+        # The ledgers' figures are of all studies: more than one plan's limit, and no overrun of it.
+        return (
+            f"What is left of the plan’s ε = {target:g} is not in these figures, as earlier studies charged the same "
+            f"{data.plan.dp.unit}s: one run of this plan charges {shown_epsilon(charged(data.plan))} by itself."
+        )
     if target is not None and bounded:
         rest = max(target - max(bounded), 0.0)
         left = f"Of the plan’s ε = {target:g}, at least {shown_rest(rest)} is left at every site that attests"

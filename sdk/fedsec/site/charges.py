@@ -173,12 +173,20 @@ def require_room(found: Sequence[Room], plan: Plan) -> None:
     """PrivacyBudgetExceededError unless one more run of ``plan`` stays within every budget."""
     for room in found:
         if room.after > room.budget.epsilon:
+            what_to_do = _NO_MORE if math.isinf(room.before) else _LESS
             raise PrivacyBudgetExceededError(
                 f"expected at most epsilon {room.budget.epsilon:.6g} at delta {room.budget.delta:.3g} per "
                 f"{plan.dp.unit} of this {room.budget.scope}; all of this run would make it "
                 f"{shown_epsilon(room.after, 6)}: {room.earlier} earlier reservations count. "
-                "Nothing was charged; ask for more noise, fewer steps, or a budget that the officer approves"
+                f"Nothing was charged; {what_to_do}"
             )
+
+
+_LESS = "ask for more noise, fewer steps, or a budget that the officer approves"
+_NO_MORE = (
+    "what was released before has no bound, as without differential privacy, and that is never undone: no noise and no "
+    "budget over all studies can hold for these patients"
+)
 
 
 def budgets_of(plan: Plan, policy: Policy, population: str) -> tuple[Budget, ...]:

@@ -39,11 +39,17 @@ def documents_digest(documents: Iterable[Document], task: TaskSpec) -> str:
 
 
 def require_units(site: SiteTemplate, draft: Draft) -> None:
-    """ConfigError where a section of the site file that the plan keeps private does not have the plan's units.
+    """ConfigError where a section of the site file that the plan keeps private is missing, or does not have the plan's
+    units.
 
     Epsilon speaks of two data sets that differ by one unit. Under a limit they differ by others too: a unit that leaves
     lets examples of other units in. And in a format that does not say whose a note is, a patient with two is two units.
     """
+    if draft.weighting.private is not None and site.test is None:
+        raise ConfigError(
+            f"site {site.name}: the plan scores on held-out notes, expected a [test] section in its site file: name "
+            "some that are not trained on"
+        )
     private = {
         "data": site.data if draft.dp.mode != "none" else None,
         "test": site.test if draft.weighting.private is not None else None,
@@ -76,8 +82,15 @@ def load_training(site: Site, draft: Draft) -> list[Example]:
     ConfigError for a limit, or notes that do not say whose they are, under differential privacy.
     """
     require_units(site.file, draft)
-    section = site.file.data
-    return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
+    return _examples(site, "data", site.file.data, draft)
+
+
+def _examples(site: Site, name: str, section: DataSection, draft: Draft) -> list[Example]:
+    try:
+        return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
+    except ConfigError as e:
+        # In one process there are many sites, with two sections each.
+        raise ConfigError(f"site {site.name}, [{name}]: {e}") from e
 
 
 def load_public_documents(test: PublicTest, public: Path) -> tuple[Document, ...]:
@@ -133,12 +146,8 @@ def load_held_out(site: Site, draft: Draft) -> list[Example]:
         return []
     require_units(site.file, draft)
     section = site.file.test
-    if section is None:
-        raise ConfigError(
-            f"site {site.name}: the plan scores on held-out notes, expected a [test] section in its site file: name "
-            "some that are not trained on"
-        )
-    return site_examples(load_site_documents(section, site.folder).documents, section, draft.task)[0]
+    assert section is not None  # require_units
+    return _examples(site, "test", section, draft)
 
 
 def public_examples(spec: PublicTest, documents: Sequence[Document], draft: Draft) -> list[Example]:

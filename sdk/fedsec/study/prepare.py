@@ -98,6 +98,7 @@ def _pinned_validation(draft: Draft, sites: Path) -> ValidationSet | None:
 def initialise(draft: Draft, templates: Path, target: Path, now: datetime.datetime) -> Plan:
     """Make the working set ``target`` (mode 0700) from site templates: keys, policies, approvals by generated officers,
     and the compiled plan. Nothing that exists is overwritten, and nothing is made for sites that the plan cannot have.
+    Of a template notes, population and privacy ledger stay.
     """
     found = [(path, read_toml(path, SiteTemplate)) for path in site_paths(templates)]
     for _, template in found:
@@ -109,7 +110,8 @@ def initialise(draft: Draft, templates: Path, target: Path, now: datetime.dateti
         folders[template.name] = folder
         data = _anchored(template.data, path.parent)
         test = None if template.test is None else _anchored(template.test, path.parent)
-        kept = SiteTemplate(name=template.name, data=data, test=test)
+        ledger, whose = _ledger(template, path.parent), template.population
+        kept = SiteTemplate(name=template.name, population=whose, ledger=ledger, data=data, test=test)
         _write_new(folder / "site.toml", kept, f"Site {template.name}")
     _write_new(target / "plan.toml", draft, f"Draft of the plan {draft.name}, as it was initialised")
     if templates.resolve() != target.resolve():
@@ -131,6 +133,16 @@ def _anchored(section: DataSection, base: Path) -> DataSection:
         if (value := getattr(section, name)) is not None
     }
     return section.model_copy(update=changed)
+
+
+def _ledger(template: SiteTemplate, folder: Path) -> str:
+    """Where these patients are charged: the ledger that the template names, or that was made beside it, stays theirs.
+
+    In one of the working set's own they would start from 0, whatever was released about them before.
+    """
+    path = (folder / Path(template.ledger).expanduser()).resolve()
+    named = template.ledger != SiteTemplate.model_fields["ledger"].default
+    return str(path) if named or path.is_file() else template.ledger
 
 
 def _copy_public(source: Path, target: Path) -> None:

@@ -12,12 +12,13 @@ from fedsec.logfile import read_entries
 from fedsec.plan.approval import verify_approval
 from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy
+from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import Site
 from fedsec.plan.toml import read_toml
 from fedsec.plan.withdrawal import notices_of
 from fedsec.site.agent import SiteAgent
 from fedsec.site.agents import agent_for
-from fedsec.site.charges import LedgerCharges
+from fedsec.site.charges import LedgerCharges, require_room, rooms
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
 from fedsec.site.own_log import FOLDER, require_head, require_ledger
@@ -25,6 +26,7 @@ from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_log import read_own_head
 from fedsec.spool import private_folder
 from fedsec.storage import explained
+from fedsec.study.accounts import charged_to
 from fedsec_secure.accounting.chain import EMPTY
 from fedsec_secure.errors import ConfigError, PrivacyBudgetExceededError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
@@ -81,7 +83,8 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
 
 
 def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
-    """FedsecError where a site's record or ledger would refuse this run id of this plan, or the ledger is gone.
+    """FedsecError where a site's record or ledger would refuse this run id of this plan, or its roster beside those of
+    earlier runs, or the ledger is gone.
 
     The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
     would say at its end that the same command goes on.
@@ -89,6 +92,7 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
     for site in sites.values():
         policy = read_toml(site.policy_path, Policy)
         if not site.state_path.is_dir():
+            _require_room(site, plan, policy)
             continue
         with ExitStack() as stack, explained(f"the disk of site {site.name}", "Make room there, then start again"):
             store = SiteStore(site.state_path)
@@ -96,6 +100,7 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
             started = store.runs.started(plan.digest())
             if run in started:
                 continue
+            _require_allowed(site, plan, policy, store.runs.cohorts())
             if len(started) >= policy.max_runs:
                 raise ConfigError(
                     f"site {site.name}: its policy has max_runs = {policy.max_runs} for one plan, and {len(started)} "
@@ -112,6 +117,23 @@ def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
                 LedgerCharges(ledger, plan, store, policy).require_room()
             except PrivacyBudgetExceededError as e:
                 raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
+
+
+def _require_allowed(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]]) -> None:
+    """VerificationError for a roster too close to that of an earlier run: the record alone knows these."""
+    broken = check_plan(policy, plan, datetime.datetime.now(datetime.UTC), history)
+    if broken:
+        raise VerificationError("\n".join(f"site {site.name}: {violation}" for violation in broken))
+
+
+def _require_room(site: Site, plan: Plan, policy: Policy) -> None:
+    """The same of a site that has no record yet, and whose patients may have a ledger all the same."""
+    if not site.ledger_path.is_file():
+        return
+    try:
+        require_room(rooms(plan, policy, site.population, charged_to(site, plan.dp.unit)), plan)
+    except PrivacyBudgetExceededError as e:
+        raise PrivacyBudgetExceededError(f"site {site.name}: {e}") from e
 
 
 def authorise_site(site: Site, plan: Plan, policy: Policy, history: Iterable[frozenset[str]] = ()) -> bytes:

@@ -277,6 +277,46 @@ def test_a_delta_that_promises_nothing_is_a_risk(world):
     assert "no small chance" not in said(1e-5)
 
 
+@pytest.mark.parametrize(
+    ("colluders", "whom"), [(0, " and is none of the sites"), (1, ", with at most one of their sites")]
+)
+def test_whom_distributed_noise_protects_from(world, colluders, whom):
+    """Each site knows its own share: with no colluder counted the bound is about nobody who is one."""
+    dp = DpSpec(mode="distributed", target_epsilon=8.0, colluders=colluders)
+    (said,) = (t for t in texts(world.draft.model_copy(update={"dp": dp}), 5) if t.startswith("Differential privacy"))
+    assert f"for whoever sees the sums{whom}" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mode": "local"}, "examples_per_round and gradient_clip do not apply"),
+        ({"mode": "distributed", "steps": 500, "colluders": 2}, "gradient_clip and dp.steps do not apply"),
+        ({"mode": "local", "colluders": 2, "keys_ahead": 3}, "gradient_clip, dp.colluders and dp.keys_ahead do not"),
+        ({"mode": "local", "unit": "record", "max_records": 9}, "gradient_clip and dp.max_records do not apply"),
+    ],
+)
+def test_what_was_set_and_does_nothing_is_named(world, changes, said):
+    draft = world.draft.model_copy(update={"dp": DpSpec(target_epsilon=8.0, **changes)})
+    assert any(said in text for text in texts(draft, 5, topic="privacy"))
+    apart = draft.model_copy(update={"secure": draft.secure.model_copy(update={"min_cohort_change": 3})})
+    assert any("secure.min_cohort_change do not apply" in text for text in texts(apart, 5, topic="privacy"))
+
+
+@pytest.mark.parametrize(
+    ("dp", "said"),
+    [
+        (DpSpec(), "each eight times, and signs"),
+        (DpSpec(mode="local", unit="record", target_epsilon=8.0), "each eight times, and signs"),
+        (DpSpec(mode="local", target_epsilon=8.0), "each eight times (as one patient, whose mean counts: more copies"),
+        (DpSpec(mode="local", sampling="record", target_epsilon=8.0), "(as one patient, of whom at most 4 are used)"),
+    ],
+)
+def test_copies_of_a_canary_are_one_patient(world, dp, said):
+    draft = world.draft.model_copy(update={"canaries": CanarySpec(per_site=4, repeats=8), "dp": dp})
+    assert said in texts(draft, 5, topic="canaries")[0]
+
+
 def test_no_bound_for_replaced_content_is_no_infinity(world):
     noise = {"target_epsilon": 500.0, "noise_multiplier": 1.5, "sampling_rate": 0.5, "steps": 20}
     dp = DpSpec(mode="local", sampling="record", max_records=5, **noise)

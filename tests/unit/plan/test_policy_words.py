@@ -82,6 +82,8 @@ def test_how_many_officers_must_sign_is_said_in_words(policy):
         ({"minimum_effective_cohort": 20.0}, "larger sums than the minimum are needed"),
         ({"expires": NOW + datetime.timedelta(days=900)}, "For 900 more days"),
         ({"budgets": (PrivacyBudget(unit="record", max_epsilon=50, max_delta=1e-6),)}, "ε ≤ 50"),
+        ({"weight_rules": ("influence",), "dp_modes": ("none",)}, "5 public examples: unless the update is"),
+        ({"weight_rules": ("influence",), "dp_modes": ("local",)}, "privacy on its held-out notes under noise: unless"),
     ],
 )
 def test_what_an_officer_should_think_about_is_a_risk(policy, changes, said):

@@ -133,7 +133,7 @@ def test_a_finite_budget_is_shown_against_the_plan():
     assert f"{planned.replace_one:.4g} for its content" in summary
     text = Page(page(data)).text("budget")
     assert "Of the plan’s ε = 8, at least 3.5 is left at every site that attests." in text
-    assert "line: what the plan may charge, ε = 8" in text
+    assert "line: what the plan may charge by itself; grey: charged before it, ε = 8" in text
     budgets[0] = dataclasses.replace(budgets[0], after=math.inf)
     assert "and has a bound" in Page(page(dataclasses.replace(data, budgets=tuple(budgets)))).text("budget")
 
@@ -143,6 +143,17 @@ def with_budget(target, after, unit="patient"):
     plan = real().plan.model_copy(update={"dp": real().plan.dp.model_copy(update=asked)})
     budgets = tuple(dataclasses.replace(b, before=0.0, after=after) for b in real().budgets)
     return dataclasses.replace(real(), plan=plan, budgets=budgets)
+
+
+def test_charges_of_all_studies_are_no_overrun_of_one():
+    data = with_budget(8.0, 7.986)
+    assert "line: what the plan may charge, ε = 8" in Page(page(data)).text("budget")
+    budgets = tuple(dataclasses.replace(b, before=7.9, after=9.8) for b in data.budgets)
+    later = dataclasses.replace(data, budgets=budgets)
+    text = Page(page(later)).text("budget")
+    alone = shown_epsilon(cost(later.plan).charged)
+    assert f"as earlier studies charged the same patients: one run of this plan charges {alone} by itself." in text
+    assert "is left at every site" not in text
 
 
 @pytest.mark.parametrize(("after", "left"), [(6.7645, "1.23"), (7.99999994, "5.99e-08"), (8.0, "0"), (0.0, "8")])
@@ -159,6 +170,26 @@ def test_what_records_were_charged_is_not_said_to_be_in_the_account_of_patients(
         assert "what studies per record charged is in no account of patients" in patient.text(section)
         assert "studies ever" not in patient.text(section)
         assert "everything that was ever released" not in patient.text(section)
+
+
+@pytest.mark.parametrize(("dp", "secure"), [("local", "mask"), ("distributed", "mask"), ("none", "none")])
+def test_no_floor_is_said_to_have_held_that_nobody_held(dp, secure):
+    """Sums with noise may differ by a single site, and without masks nothing keeps any two sums apart."""
+    assert "clifton 5 2 50 % none" in Page(page(real())).text("floors")
+    asked = {"mode": dp, "target_epsilon": 8.0, "target_delta": 1e-6, "noise_multiplier": 1.0, "dimension": 1000}
+    asked = asked if dp != "none" else {"mode": dp}
+    plan = real().plan
+    changed = {"dp": plan.dp.model_copy(update=asked), "secure": plan.secure.model_copy(update={"mode": secure})}
+    text = Page(page(dataclasses.replace(real(), plan=plan.model_copy(update=changed)))).text("floors")
+    assert "clifton 5 any 50 % none" in text
+
+
+def test_where_no_colluder_is_counted_sites_are_not_said_to_be_covered():
+    asked = {"mode": "distributed", "target_epsilon": 8.0, "target_delta": 1e-6, "noise_multiplier": 1.0}
+    asked |= {"dimension": 1000, "colluders": 0}
+    plan = real().plan.model_copy(update={"dp": real().plan.dp.model_copy(update=asked)})
+    summary = Page(page(dataclasses.replace(real(), plan=plan))).text("summary")
+    assert "tell, but not to a site that knows its own share of the noise, about one patient" in summary
 
 
 def test_scores_between_rounds_make_a_curve():
