@@ -173,8 +173,13 @@ def _make_private(path: Path, *, missing_ok: bool) -> None:
             )
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         fsync_folder(path.parent)
+    require_unshared(path)
+
+
+def require_unshared(path: Path) -> None:
+    """ConfigError where others than the owner have access to a ledger, or to the folder that it is or will be in."""
     for place, mode in ((path, "600"), (path.parent, "700")):
-        if place.stat().st_mode & 0o077:
+        if place.exists() and place.stat().st_mode & 0o077:
             raise ConfigError(f"other users have access to {place}: run chmod {mode} on it, it says what was released")
 
 

@@ -21,6 +21,7 @@ from fedsec.site.agents import agent_for
 from fedsec.site.charges import LedgerCharges, require_room, rooms
 from fedsec.site.identity import SiteIdentity, SiteWork
 from fedsec.site.ledger import Ledger
+from fedsec.site.ledger_file import require_unshared
 from fedsec.site.own_log import FOLDER, require_head, require_ledger
 from fedsec.site.store import RECORD, SiteStore
 from fedsec.site.store_log import read_own_head
@@ -84,13 +85,14 @@ def require_approved(plan: Plan, sites: Mapping[str, Site]) -> None:
 
 def require_startable(plan: Plan, sites: Mapping[str, Site], run: str) -> None:
     """FedsecError where a site's record or ledger would refuse this run id of this plan, or its roster beside those of
-    earlier runs, or the ledger is gone.
+    earlier runs, or the ledger is gone, or open to others.
 
     The agent asks again at its first answer. There each attempt would be refused by every site in turn, and the run
     would say at its end that the same command goes on.
     """
     for site in sites.values():
         policy = read_toml(site.policy_path, Policy)
+        require_unshared(site.ledger_path)
         if not site.state_path.is_dir():
             _require_room(site, plan, policy)
             continue

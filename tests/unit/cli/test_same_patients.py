@@ -98,3 +98,13 @@ def test_no_noise_is_asked_for_where_none_would_help(fedsec, tmp_path, templates
     assert "would make it ∞: 3 earlier reservations count" in said
     assert "that is never undone: no noise and no budget over all studies can hold" in said
     assert "more noise," not in said
+
+
+def test_a_ledger_in_a_folder_that_others_read_is_refused_before_a_run_is_made(fedsec, tmp_path, templates):
+    (tmp_path / "templates" / "ledgers").mkdir(mode=0o755)
+    settings = [part for setting in PRIVATE for part in ("--set", setting)]
+    ask = ("run", SMOKE / "plan.toml", "--sites", templates, "--out", tmp_path / "run", "--init")
+    refused = fedsec(*ask, "--quiet", *settings)
+    assert refused.code == 2, refused.err
+    assert "ledgers: run chmod 700 on it" in " ".join(refused.err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
