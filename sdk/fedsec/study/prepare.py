@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from fedsec.plan.document import load_plan
@@ -157,6 +159,27 @@ def prepare_run(
 ) -> RunFolder:
     """A fresh run folder, or ConfigError with nothing left behind that a second try would trip over."""
     require_new(out)
+    with _taken_back(working_set(out)) if init else nullcontext():
+        return _prepared(plan_path, sites, out, init, assignments, run)
+
+
+@contextmanager
+def _taken_back(target: Path) -> Iterator[None]:
+    """A working set that is new goes again where its run is refused: policies that were drafted for this plan would
+    refuse the next, and nothing was answered yet with the keys, or charged.
+    """
+    is_new = not target.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _prepared(
+    plan_path: Path, sites: Path, out: Path, init: bool, assignments: Sequence[str], run: str | None
+) -> RunFolder:
     if init:
         now = datetime.datetime.now(datetime.UTC)
         sites, plan = working_set(out), initialise(read_draft(plan_path, assignments), sites, working_set(out), now)

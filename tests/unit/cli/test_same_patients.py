@@ -70,6 +70,8 @@ def test_a_second_study_on_a_working_set_counts_what_the_first_was_charged(fedse
     assert f"site {name}: expected at most epsilon 8" in said
     assert "3 earlier reservations count. Nothing was charged" in said
     assert not (tmp_path / "second").exists()
+    assert not (tmp_path / "second-sites").exists()  # a second try is not held to policies of this plan
+    initialise(read_draft(SMOKE / "plan.toml", PRIVATE), tmp_path / "first-sites", tmp_path / "second-sites", NOW)
     again = load_site(tmp_path / "second-sites" / name / "site.toml")
     assert (again.ledger_path.resolve(), again.population) == (first.ledger_path.resolve(), first.population)
     assert not again.state_path.exists()
@@ -108,3 +110,18 @@ def test_a_ledger_in_a_folder_that_others_read_is_refused_before_a_run_is_made(f
     assert refused.code == 2, refused.err
     assert "ledgers: run chmod 700 on it" in " ".join(refused.err.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run-sites").exists()
+
+
+def test_a_refused_run_takes_back_the_working_set_that_it_made_and_no_other(fedsec, tmp_path, templates):
+    """Policies that were drafted for a refused plan would refuse the next; a set that was there is a user's own."""
+    settings = [part for setting in (*PRIVATE, "dp.target_epsilon=4") for part in ("--set", setting)]
+    ask = ("run", SMOKE / "plan.toml", "--sites", templates, "--out", tmp_path / "run", "--init", "--quiet")
+    (tmp_path / "templates" / "ledgers").mkdir(mode=0o755)
+    assert fedsec(*ask, *settings).code == 2
+    (tmp_path / "templates" / "ledgers").chmod(0o700)
+    initialise(read_draft(SMOKE / "plan.toml", PRIVATE), templates, tmp_path / "run-sites", NOW)
+    before = sorted(tmp_path.joinpath("run-sites").rglob("*"))
+    (tmp_path / "templates" / "ledgers").chmod(0o755)
+    assert fedsec(*ask, *settings).code == 2
+    assert sorted(tmp_path.joinpath("run-sites").rglob("*")) == before
