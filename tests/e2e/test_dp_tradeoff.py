@@ -91,7 +91,7 @@ def furthest(draft: Draft, round_index: int) -> float:
 
 class TestGrid:
     def test_names_tell_cells_apart_and_are_read_back(self):
-        assert len({cell.name for cell in GRID}) == len(GRID) == 47
+        assert len({cell.name for cell in GRID}) == len(GRID) == 49
         assert [named(cell.name) for cell in GRID] == GRID
 
     @pytest.mark.parametrize(
@@ -274,6 +274,28 @@ class TestTablesAndPlot:
         assert patients[6:9] == ["1", "2.000", "0.200"]
         assert patients[-1] == "40%"  # 0.2 of seed 0's 0.5
         assert "| the main grid | 8 | 2 | -0.500 (-0.750 to -0.250) | +0.200 (+0.200 to +0.200) |" in text
+
+    def test_modes_stand_side_by_side(self):
+        settings = ("distributed-e8-fedit-10sites-record-s0", "none-fedit-10sites-s0")
+        more = [a_row(times_usual(name), f1=0.4, loss=0.9) for name in settings]
+        tried = [a_row(times_usual("local-e8-ffa-10sites-record-s0", times), f1=0.0, loss=1.5) for times in (1 / 2, 2)]
+        text = list(tables.summary([*some_rows(), *more, *tried]))
+        assert "| 8 | 1.250 (1.000 to 1.500) | 0.750 (0.750 to 0.750) | – |" in " ".join(text)
+        assert "| ∞ | – | – | 0.500 (0.500 to 0.500) | – | – | 0.600 (0.500 to 0.700) |" in text
+        assert "| ffa, 10 sites, records | 1.000 | 0.750 | 0.500 | 0.100 | 0.300 | 0.500 |" in text
+        assert "| fedit | – | 0.900 | 0.900 | – | 0.400 | 0.400 |" in text
+        assert "| patients | – | 2.000 | 0.500 | – | 0.200 | 0.500 |" in text
+        for rate in (RATES["local"] / 2, 2 * RATES["local"]):
+            assert any(line.startswith(f"| × {tables.times(rate)} | 1.500 | – | ") for line in text)
+
+    def test_the_page_has_the_tables_of_its_rows(self):
+        rows = Table(EXAMPLE / "results" / "results.csv", Row).rows()
+        groups, usual = tables.groups_of(rows), tables.usual_of(rows)
+        assert usual is not None
+        page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+        found = (tables.curve_table(groups, usual), tables.rates_table(rows, usual, 8))
+        for table in (*found, tables.settings_table(groups, usual, 8)):
+            assert "\n".join(table) in page
 
     def test_no_row_no_table(self):
         assert list(tables.summary([])) == ["No run is finished."]

@@ -22,10 +22,10 @@ NONE, LOCAL, DISTRIBUTED = "none", "local", "distributed"
 FFA, FEDIT = "ffa", "fedit"
 RECORD, PATIENT = "record", "patient"
 MODES, STRATEGIES, UNITS = (NONE, LOCAL, DISTRIBUTED), (FFA, FEDIT), (RECORD, PATIENT)
-RATES: Final[Mapping[str, float]] = {NONE: 4.0, LOCAL: 8.0, DISTRIBUTED: 8.0}
+RATES: Final[Mapping[str, float]] = {NONE: 8.0, LOCAL: 8.0, DISTRIBUTED: 8.0}
 """Times the plan's learning rate, in the curves: the best that were TRIED, with noise at epsilon 8 and seed 0."""
 TRIED: Final[Mapping[str, tuple[float, ...]]] = {
-    NONE: (1, 2, 4),
+    NONE: (1, 2, 4, 8, 16),
     LOCAL: (0.5, 1, 2, 4, 8, 16),
     DISTRIBUTED: (0.5, 1, 2, 4, 8, 16),
 }

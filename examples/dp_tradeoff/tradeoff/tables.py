@@ -1,10 +1,12 @@
-"""summary.md: means over seeds with the lowest and highest, what is kept of F1, and distributed minus local."""
+"""summary.md: means over seeds with the lowest and highest, mode beside mode and one by one, what is kept of F1, and
+distributed minus local.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -76,6 +78,59 @@ def kept(rows: Sequence[Row], groups: Mapping[Group, Sequence[Row]]) -> float | 
     return sum(row.f1 for row in common) / total if total else None
 
 
+def by_mode(head: str, lines: Mapping[str, Mapping[str, Sequence[Row]]]) -> list[str]:
+    """Loss and strict F1 of the modes side by side; ``lines``: the rows of each mode, by what stands first."""
+    modes = [mode for mode in (LOCAL, DISTRIBUTED, NONE) if any(rows.get(mode) for rows in lines.values())]
+    names = ["no privacy" if mode == NONE else mode for mode in modes]
+    found = [
+        [
+            label,
+            *(spread([row.loss for row in rows.get(mode, ())]) for mode in modes),
+            *(spread([row.f1 for row in rows.get(mode, ())]) for mode in modes),
+        ]
+        for label, rows in lines.items()
+    ]
+    return markdown([head, *(f"{name}, nats" for name in names), *(f"{name}, F1" for name in names)], found)
+
+
+def curve_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[str]:
+    """The usual setting, one line an epsilon."""
+    epsilons = sorted({epsilon for setting, _, epsilon in groups if setting == usual})
+    lines = {_epsilon(e): {mode: groups.get((usual, mode, e), ()) for mode in MODES} for e in epsilons}
+    return by_mode("ε", lines)
+
+
+def settings_table(groups: Mapping[Group, Sequence[Row]], usual: Setting, epsilon: float) -> list[str]:
+    """Other settings at the curves' learning rates, and the usual one with the same seeds, one line each."""
+    others = [s for s in dict.fromkeys(s for s, _, e in groups if e == epsilon) if s != usual and s.rate == 1]
+    if not others:
+        return []
+    seeds = {row.seed for s in others for mode in MODES for row in groups.get((s, mode, epsilon), ())}
+    lines = {
+        f"{s.strategy}, {s.sites} sites, {s.unit}s" if s == usual else s.words(usual): {
+            NONE: _of(seeds, groups.get((s._replace(unit=RECORD), NONE, math.inf), ())),
+            **{mode: _of(seeds, groups.get((s, mode, epsilon), ())) for mode in (LOCAL, DISTRIBUTED)},
+        }
+        for s in (usual, *others)
+    }
+    return by_mode("setting", lines)
+
+
+def rates_table(rows: Sequence[Row], usual: Setting, epsilon: float) -> list[str]:
+    """The first seed of the usual setting, one line a learning rate."""
+    found: defaultdict[float, dict[str, Sequence[Row]]] = defaultdict(dict)
+    first = min(row.seed for row in rows if row.mode != ZERO_SHOT)
+    for row in rows:
+        of_usual = row.mode in MODES and row.seed == first and setting_of(row)._replace(rate=1.0) == usual
+        if of_usual and row.epsilon == (math.inf if row.mode == NONE else epsilon):
+            found[row.rate][row.mode] = [row]
+    return by_mode("learning rate", {f"× {times(rate)}": found[rate] for rate in sorted(found)})
+
+
+def _of(seeds: Collection[int], rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.seed in seeds]
+
+
 def score_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[str]:
     """One line a setting, mode and epsilon."""
     head = ["setting", "mode", "ε, target", "ε, reported", "noise z", "noise in the mean", "seeds", "loss"]
@@ -131,5 +186,10 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         if row.mode == ZERO_SHOT:
             yield f"Untrained: loss {row.loss:.3f}, F1 {row.f1:.3f} strict, {row.f1_lenient:.3f} lenient."
-    yield from ("", *score_table(groups, usual))
+    yield from ("", "## By ε", "", *curve_table(groups, usual))
+    most = max((epsilon for _, mode, epsilon in groups if mode != NONE), default=math.inf)
+    if others := settings_table(groups, usual, most):
+        yield from ("", f"## Other settings, ε = {_epsilon(most)}", "", *others)
+    yield from ("", f"## Learning rates, ε = {_epsilon(most)}, seed {seeds[0]}", "", *rates_table(rows, usual, most))
+    yield from ("", "## All", "", *score_table(groups, usual))
     yield from ("", "## Distributed minus local, same seed", "", *difference_table(groups, usual))
