@@ -159,20 +159,21 @@ def prepare_run(
 ) -> RunFolder:
     """A fresh run folder, or ConfigError with nothing left behind that a second try would trip over."""
     require_new(out)
-    with _taken_back(working_set(out)) if init else nullcontext():
+    with _taken_back(working_set(out), out) if init else nullcontext():
         return _prepared(plan_path, sites, out, init, assignments, run)
 
 
 @contextmanager
-def _taken_back(target: Path) -> Iterator[None]:
+def _taken_back(target: Path, out: Path) -> Iterator[None]:
     """A working set that is new goes again where its run is refused: policies that were drafted for this plan would
-    refuse the next, and nothing was answered yet with the keys, or charged.
+    refuse the next. Not where another process, started with the same names, has a run on it: that one's ledgers stay.
     """
     is_new = not target.exists()
     try:
         yield
     except BaseException:
-        if is_new:
+        begun = any(target.glob("*/state")) or (out.is_dir() and any(out.iterdir()))
+        if is_new and not begun:
             shutil.rmtree(target, ignore_errors=True)
         raise
 

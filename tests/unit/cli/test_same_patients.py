@@ -16,6 +16,7 @@ from fedsec.site.charges import LedgerCharges
 from fedsec.site.ledger import Ledger
 from fedsec.site.store import SiteStore
 from fedsec.spool import private_folder
+from fedsec.study import prepare
 from fedsec.study.prepare import initialise, read_draft
 from fedsec.study.sites import require_startable
 from fedsec_secure.errors import PrivacyBudgetExceededError
@@ -125,3 +126,16 @@ def test_a_refused_run_takes_back_the_working_set_that_it_made_and_no_other(feds
     (tmp_path / "templates" / "ledgers").chmod(0o755)
     assert fedsec(*ask, *settings).code == 2
     assert sorted(tmp_path.joinpath("run-sites").rglob("*")) == before
+
+
+def test_a_working_set_that_another_run_began_on_meanwhile_is_not_taken_back(tmp_path, templates, monkeypatch):
+    """Two processes, one --out: the one that is refused must not take the other's ledgers along."""
+
+    def begun_elsewhere(*_):
+        private_folder(tmp_path / "run-sites" / "harbour" / "state")
+        raise PrivacyBudgetExceededError("no room")
+
+    monkeypatch.setattr(prepare, "require_startable", begun_elsewhere)
+    with pytest.raises(PrivacyBudgetExceededError):
+        prepare.prepare_run(SMOKE / "plan.toml", templates, tmp_path / "run", init=True, assignments=PRIVATE)
+    assert (tmp_path / "run-sites" / "harbour" / "site.key").is_file()

@@ -29,7 +29,7 @@ _POSITIONS_NAME = re.compile(r"wpe|position")
 _RANDOM_FIELD = re.compile(r"drop|jitter")
 _HEADS_FIELD = re.compile(r"classif|summary")
 """Of heads that a language model does not have, though its configuration speaks of them."""
-_PICKED_FIELD = re.compile(r"keep_window_size|index_topk|topk_blocks")
+_PICKED_FIELD = re.compile(r"keep_window_size|index_topk(_blocks)?")
 """How many tokens, or blocks of them, an attention picks of all before (Doge; DeepSeek-V3.2 and those after it)."""
 _PACKING_ARGUMENTS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
@@ -233,7 +233,7 @@ def _text_config(model: torch.nn.Module) -> Mapping[str, Any]:
 
 def _picks(model: torch.nn.Module, width: int) -> str | None:
     """What a configuration calls its attention's picking, where fewer are picked than a padded record has tokens."""
-    fields = ((name, n) for name, n in _text_config(model).items() if _PICKED_FIELD.search(name))
+    fields = ((name, n) for name, n in _text_config(model).items() if _PICKED_FIELD.fullmatch(name))
     return next((f"{name}={n}" for name, n in fields if isinstance(n, int) and 0 < n < width), None)
 
 
