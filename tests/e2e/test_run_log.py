@@ -59,6 +59,30 @@ def test_a_run_leaves_a_log_that_every_site_cosigned(tmp_path, keys):
     assert read_entries(log_folder(tmp_path)) == entries
 
 
+@pytest.mark.parametrize("after", ["mask", "attest"])
+def test_a_site_that_is_gone_for_good_leaves_a_log_that_ends_with_the_run(tmp_path, keys, after):
+    class Gone:
+        def __init__(self, agent):
+            self.agent, self.is_gone = agent, False
+
+        def handle(self, name, body):
+            self.is_gone = self.is_gone or name == after
+            if self.is_gone:
+                raise TransportError("no connection")
+            return self.agent.handle(name, body)
+
+    plan = make_plan(keys, rounds=1)
+    wrap = lambda site, agent: Gone(agent) if site == "site-b" else agent  # noqa: E731
+    for _ in "once", "resumed":
+        with Federation(tmp_path, keys, plan, wrap=wrap) as federation:
+            federation.run()
+        entries = read_entries(log_folder(tmp_path))
+        assert entries[-1].kind == "run-finished"
+        done = opened(tmp_path, plan, SITES - 1)
+        assert done.checkpoint.head == MerkleTree(e.leaf_hash() for e in entries).head()
+        assert set(done.cosigned) == set(keys.sites) - {"site-b"}
+
+
 def test_who_dropped_out_and_why_is_in_the_log(tmp_path, keys):
     class Silent:
         def __init__(self, agent):

@@ -8,17 +8,23 @@ from dataclasses import replace
 import pytest
 
 from fedsec.plan.approval import approve, read_approval
+from fedsec.plan.init import OFFICER_KEY
 from fedsec.plan.policy import draft_policy
 from fedsec.plan.revocation import revoke
 from fedsec.plan.sitefile import DataSection, SiteFile, load_site
 from fedsec.plan.toml import write_toml
 from fedsec.plan.withdrawal import withdraw
+from fedsec.report.seal import finish_run
 from fedsec.site.masked import MaskedAgent
+from fedsec.study.federation import open_study
+from fedsec.study.prepare import prepare_run
 from fedsec.study.sites import authorise_site
-from fedsec_secure.errors import AbortError
+from fedsec.study.verify import verify_run
+from fedsec_secure.errors import AbortError, VerificationError
 from fedsec_secure.identity.keys import SigningKey
 from fedsec_secure.identity.roster import SiteId
 from tests.e2e.federation import Federation, Keys, make_plan
+from tests.unit.cli.smoke import SMOKE
 
 SITES = 4  # threshold and floor 3: one may be lost
 ASH = SiteId("site-a")
@@ -165,3 +171,55 @@ def test_a_stranger_cannot_stop_a_run_unnoticed(tmp_path, keys):
     (reason, *_) = run(tmp_path, keys, plan, Hospital(tmp_path / "ash", keys, plan, strange))
     assert "s.json" in reason
     assert "revocation check 3" in reason
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def killed_at_the_second_round(event):
+    if event["event"] == "asking" and event["round"] == 1:
+        raise KilledError
+
+
+def withdrawn_from(site):
+    officer = SigningKey.load(site.folder / OFFICER_KEY)
+    said = read_approval(site.approval_path.read_bytes(), site.name, [officer.public])
+    now = datetime.datetime.now(datetime.UTC)
+    stop = withdraw(said.nonce, said.plan_sha256, site.name, officer, reason="x", at=now)
+    site.revocations_path.mkdir()
+    (site.revocations_path / "stop.json").write_bytes(stop)
+
+
+@pytest.fixture
+def half_done(tmp_path):
+    """A run of one process that was killed after its first round, and then a site's approval was withdrawn."""
+
+    def make(*assignments):
+        sizes = ("training.examples_per_round=2", "evaluation.max_new_tokens=4", "evaluation.single_test_limit=1")
+        draft, sites = SMOKE / "plan.toml", SMOKE / "sites"
+        folder = prepare_run(draft, sites, tmp_path / "run", init=True, assignments=(*sizes, *assignments))
+        with pytest.raises(KilledError):
+            open_study(folder, killed_at_the_second_round).run()
+        withdrawn_from(load_site(folder.sites / "priory" / "site.toml"))
+        return folder
+
+    return make
+
+
+def test_a_run_of_one_process_is_resumed_without_the_site_whose_approval_was_withdrawn(half_done):
+    folder, events = half_done("secure.min_cohort_change=1"), []
+    study = open_study(folder, events.append)
+    assert "priory" not in study.training
+    finish_run(folder, study.run)
+    lost = [e["sites"]["priory"] for e in events if e["event"] == "lost" and "priory" in e["sites"]]
+    assert lost
+    assert all("approval check 10" in reason for reason in lost)
+    assert [str(row) for row in verify_run(folder.path) if row.outcome == "failed"] == []
+    assert "priory alone" not in folder.results().scores
+
+
+def test_a_model_of_pooled_notes_is_not_made_without_them(half_done):
+    folder = half_done('evaluation.baselines=["central"]')
+    with pytest.raises(VerificationError, match="approval check 10"):
+        open_study(folder, lambda event: None)

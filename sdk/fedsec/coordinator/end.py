@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import TypeVar
 
 from fedsec.coordinator.driver import Driver
@@ -53,8 +54,10 @@ def _ask(
 def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) -> Generator[Exchange, Outcome, bytes]:
     """Ask every site to cosign the run's log; the note with all cosignatures, at least the floor's number.
 
-    Before the end of the run the heads of the sites' privacy ledgers go into the log: the next checkpoint has them.
+    Before the end of the run the heads of the privacy ledgers, and who did not answer, go into the log: the next
+    checkpoint has them. After the last there is none: what nobody signs is only reported; the log ends with the run.
     """
+    ended = index == driver.plan.rounds
 
     def read(site: SiteId, content: bytes) -> WitnessReply:
         reply = WitnessReply.decode(content)
@@ -65,10 +68,11 @@ def witness(driver: Driver, index: int, note: bytes, leaves: tuple[bytes, ...]) 
         require(len(replies), driver.cohort(), "the set of cosignatures of the log")
 
     body = WitnessRequest(note, leaves).encode()
-    replies = yield from _ask(driver, "witness", index, witness_context, body, read, enough)
+    asking = replace(driver, record=lambda entry: None) if ended else driver
+    replies = yield from _ask(asking, "witness", index, witness_context, body, read, enough)
     for site, reply in replies.items():
         note = add_cosignature(note, reply.line, site, driver.roster.sites[site])
-        if index < driver.plan.rounds:
+        if not ended:
             driver.record(LedgerHeadEntry(site=site, head_sha256=reply.ledger_head.hex()))
     return note
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Event
 
 from fedsec.coordinator.state import State
 from fedsec.data.schema import Example
-from fedsec.engines.embedded import EmbeddedTransport
+from fedsec.engines.embedded import EmbeddedTransport, Handler
 from fedsec.plan.model import Plan
 from fedsec.plan.sitefile import Site, load_sites
 from fedsec.site.agent import SiteAgent
@@ -22,7 +22,7 @@ from fedsec.study.corpora import PublicSets, load_public, load_training
 from fedsec.study.folder import RunFolder
 from fedsec.study.one_site import local_work
 from fedsec.study.pooled import pooled_adapter
-from fedsec.study.sites import open_agent
+from fedsec.study.sites import open_agent, require_approved
 from fedsec.training.adapter import AdapterState
 from fedsec.training.private.mates import require_alone
 from fedsec.training.public_step import adapter_of
@@ -40,6 +40,8 @@ class Study:
     sites: dict[str, Site]
     training: dict[str, list[Example]] = field(repr=False)
     public: PublicSets
+    stopped: Mapping[str, VerificationError] = field(default_factory=dict)
+    """Sites whose officers' word does not hold (any more), and why: their notes are not read."""
     progress: Progress = lambda event: None
     stopping: Event = field(default_factory=Event)
     work: Callable[[LocalWork], SiteWork] = lambda local: local
@@ -60,11 +62,13 @@ class Study:
     def run(self) -> None:
         """All that is left to do: rounds, adapter, baselines, scores. Safe to call again after a kill."""
         with ExitStack() as stack:
-            agents = {SiteId(n): self._agent(n, stack) for n in self.plan.roster.sites if n in self.sites}
+            here = [name for name in self.plan.roster.sites if name in self.sites]
+            agents = {SiteId(n): self._agent(n, stack) for n in here if n not in self.stopped}
             self._agents = tuple(agents.values())
+            handlers: dict[SiteId, Handler] = {**agents, **{SiteId(n): _Stopped(e) for n, e in self.stopped.items()}}
             key = coordinator_key(self.folder)
             coordination = Coordination(self.folder, key, self.models, self.public, self.progress, self._pooled)
-            coordination.run(EmbeddedTransport(agents, self.models.count, self.stopping), self._known)
+            coordination.run(EmbeddedTransport(handlers, self.models.count, self.stopping), self._known)
 
     def _agent(self, name: str, stack: ExitStack) -> SiteAgent:
         site = self.sites[name]
@@ -86,6 +90,17 @@ class Study:
         return pooled_adapter(self.folder, self.models, self.training, self.progress)
 
 
+@dataclass(frozen=True)
+class _Stopped:
+    """A site that answers nothing, as one on a machine of its own would not be started: the others go on."""
+
+    reason: VerificationError
+
+    def handle(self, name: str, body: bytes) -> bytes:
+        """Refuse, whatever is asked."""
+        raise VerificationError(f"{name}: {self.reason}")
+
+
 def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -> Study:
     """Load the base model (digest checked), the sites' notes and the public test sets of a run.
 
@@ -94,9 +109,27 @@ def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -
     """
     plan = folder.plan
     sites = load_sites(folder.sites)
+    stopped = _stopped(plan, sites)
     models = load_models(plan, progress, jobs)
     require_alone(models.base, plan)
     progress({"event": "loading", "what": "notes"})
     public = load_public(plan, folder.coordinator.public_path)
-    training = {name: load_training(sites[name], plan) for name in plan.roster.sites if name in sites}
-    return Study(folder, models, sites, training, public, progress)
+    here = {name: sites[name] for name in plan.roster.sites if name in sites}
+    training = {name: load_training(site, plan) for name, site in here.items() if name not in stopped}
+    return Study(folder, models, sites, training, public, stopped, progress)
+
+
+def _stopped(plan: Plan, sites: Mapping[str, Site]) -> dict[str, VerificationError]:
+    """Sites of the plan that its officers allowed once and do not allow now: a run may be resumed after a withdrawal.
+
+    Raises what the first of them says where the others cannot do without it: a model of all sites' pooled notes.
+    """
+    found: dict[str, VerificationError] = {}
+    for name in plan.roster.sites:
+        try:
+            require_approved(plan, {name: sites[name]} if name in sites else {})
+        except VerificationError as e:
+            if "central" in plan.evaluation.baselines:
+                raise
+            found[name] = e
+    return found
