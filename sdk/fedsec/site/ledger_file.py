@@ -177,7 +177,11 @@ def _make_private(path: Path, *, missing_ok: bool) -> None:
 
 
 def require_unshared(path: Path) -> None:
-    """ConfigError where others than the owner have access to a ledger, or to the folder that it is or will be in."""
+    """ConfigError where others than the owner have access to a ledger, or to the folder that it is or will be in, or
+    where something stands there that is no file.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"expected the privacy ledger {path}, found no file: name the file itself")
     for place, mode in ((path, "600"), (path.parent, "700")):
         if place.exists() and place.stat().st_mode & 0o077:
             raise ConfigError(f"other users have access to {place}: run chmod {mode} on it, it says what was released")

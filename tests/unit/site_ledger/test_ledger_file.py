@@ -190,10 +190,19 @@ def test_a_locked_file_says_so(path, monkeypatch):
 
 
 def test_one_that_cannot_be_written_says_how_it_is_read(path):
-    """A backup on a read-only medium, which only a superuser can make: SQLite says the same of a folder."""
+    """A backup on a read-only medium, which only a superuser can make: SQLite says the same where its own log cannot be
+    opened.
+    """
+    open_ledger(path).close()
+    path.with_name(f"{path.name}-wal").mkdir()
+    with pytest.raises(StorageError, match=r"unable to open.*Nothing was charged.*look at a copy"):
+        open_ledger(path)
+
+
+def test_a_folder_in_its_place_is_named(path):
     path.mkdir(mode=0o700, parents=True)
     path.parent.chmod(0o700)
-    with pytest.raises(StorageError, match=r"unable to open.*Nothing was charged.*look at a copy"):
+    with pytest.raises(ConfigError, match="found no file"):
         open_ledger(path)
 
 
