@@ -168,9 +168,12 @@ def _assign(value: dict[str, Any], name: str, text: str) -> None:
     for part in parts[:-1]:
         field = inner.model_fields.get(part)
         found = _model_in(field.annotation) if field else None
-        if found is None:
+        # A table that the draft does not have begins empty; one that an earlier assignment made a number is none.
+        table = {} if target.get(part) is None else target[part]
+        if found is None or not isinstance(table, dict):
             raise ConfigError(f"--set {name}: {part} is no table of a plan; expected {_listed(inner)}")
-        inner, target = found, target[part]
+        target[part] = table
+        inner, target = found, table
     field = inner.model_fields.get(parts[-1])
     if field is None:
         close = difflib.get_close_matches(parts[-1], list(inner.model_fields), 1)

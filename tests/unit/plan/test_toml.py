@@ -101,6 +101,17 @@ def test_override_applies_all_before_it_checks():
         override(parse(), ["weighting.rule=size"])
 
 
+def test_override_fills_a_table_that_the_draft_does_not_have():
+    noisy = ["weighting.private.noise_multiplier=20", "weighting.private.expected_units=40"]
+    by_score = ["weighting.rule=influence", "dp.mode=local", "dp.target_epsilon=8", "training.batch_size=1"]
+    private = override(parse(), [*by_score, *noisy]).weighting.private
+    assert (private.noise_multiplier, private.expected_units) == (20.0, 40)
+    with pytest.raises(ConfigError, match="expected_units: this field is missing"):
+        override(parse(), noisy[:1])
+    with pytest.raises(ConfigError, match="private is no table"):
+        override(parse(), ["weighting.private=5", *noisy])
+
+
 @pytest.mark.parametrize(
     ("assignment", "match"),
     [
