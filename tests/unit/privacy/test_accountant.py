@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import dp_accounting
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from fedsec.privacy.accountant import PldAccountant, RdpFilter, RenyiAccountant, calibrate, steps_of
 from fedsec.privacy.mechanisms import Mechanism, mechanisms
 from fedsec.privacy.renyi import ORDERS, divergences, epsilon_at_best_order, epsilon_for_any_choice
+from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.accounting.events import (
     NEIGHBOURS,
     Composed,
@@ -63,6 +65,17 @@ def test_known_numbers(rate, steps, pld, pld_replaced, rdp):
     assert PldAccountant().epsilon(events, DELTA) == pytest.approx(pld, abs=0.01)
     assert PldAccountant("replace-one").epsilon(events, DELTA) == pytest.approx(pld_replaced, abs=0.01)
     assert RenyiAccountant().epsilon(events, DELTA) == pytest.approx(rdp, abs=0.01)
+
+
+def test_the_page_has_these_numbers_rounded_up():
+    page = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    table = page.split("| sampling rate, steps | neighbours | PLD", 1)[1].split("\n\n", 1)[0]
+    for rate, steps in ((0.01, 1000), (0.05, 200), (0.01, 100)):
+        for neighbours in NEIGHBOURS:
+            events = [steps_of(rate, 1.0, steps)]
+            cells = [shown_epsilon(kind(neighbours).epsilon(events, DELTA), decimals=3) for kind in ACCOUNTANTS]
+            assert f"| {rate}, {steps} | {neighbours} | {' | '.join(cells)} |" in table
+    assert table.count("\n| ") == 6
 
 
 def test_the_gaussian_mechanism_by_its_formula():
