@@ -41,13 +41,13 @@ def run(
 def finish_study(path: Path, jobs: int | None, *, json: bool, quiet: bool) -> None:
     """Do all that is left of a run, and show its results."""
     from fedsec.cli.progress import StudyProgress
-    from fedsec.plan.explain_secure import WARNINGS
+    from fedsec.plan.explain_secure import warning
     from fedsec.study.folder import RunFolder
 
     folder = RunFolder.open(path)
-    warning = WARNINGS.get(folder.plan.secure.mode)
-    if warning is not None and not quiet:
-        err.print(warning, style="bold red")
+    warned = warning(folder.plan)
+    if warned is not None and not quiet:
+        err.print(warned, style="bold red")
     if quiet or json:
         _finish(folder, lambda event: None, jobs)
     else:

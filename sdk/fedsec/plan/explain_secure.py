@@ -20,31 +20,41 @@ from fedsec_secure.numeric.lanes import FixedPoint, Lanes
 _ORDINALS: Final = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
-WARNINGS: Final = MappingProxyType(
+_WARNINGS: Final = MappingProxyType(
     {
         "none": (
             "secure.mode is none: the coordinator sees every site's update in the clear, and can reconstruct parts "
-            "of notes from it. For baselines only; each site's policy must allow it by name."
+            "of notes from it{within}. For baselines only; each site's policy must allow it by name."
         ),
         "he": (
             "secure.mode is he: the coordinator together with any one site, or with whoever has that site's key, reads "
-            "the update of every site, and can reconstruct parts of notes from it. With he-mask it would need many "
-            "sites, as with mask. Each site's policy must allow he by name."
+            "the update of every site, and can reconstruct parts of notes from it{within}. With he-mask it would need "
+            "many sites, as with mask. Each site's policy must allow he by name."
         ),
     }
 )
-"""What whoever approves or runs a plan with such a mode has to know."""
+
+
+def warning(draft: Draft) -> str | None:
+    """What whoever approves or runs a plan has to know of its secure mode, if anything."""
+    text = _WARNINGS.get(draft.secure.mode)
+    return None if text is None else text.format(within=_within(draft))
+
+
+def _within(draft: Draft) -> str:
+    """What bounds an attack on an update or the adapter: of a unit that is a record, not a whole note."""
+    return "" if draft.dp.mode == "none" else f", within dp's bound for one {draft.dp.unit}"
 
 
 def protection(draft: Draft, sites: int | None) -> list[Statement]:
     """Who learns what under the plan's secure mode."""
-    warning = WARNINGS.get(draft.secure.mode)
-    risks = [] if warning is None else [Statement("risk", "protection", warning)]
+    warned = warning(draft)
+    risks = [] if warned is None else [Statement("risk", "protection", warned)]
     if draft.secure.mode == "none":
         return risks
     adapter = (
         "The finished adapter is a function of everyone's notes and is not protected by encryption or masks: who holds "
-        "it can test whether a note was in the training" + (", within dp's bound." if draft.dp.mode != "none" else ".")
+        f"it can test whether a note was in the training{_within(draft)}."
     )
     if draft.secure.mode == "he":
         alone = (

@@ -54,6 +54,11 @@ def protection(plan: Plan) -> Protection:
     return Protection(columns, rows)
 
 
+def within(plan: Plan) -> str:
+    """What bounds what an update tells by itself, where something does."""
+    return "" if plan.dp.mode == "none" else f", within ε ≤ {plan.dp.target_epsilon:g} for one {plan.dp.unit}"
+
+
 _KNOWN = Cell("known", "Has it.")
 _TRAFFIC = Row(
     "Who took part, when, and what was refused",
@@ -79,7 +84,7 @@ def _notes(plan: Plan) -> Row:
     bound = "nothing bounds it" if plan.dp.mode == "none" else f"ε ≤ {target:g} bounds it for one {unit}"
     holder = Cell("part", f"Can test whether a note was in it; may repeat rare text: {bound}.")
     through = "only what adapter and sums show"
-    seen = through if plan.secure.is_masked else "but parts can be rebuilt from the updates"
+    seen = through if plan.secure.is_masked else f"but parts can be rebuilt from the updates{within(plan)}"
     if "central" in plan.evaluation.baselines:
         pooled = Cell("yes", "Pooled in one place for the comparison “central”.")
         others = Cell("part", f"Not sent to them: {through}.")
@@ -107,12 +112,12 @@ def _update(plan: Plan) -> Row:
     others = Cell("no" if plan.secure.quorum > 2 else "yes", among)
     gone = "Not in it by itself."
     if plan.secure.mode == "none":
-        seen = Cell("yes", "Seen in the clear; parts of notes can be reconstructed from it.")
+        seen = Cell("yes", f"Seen in the clear; parts of notes can be reconstructed from it{within(plan)}.")
         kept = Cell("part", "Deleted after each round; deleting overwrites nothing on most disks.")
         return Row(what, (seen, seen, others, Cell("no", gone), kept))
     if plan.secure.mode == "he":
         alone = Cell("no", "Encrypted under a key that it does not have.")
-        seen = Cell("yes", "One site’s key opens it; parts of notes can be reconstructed from it.")
+        seen = Cell("yes", f"One site’s key opens it; parts of notes can be reconstructed from it{within(plan)}.")
         held = Cell("part", f"Not sent to them; each has the key that opens it. {among}")
         deleted = Cell("no", "Encrypted uploads are deleted after each round.")
         return Row(what, (alone, seen, held, Cell("no", gone), deleted))

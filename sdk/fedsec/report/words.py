@@ -11,6 +11,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.statement import Statement, count_in_words
 from fedsec.privacy.shown import shown_epsilon, shown_rest
 from fedsec.report.data import ReportData
+from fedsec.report.protection import within
 from fedsec.report.scoring import KindReport
 
 _PROTECTION = ("supported", "protection", "sites", "collusion", "differences")
@@ -42,11 +43,15 @@ def _protected(data: ReportData) -> str:
     if "central" in plan.evaluation.baselines:
         start = "All sites’ notes were pooled in one place for a comparison, which plan and policies named."
     if plan.secure.mode == "none":
-        return f"{start} There were no masks: the coordinator saw every site’s update, and could rebuild notes from it."
+        return (
+            f"{start} There were no masks: the coordinator saw every site’s update, and could rebuild notes from it"
+            f"{within(plan)}."
+        )
     if plan.secure.mode == "he":
         return (
             f"{start} The coordinator got every site’s update encrypted under a key of the sites, and added them "
-            "unseen. Together with any one site, or its key, it can open every one of them, and rebuild notes from it."
+            "unseen. Together with any one site, or its key, it can open every one of them, and rebuild notes from it"
+            f"{within(plan)}."
         )
     if data.rounds:
         grouped = plan.weighting.groups is not None

@@ -90,6 +90,17 @@ def test_mode_none_is_said_in_clear_words(world):
     assert "which the coordinator learns;" in texts(sized(draft), topic="weights")[0]
 
 
+@pytest.mark.parametrize("mode", ["none", "he", "mask"])
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_what_updates_and_adapter_tell_is_bounded_for_one_unit_where_there_is_noise(world, mode, unit):
+    """A record is a part of a note, which is bounded by nothing."""
+    draft = world.draft.model_copy(update={"secure": SecureSpec(mode=mode, threshold=4)})
+    noisy = draft.model_copy(update={"dp": DpSpec(mode="local", target_epsilon=8.0, unit=unit)})
+    for text in texts(noisy, 5, topic="protection", level="risk"):
+        assert f", within dp's bound for one {unit}." in text
+    assert not any("dp's bound" in text for text in texts(draft, 5))
+
+
 def test_a_shared_key_is_said_in_clear_words(world):
     plan = world.plan(secure=SecureSpec(mode="he"))
     fact, *risks = texts(plan, topic="protection")

@@ -50,6 +50,17 @@ def test_masks_hide_an_update_and_open_sums_do_not():
     assert "rebuilt" in protection(in_the_open).rows[0].cells[0].text
 
 
+@pytest.mark.parametrize("mode", ["none", "he"])
+def test_noise_bounds_what_an_update_that_is_seen_tells(mode):
+    dp = DpSpec(mode="local", target_epsilon=8.0, target_delta=1e-5, noise_multiplier=1.0, unit="record")
+    plan = make_plan(Keys.generate(5), mode=mode, dp=dp)
+    few = {row.what: row.cells[1].text for row in protection(plan).rows}
+    bound = ", within ε ≤ 8 for one record"
+    assert f"rebuilt from the updates{bound}" in few["A site’s notes and labels"]
+    assert few["One site’s update of a round"].endswith(f"reconstructed from it{bound}.")
+    assert f"rebuild notes from it{bound}." in summary(dataclasses.replace(real(), plan=plan))[1]
+
+
 def test_notes_are_never_said_to_be_safe_from_who_has_the_adapter():
     assert set(column(PLAN, "notes")) == {"part"}
     pooled = make_plan(Keys.generate(5), evaluation=EvaluationSpec(baselines=("central",)))

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fedsec.plan.cost import cost
+from fedsec.plan.specs import DpSpec
 from fedsec.privacy.shown import shown_epsilon
 from fedsec.report.page import page
 from tests.unit.cli.smoke import finished_run
@@ -102,6 +103,13 @@ def in_mode(mode: str) -> Page:
     plan = real().plan.model_copy(update={"secure": real().plan.secure.model_copy(update={"mode": mode})})
     data = dataclasses.replace(real(), plan=plan, statements=tuple(explain(plan)), protection=protection(plan))
     return Page(page(data))
+
+
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_an_epsilon_is_about_one_unit_of_the_plan(unit):
+    plan = real().plan.model_copy(update={"dp": DpSpec(unit=unit)})
+    found = Page(page(dataclasses.replace(real(), plan=plan)))
+    assert f"what a release can tell about one {unit}:" in found.text("terms")
 
 
 def test_open_sums_are_said_plainly():
