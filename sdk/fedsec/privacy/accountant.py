@@ -111,7 +111,7 @@ class RenyiAccountant:
         """Exchanging a unit is removing one and adding another: twice epsilon, at a smaller delta.
 
         If each step is (epsilon, share)-private, both are (2 epsilon, share (1 + exp(epsilon)))-private (Vadhan 2017,
-        lemma 2.2). The share is searched; whatever is found holds, and where none is, nothing is promised.
+        the proof of lemma 2.2). The share is searched; whatever is found holds, and where none is, nothing is promised.
         """
 
         def fits(share: float) -> bool:
