@@ -36,12 +36,29 @@ def requirement_files() -> list[Path]:
     return sorted((ROOT / "requirements").glob("*.txt"))
 
 
+def without_code(page: Path) -> str:
+    """Read a page without its code blocks, in which nothing is a link or a heading."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def headings(page: Path) -> set[str]:
+    """List the names that forges give the headings of a page."""
+    named = re.findall(r"^#+ (.+)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in named}
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    """Tell whether a relative link has its file and, where that is a page, its heading."""
+    path, _, part = target.partition("#")
+    found = page.parent / path if path else page
+    return found.exists() and (not part or found.suffix != ".md" or part in headings(found))
+
+
 def broken_links(page: Path) -> list[str]:
     """List the relative links of a page that lead nowhere."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [first or second for first, second in LINK.findall(text)]
-    relative = [target for target in targets if not re.match(r"[a-z]+:|#", target)]
-    return [target for target in relative if not (page.parent / target.split("#")[0]).exists()]
+    targets = [first or second for first, second in LINK.findall(without_code(page))]
+    relative = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    return [target for target in relative if not leads_somewhere(page, target)]
 
 
 def test_no_private_key_is_in_the_repository() -> None:
@@ -125,6 +142,7 @@ def test_relative_links_resolve() -> None:
 def test_the_link_check_sees_a_broken_link(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "[a](gone.md#part) [b](page.md) [c](#here) ![d](no.png) [e](mailto:x@example.org)\n```\n[f](no)\n```\n"
+        "# Here, then\n[a](gone.md#part) [b](page.md) [c](#here-then) ![d](no.png) [e](mailto:x@example.org)\n"
+        "```\n# No\n[f](no)\n```\n[g](#no) [h](page.md#here-then) [i](page.md#there)\n"
     )
-    assert broken_links(page) == ["gone.md#part", "no.png"]
+    assert broken_links(page) == ["gone.md#part", "no.png", "#no", "page.md#there"]
