@@ -121,7 +121,8 @@ def _update(plan: Plan) -> Row:
         held = Cell("part", f"Not sent to them; each has the key that opens it. {among}")
         deleted = Cell("no", "Encrypted uploads are deleted after each round.")
         return Row(what, (alone, seen, held, Cell("no", gone), deleted))
-    kept = Cell("no", "Masked uploads are deleted after each round.")
+    ahead = plan.dp.mode == "distributed" and plan.dp.keys_ahead > 1
+    kept = Cell("no", f"Masked uploads are deleted after each {'batch of rounds' if ahead else 'round'}.")
     if plan.secure.min_cohort_change == 1 and plan.dp.mode == "none":
         near = Cell("part", "Masked; but two sums may differ by this site alone.")
         return Row(what, (near, near, others, Cell("no", gone), kept))

@@ -61,6 +61,14 @@ def test_noise_bounds_what_an_update_that_is_seen_tells(mode):
     assert f"rebuild notes from it{bound}." in summary(dataclasses.replace(real(), plan=plan))[1]
 
 
+@pytest.mark.parametrize(("ahead", "when"), [(1, "round"), (8, "batch of rounds")])
+def test_uploads_stay_until_the_keys_of_their_rounds_are_used_up(ahead, when):
+    dp = {"target_epsilon": 8.0, "target_delta": 1e-5, "noise_multiplier": 1.0, "dimension": 64, "keys_ahead": ahead}
+    plan = make_plan(Keys.generate(5), dp=DpSpec(mode="distributed", **dp))
+    (row,) = (row for row in protection(plan).rows if row.what == "One site’s update of a round")
+    assert row.cells[-1].text == f"Masked uploads are deleted after each {when}."
+
+
 def test_notes_are_never_said_to_be_safe_from_who_has_the_adapter():
     assert set(column(PLAN, "notes")) == {"part"}
     pooled = make_plan(Keys.generate(5), evaluation=EvaluationSpec(baselines=("central",)))
