@@ -41,8 +41,8 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     protected = _from_whom(dp)
     whose = "record" if dp.unit == "record" else "patient, with all their notes,"
     bounded = (
-        f"Differential privacy: {protected}, whether one {whose} was there or not changes the odds of anything by at "
-        f"most a factor e^ε with ε = {shown_epsilon(costs.epsilon)}, but for a chance of δ = {costs.delta:g} "
+        f"Differential privacy: {protected}, whether one {whose} was there or not changes the odds of anything in a "
+        f"run by at most a factor e^ε with ε = {shown_epsilon(costs.epsilon)}, but for a chance of δ = {costs.delta:g} "
         f"({replaced} for what it says instead of whether it is there). The site's ledger is charged "
         f"{shown_epsilon(costs.charged)}, which also holds for studies that are chosen later; the plan promises at "
         f"most {dp.target_epsilon:g}."
