@@ -35,6 +35,7 @@ from fedsec.training.digests import weights_digest
 from fedsec.training.loop import train_round
 from fedsec.training.objective import record_losses
 from fedsec.training.private.loop import Private, train_private_round
+from fedsec.training.private.mechanism import MATES
 from fedsec_secure.accounting.events import GaussianEvent
 from fedsec_secure.errors import ConfigError
 from fedsec_secure.numeric.score_levels import level_of
@@ -82,10 +83,24 @@ class Sites:
         if not (20 <= self.trainings <= 10_000 and self.records >= 4 and self.validation >= 2 and self.held_out >= 1):
             raise ConfigError(
                 "scores: expected 20 to 10000 trainings, 4 records or more, a validation set of 2 or more and a "
-                f"held-out note, found {self.trainings}, {self.records}, {self.validation} and {self.held_out}"
+                f"held-out note, found {self.trainings}, {self.records}, {self.validation} and {self.held_out}: use "
+                "60, 20, 3 and 10"
             )
         if not LEAST_NOISE <= self.score_noise <= 1000:
-            raise ConfigError(f"scores: expected a noise multiplier from 0.125 to 1000, found {self.score_noise}")
+            raise ConfigError(
+                f"scores: expected a noise multiplier from {LEAST_NOISE} to 1000 for the score, found "
+                f"{self.score_noise}: use that of the plan's weighting.private"
+            )
+        if not (0 < self.sampling_rate <= 1 and 1 <= self.steps <= 100_000):
+            raise ConfigError(
+                "scores: expected a sampling rate above 0 and up to 1 and 1 to 100000 steps, found "
+                f"{self.sampling_rate} and {self.steps}: use 0.5 and 20"
+            )
+        if (self.records + 1) * self.sampling_rate > MATES / 2:
+            raise ConfigError(
+                f"scores: expected at most {MATES // 2} units in a step, found {self.records + 1} at a rate of "
+                f"{self.sampling_rate:g}: give a site fewer records, or lower the rate"
+            )
         _ = self.private  # its own checks, before anything is trained
 
     @property

@@ -33,10 +33,26 @@ def test_noise_that_no_score_has():
         Sites(score_noise=0.0)
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"sampling_rate": 1.5}, {"noise_multiplier": 0.0}])
-def test_trainings_that_no_plan_has_are_refused_before_anything_is_trained(changes):
-    with pytest.raises(ConfigError, match="expected"):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 0}, "scores: expected a sampling rate .* found 0.5 and 0: use 0.5 and 20"),
+        ({"sampling_rate": 1.5}, "scores: expected a sampling rate .* found 1.5 and 20: use"),
+        ({"noise_multiplier": 0.0}, "expected a noise multiplier .* found 0.0 and"),
+        ({"records": 900}, "at most 450 units in a step, found 901 at a rate of 0.5: give a site fewer records"),
+    ],
+)
+def test_trainings_that_no_plan_has_are_refused_before_anything_is_trained(changes, said):
+    """In words about these options: none of canaries, of which there are none here."""
+    with pytest.raises(ConfigError, match=said) as refused:
         Sites(**changes)
+    assert "canaries" not in str(refused.value)
+
+
+def test_as_many_records_as_are_let_pass_are_trained_on(base):
+    sites = Sites(records=899, steps=1)
+    (_, adapter) = next(World(sites, base).trained(1.0, "private", lambda *_: None))
+    assert adapter is not None
 
 
 def test_notes_of_a_kind_are_always_the_same_and_of_two_kinds_are_not():
