@@ -128,6 +128,23 @@ def test_a_base_in_half_precision_keeps_float32_factors(name) -> None:
 
 
 @engines
+def test_a_base_whose_linear_layers_have_a_bias(name) -> None:
+    """As those of Qwen2 and Starcoder2 have; a model that was just made has zeros there, which would tell nothing."""
+    biased = LlamaConfig(**SHAPE, **HEADS, **TOKENS, attention_bias=True, mlp_bias=True)
+    base, generator = LlamaForCausalLM(biased).double(), torch.Generator().manual_seed(0)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=3, lora_alpha=6, target_modules=list(SEVEN))).double().train()
+    biases = [parameter for path, parameter in model.named_parameters() if path.endswith(".bias")]
+    assert len(biases) == 2 * len(SEVEN)
+    for parameter in (*biases, *lora_parameters(model).values()):
+        parameter.data.normal_(std=0.2, generator=generator)
+    batch = tokens()
+    expected = by_definition(model, [batch.unpadded(row) for row in range(len(LENGTHS))])
+    with engine_of(name)(model) as engine:
+        found = engine.gradients(KEYS, lambda: losses(model, batch))
+    assert deviation(found, expected, by_tensor=True) <= 1e-12
+
+
+@engines
 @pytest.mark.parametrize("checkpointing", [None, False, True])
 def test_a_frozen_base_of_4_bits(checkpointing, name) -> None:
     base = LlamaForCausalLM(LlamaConfig(**(SHAPE | {"hidden_size": 64, "intermediate_size": 64}), **HEADS, **TOKENS))

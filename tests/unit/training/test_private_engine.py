@@ -119,6 +119,7 @@ def test_a_batch_loss_is_refused(name) -> None:
         ):
             with pytest.raises(LocalMisuseError, match="loss for each of 4 records"):
                 engine.gradients(KEYS, wrong)
+            assert not any(getattr(module, "activations", None) for module in model.modules())
         expected = by_definition(model, [batch[row : row + 1] for row in range(len(LENGTHS))])
         assert deviation(engine.gradients(KEYS, lambda: losses(model, batch)), expected) <= 1e-6
 
@@ -181,7 +182,8 @@ def test_a_run_s_own_layers_and_objective_give_the_same_alone_and_together(name,
         assert relative({n: v[row] for n, v in together.items()}, one) <= 2e-6
 
 
-def test_a_layer_used_twice_adds_up() -> None:
+@engines
+def test_a_layer_used_twice_adds_up(name) -> None:
     class Twice(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,13 +198,13 @@ def test_a_layer_used_twice_adds_up() -> None:
         torch.nn.init.normal_(parameter)
     for shape in ((3, 5), (3, 4, 5), (3, 2, 2, 5)):
         x = torch.randn(shape, dtype=torch.float64)
-        with PerSampleLora(model) as engine:
+        with engine_of(name)(model) as engine:
             found = engine.gradients([b"1", b"2", b"3"], lambda x=x: model(x).reshape(3, -1).square().sum(1))
         for row in range(3):
             expected = torch.autograd.grad(model(x[row]).square().sum(), list(lora_parameters(model).values()))
-            for value, (name, rows) in zip(expected, found.items(), strict=True):
-                assert torch.allclose(rows[row], value, rtol=1e-12, atol=0), (name, shape)
-    with PerSampleLora(model) as engine, pytest.raises(LocalMisuseError, match="records first"):
+            for value, (factor, rows) in zip(expected, found.items(), strict=True):
+                assert torch.allclose(rows[row], value, rtol=1e-12, atol=0), (factor, shape)
+    with engine_of(name)(model) as engine, pytest.raises(LocalMisuseError, match="records first"):
         engine.gradients([b"1", b"2"], lambda: model(torch.randn(3, 2, 5, dtype=torch.float64)).sum((0, 2)))
 
 
@@ -226,6 +228,19 @@ def test_what_would_give_wrong_gradients_is_refused(name) -> None:
         parameter.requires_grad_(False)
     with pytest.raises(LocalMisuseError, match="requires_grad"):
         engine_of(name)(model)
+
+
+@engines
+def test_a_loss_that_a_factor_has_no_part_in_is_refused(name) -> None:
+    """As what goes with too few tensors would be a sum of which nobody noticed that a part is missing."""
+    model, batch = build("llama"), tokens()
+
+    def of_the_first_layer() -> torch.Tensor:
+        found = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True, use_cache=False)
+        return found.hidden_states[1].square().mean((1, 2))
+
+    with engine_of(name)(model) as engine, pytest.raises(LocalMisuseError, match=r"no gradient reached .*layers\.1\."):
+        engine.gradients(KEYS, of_the_first_layer)
 
 
 def test_reentrant_checkpointing_without_gradients_of_the_input_is_noticed() -> None:
