@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import peft
@@ -10,6 +12,8 @@ import torch
 from transformers import (
     DogeConfig,
     DogeForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -89,6 +93,12 @@ def two_adapters() -> peft.PeftModel:
     return model
 
 
+class Convolved(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Conv1d(4, 4, 3)
+
+
 MADE = {
     "DoRA": lambda: peft.get_peft_model(llama(), lora(use_dora=True)),
     "LoRA on embeddings": lambda: peft.get_peft_model(llama(), lora(target_modules=["q_proj", "embed_tokens"])),
@@ -102,6 +112,7 @@ MADE = {
         llama(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
     ),
     "several adapters": two_adapters,
+    "an adapter layer": lambda: peft.get_peft_model(Convolved(), peft.LoraConfig(r=2, target_modules=["mix"])),
     "dropout in the base model": lambda: peft.get_peft_model(build_gpt2(0.1), lora(target_modules=["c_attn"])),
     "half precision": lambda: peft.get_peft_model(llama(), lora()).bfloat16(),
     "a model without adapters": llama,
@@ -114,6 +125,15 @@ def test_a_model_of_this_kind_is_refused_by_its_name(kind) -> None:
     model = MADE[kind]()
     with pytest.raises(ConfigError, match=f"private training refuses [^:]*{kind}.*: expected .*, found .*; "):
         require_supported(model)
+
+
+@engines
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MADE)
+def test_no_engine_is_made_for_such_a_model(kind, name) -> None:
+    """It is the engine that asks, so nothing that trains by one can forget to."""
+    with pytest.raises(ConfigError, match=f"private training refuses [^:]*{kind}"):
+        engine_of(name)(MADE[kind]())
 
 
 STILL = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
@@ -169,6 +189,37 @@ def test_attention_that_picks_tokens_sees_one_record_at_a_time() -> None:
         require_base(picking, 2, 40)
 
 
+def test_a_module_s_own_dropout_counts_where_no_configuration_speaks_of_it() -> None:
+    base = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.2))
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0"], lora_dropout=0.1))
+    with pytest.raises(
+        ConfigError, match=r"refuses dropout in the base model: .* found p=0\.2 at base_model\.model\.1;"
+    ):
+        require_supported(model)
+    base[1].p = 0.0
+    require_supported(model)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_one_kind_of_layer_with_dynamic_positions_is_enough(refused) -> None:
+    """Where a base has positions of several kinds, its rotary module has the kind of each in a mapping."""
+    plain = {"rope_type": "default", "rope_theta": 1e4}
+    rope = {"sliding_attention": plain, "full_attention": plain}
+    if refused:
+        rope = rope | {"full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}
+    config = Gemma3TextConfig(
+        **SHAPE,
+        **HEADS,
+        **TOKENS,
+        head_dim=8,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=rope,
+    )
+    model = peft.get_peft_model(Gemma3ForCausalLM(config), lora())
+    with pytest.raises(ConfigError, match="refuses dynamic rotary positions") if refused else nullcontext():
+        require_supported(model)
+
+
 def test_a_table_of_positions_is_as_long_as_records_are_padded() -> None:
     """Else a step fails where it draws a long record, and nowhere else."""
     drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -210,11 +261,36 @@ def test_such_a_base_s_gradients_are_a_seed_s(found, monkeypatch) -> None:
     assert float((drawn[2] - drawn[0]).norm() / drawn[0].norm()) > 1e-3
 
 
+def alone_in_the_configuration(model: peft.PeftModel) -> None:
+    model.add_adapter("second", lora())
+    del model.peft_config["second"]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda model: model.peft_config.update(second=lora()), "default, second"),
+        (alone_in_the_configuration, "base_model.model.model.layers.0.self_attn.q_proj"),
+        (lambda model: model.merge_adapter(), "base_model.model.model.layers.0.self_attn.q_proj"),
+        (lambda model: model.base_model.set_adapter([]), "base_model.model.model.layers.0.self_attn.q_proj"),
+    ],
+    ids=["configured", "in the layers", "merged", "not active"],
+)
+def test_one_adapter_computes_and_no_other(change, found) -> None:
+    model = peft.get_peft_model(llama(), lora())
+    require_supported(model)
+    change(model)
+    with pytest.raises(ConfigError, match=rf"refuses several adapters: expected .*, found {re.escape(found)}; delete"):
+        require_supported(model)
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["DoRA", "LoRA bias"])
+@pytest.mark.parametrize("kind", ["DoRA", "LoRA bias", "a LoRA variant"])
 def test_the_modules_count_where_the_configuration_is_silent(kind) -> None:
-    model = MADE[kind]()
+    variant = {"a LoRA variant": lambda: peft.get_peft_model(llama(), lora(alora_invocation_tokens=[3]))}
+    model = (MADE | variant)[kind]()
     model.peft_config["default"].use_dora = model.peft_config["default"].lora_bias = False
+    model.peft_config["default"].alora_invocation_tokens = None
     with pytest.raises(ConfigError, match=f"refuses {kind}: .* at base_model"):
         require_supported(model)
 
@@ -230,7 +306,11 @@ def test_the_modules_count_where_the_configuration_is_silent(kind) -> None:
         (lora(target_parameters=["experts.gate_up_proj"]), "mixture-of-experts adapters"),
         (lora(trainable_token_indices=[3]), "tensors trained besides LoRA factors"),
         (lora(modules_to_save=["lm_head"]), "tensors trained besides LoRA factors"),
+        (lora(arrow_config=peft.ArrowConfig()), "mixture-of-experts adapters"),
         (lora(alora_invocation_tokens=[3]), "a LoRA variant"),
+        (lora(use_qalora=True), "a LoRA variant: expected plain LoRA, found use_qalora;"),
+        (lora(ensure_weight_tying=True), "a LoRA variant: expected plain LoRA, found ensure_weight_tying;"),
+        (lora(init_lora_weights="mica"), "a LoRA variant: expected plain LoRA, found mica;"),
         (SimpleNamespace(peft_type="XLORA"), "mixture-of-experts adapters"),
         (peft.LoHaConfig(target_modules=["q_proj"]), "adapter kind LOHA"),
     ],
