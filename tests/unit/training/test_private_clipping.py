@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsec.training.private.clipping import MAX_RECORDS, clip_and_sum
+from fedsec.training.private.clipping import MAX_PARAMETERS, MAX_RECORDS, clip_and_sum
 from fedsec.training.private.per_sample import PerSampleLora
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 from tests.unit.training.private_models import KEYS, build, losses, tokens
@@ -112,8 +112,9 @@ def test_a_bound_must_bound(bound) -> None:
         {"a": torch.zeros(2, 3), "b": torch.zeros(3, 3)},
         {"a": torch.zeros(2, 3, dtype=torch.bfloat16)},
         {"a": torch.zeros(MAX_RECORDS + 1, 1)},
+        {"a": torch.zeros(0, MAX_PARAMETERS), "b": torch.zeros(0, 1)},
     ],
-    ids=["none", "scalar", "counts", "half", "many"],
+    ids=["none", "scalar", "counts", "half", "many", "large"],
 )
 def test_what_the_bound_does_not_cover_is_refused(gradients) -> None:
     with pytest.raises(LocalMisuseError, match="clipping"):

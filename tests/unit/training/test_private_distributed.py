@@ -72,13 +72,22 @@ def test_one_unit_more_is_one_vector_within_the_sensitivity(monkeypatch, silent,
 
 def test_batch_mates_change_nothing_of_a_unit_s_vector(monkeypatch, silent):
     """Rounded to the nearest instead of by coins, so that it can be seen."""
-    monkeypatch.setattr(ConditionalRounding, "round", lambda self, values: np.rint(values).astype(np.int64))
+    rounded = []
+
+    def nearest(self, values):
+        rounded.append(np.rint(values).astype(np.int64))
+        return rounded[-1]
+
+    monkeypatch.setattr(ConditionalRounding, "round", nearest)
     base, start, plan, step = world(clipping_norm=0.05)
     plan = plan.model_copy(update={"lora": plan.lora.model_copy(update={"dropout": 0.0})})
     examples, sums = tiny_examples("site-a", 5), {}
     for units in ([0], [1], [2], [3], [4], [0, 1, 2, 3, 4], [4, 1]):
         drawing(monkeypatch, units)
+        rounded.clear()
         sums[tuple(units)] = noisy_integers(base, start, examples, plan, step)
+        assert len(rounded) == len(units), "each unit's vector is rounded by itself, by what bounds its norm"
+        np.testing.assert_array_equal(sums[tuple(units)], sum(rounded))
     np.testing.assert_array_equal(sums[0, 1, 2, 3, 4], sum(sums[(i,)] for i in range(5)))
     np.testing.assert_array_equal(sums[4, 1], sums[4,] + sums[1,])
 

@@ -6,6 +6,9 @@ import math
 import os
 import random
 from collections import Counter
+from fractions import Fraction
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +18,23 @@ import torch
 from fedsec.plan.cost import PrivateSteps
 from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
 from fedsec.privacy.accountant import steps_of
+from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import load_base
+from fedsec.training.batches import encode
 from fedsec.training.lora import lora_parameters
 from fedsec.training.private import loop
 from fedsec.training.private.clipping import clip_and_sum
 from fedsec.training.private.loop import Private, PrivateRound, train_private_round, units_of
-from fedsec.training.private.mechanism import MOVED, NoisySum
+from fedsec.training.private.mechanism import MOVED, SLACK, NoisySum
+from fedsec.training.private.opacus_engine import OpacusLora
+from fedsec.training.private.per_sample import PerSampleLora
 from fedsec.training.round import Position
+from fedsec.training.strategies import trained_names
 from fedsec_secure.accounting.events import PoissonSampledEvent, SelfComposed
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 from tests.unit.training.conftest import LORA, TINY, make_examples
+from tests.unit.training.test_private_agreement import needs_opacus
 
 SPEC = TrainingSpec(learning_rate=5e-3, batch_size=4, max_tokens=200, warmup_fraction=0.0, schedule="constant")
 DP = DpSpec(
@@ -174,6 +183,20 @@ def test_the_sum_of_a_draw_is_that_of_its_records_one_by_one(quiet, drawing, tin
     assert distance(whole, added) < float(MOVED) * distance(whole, {n: torch.zeros_like(t) for n, t in whole.items()})
 
 
+@pytest.mark.parametrize(("physical", "slack"), [(1, Fraction(0)), (2, SLACK), (64, SLACK)])
+@pytest.mark.parametrize("strategy", ["fedit", "ffa", "fed-sb"])
+def test_the_noise_of_a_step_is_sized_for_what_it_trains_and_for_mates_where_there_are_any(
+    tiny, examples, strategy, physical, slack
+):
+    lora, spec = LORA.model_copy(update={"strategy": strategy}), SPEC.model_copy(update={"batch_size": physical})
+    before = initial_adapter(tiny, lora, 0)
+    dimension = sum(before[name].size for name in trained_names(strategy, before, 0))
+    private = changed(clipping_norm=0.25, noise_multiplier=1.5)
+    with (run := PrivateRound(tiny, before, examples, spec, lora, private, Position(0, 1))).started():
+        assert run._mechanism.sigma == NoisySum(0.25, 1.5, dimension, slack).sigma
+        assert run._mechanism.deviation > 1.5 * 0.25 * (1 + slack)
+
+
 @pytest.mark.parametrize("mates", [1, 2, 3])
 def test_a_record_with_few_answer_tokens_does_not_see_its_mates_in_the_head(start, mates):
     """Alone it has two rows in the head, and products of three rows or fewer are computed in another order."""
@@ -260,6 +283,41 @@ def test_gradient_checkpointing_changes_no_sum(quiet, drawing, tiny, start, exam
     (a,) = sums_of(quiet, drawing, tiny, start, examples, [0, 1, 2], lora=plain)
     (b,) = sums_of(quiet, drawing, tiny, start, examples, [0, 1, 2], lora=plain, gradient_checkpointing=True)
     assert distance(a, b) == 0
+
+
+# ---- the engines, through whole steps
+
+
+@needs_opacus
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("physical", [1, 4])
+@pytest.mark.parametrize("strategy", ["fedit", "ffa", "fed-sb"])
+@pytest.mark.parametrize(("unit", "sampling"), [("record", "unit"), ("patient", "unit"), ("patient", "record")])
+def test_a_step_s_sum_is_the_same_by_either_engine(
+    monkeypatch, quiet, drawing, tiny, unit, sampling, strategy, physical, checkpointing
+):
+    """Of every kind of unit and sampling, and also where what is clipped is no factor (fed-sb); with dropout."""
+    used = []
+    collect = OpacusLora._collect
+    monkeypatch.setattr(OpacusLora, "_collect", lambda self: (used.append(self), collect(self))[1])
+    lora = LORA.model_copy(update={"strategy": strategy, "dropout": 0.3})
+    examples = [
+        e.model_copy(update={"patient_id": f"p{i % 3}", "answer": "drug | Drug\n" * (1 + i % 4)})
+        for i, e in enumerate(make_examples(6))
+    ]
+    dp = DP.model_copy(update={"unit": unit, "sampling": sampling, "steps": 1, "clipping_norm": 0.01})
+    given = {"lora": lora, "spec": SPEC.model_copy(update={"batch_size": physical})}
+    for engine in ("own", "opacus"):
+        with monkeypatch.context() as patch:
+            numbers = count()
+            patch.setattr(os, "urandom", lambda size, numbers=numbers: next(numbers).to_bytes(size, "big"))
+            drawing([0, 1, 2])
+            start = initial_adapter(tiny, lora, 0)
+            train(tiny, start, examples, Private(dp, engine), gradient_checkpointing=checkpointing, **given)
+        assert bool(used) == (engine == "opacus")
+    own, other = quiet.seen
+    assert 0 < distance(own, {n: 0 * t for n, t in own.items()}) <= 3 * 0.01
+    assert distance(own, other) <= 1e-6 * distance(own, {n: 0 * t for n, t in own.items()})
 
 
 # ---- trap 5: noise and sampling from a seed
@@ -391,6 +449,21 @@ def test_more_units_in_a_step_than_the_bounds_hold_for_are_refused(tiny, start, 
         loop.require_small_batches(20_000, DP, 1)
 
 
+@pytest.mark.parametrize(("physical", "most"), [(4, 450), (1, 8192)])
+def test_a_round_of_too_many_units_does_not_begin(monkeypatch, tiny, start, examples, physical, most):
+    """Every unit is drawn: so many are the most that its noise, its clipping and its integers are made for."""
+    monkeypatch.setattr(loop, "encode", cache(encode))
+    spec = SPEC.model_copy(update={"batch_size": physical})
+
+    def begin(units):
+        private = changed(sampling_rate=1.0)
+        return PrivateRound(tiny, start, [examples[0]] * units, spec, LORA, private, Position(0, 1))
+
+    assert len(begin(most).units) == most
+    with pytest.raises(ConfigError, match=f"expected at most {most} units in a step, found more here"):
+        begin(most + 1)
+
+
 def test_the_page_says_for_how_many_units_the_bounds_hold():
     page = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text(encoding="utf-8")
     assert f"({loop.MAX_RECORDS // 2:,} expected, or {loop.MATES // 2} with mates;" in page
@@ -401,6 +474,27 @@ def test_a_base_with_experts_trains_one_record_at_a_time(monkeypatch, tiny, star
     train(tiny, start, examples, spec=SPEC.model_copy(update={"batch_size": 1}))
     with pytest.raises(ConfigError, match=r"records routed together.*set training\.batch_size = 1"):
         train(tiny, start, examples)
+
+
+def test_every_record_of_every_step_has_dropout_of_its_own(monkeypatch, drawing, tiny, start, examples):
+    keys, plain = [], PerSampleLora.gradients
+    monkeypatch.setattr(PerSampleLora, "gradients", lambda self, k, losses: (keys.extend(k), plain(self, k, losses))[1])
+    drawing([0, 1, 2, 3, 4], [0, 1, 2])
+    train(tiny, start, examples, changed(steps=2))
+    assert len(keys) == len(set(keys)) == 8
+    assert {len(key) for key in keys} == {16}
+
+
+def test_a_checkpoint_is_of_its_units_and_its_engine(tiny, start, examples):
+    """The same notes of other patients are other units, though every token is the same."""
+
+    def fingerprint(given, **private):
+        dp = DP.model_copy(update={"unit": "patient"})
+        return PrivateRound(tiny, start, given, SPEC, LORA, Private(dp, **private), Position(0, 1)).fingerprint()
+
+    others = [e.model_copy(update={"patient_id": f"p{i // 2}"}) for i, e in enumerate(examples)]
+    assert fingerprint(examples) == fingerprint(list(examples))
+    assert len({fingerprint(examples), fingerprint(others), fingerprint(examples, engine="opacus")}) == 3
 
 
 class Killed(Exception):

@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
+from fedsec.privacy.mechanisms import SMOOTHING
 from fedsec.training.private.mechanism import GRID, MATES, MOVED, SLACK, NoisySum
 from fedsec_secure.errors import ConfigError
+from fedsec_secure.numeric.discrete_gaussian import DiscreteGaussian
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,15 @@ def test_the_noise_has_the_deviation_that_the_sensitivity_asks_for(bound, noise,
     assert not low < 0.98**2 * statistic < high
 
 
+@pytest.mark.parametrize("slack", [Fraction(0), SLACK])
+@pytest.mark.parametrize("noise", [0.125, 1.0, 0.7, 300.0])
+def test_the_noise_is_that_of_the_gaussian_it_is_charged_as_and_what_smoothing_takes(noise, slack):
+    """Exactly, where rounding's part of the sensitivity is a whole number: sqrt(d) for d = 9."""
+    sigma = Fraction(NoisySum(1.0, noise, 9, slack).sigma)
+    charged = Fraction(noise) ** 2 * (GRID * (1 + slack) + 3) ** 2
+    assert charged + SMOOTHING <= sigma**2 < (charged + SMOOTHING) * (1 + Fraction(1, 1 << 51))
+
+
 def test_all_mates_together_move_a_sum_by_no_more_than_the_slack():
     """`MOVED` is what the tests of the loop measure, `MATES` what a round refuses to exceed (twice the expected)."""
     assert MATES * MOVED <= SLACK
@@ -45,6 +56,13 @@ def test_results_are_whole_steps_of_the_grid_around_the_sum():
         steps = tensor / (0.5 / GRID)
         assert torch.equal(steps, steps.round())
         assert (tensor - total[name]).abs().max() < 9 * 0.5 * 1.01
+
+
+def test_the_sum_is_put_on_the_nearest_point_of_the_grid(monkeypatch):
+    monkeypatch.setattr(DiscreteGaussian, "sample", lambda self, size: np.zeros(size, dtype=np.int64))
+    steps = torch.tensor([-2.4, -0.6, 0.0, 0.4, 0.6, 7.0, 1e6 + 0.51], dtype=torch.float64)
+    released = NoisySum(1.0, 1.0, len(steps)).release({"a": steps / GRID})["a"] * GRID
+    assert released.tolist() == [-2, -1, 0, 0, 1, 7, 1e6 + 1]
 
 
 def test_two_sums_of_neighbours_differ_by_no_more_steps_than_the_noise_is_sized_for():
