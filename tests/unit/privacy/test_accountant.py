@@ -12,9 +12,17 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsec.privacy.accountant import PldAccountant, RdpFilter, RenyiAccountant, calibrate, steps_of
+from fedsec.privacy.accountant import (
+    SMALLEST_DELTA,
+    PldAccountant,
+    RdpFilter,
+    RenyiAccountant,
+    _distribution,
+    calibrate,
+    steps_of,
+)
 from fedsec.privacy.mechanisms import Mechanism, mechanisms
-from fedsec.privacy.renyi import ORDERS, divergences, epsilon_at_best_order, epsilon_for_any_choice
+from fedsec.privacy.renyi import ORDERS, _holds, divergences, epsilon_at_best_order, epsilon_for_any_choice
 from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.accounting.events import (
     NEIGHBOURS,
@@ -194,6 +202,9 @@ def test_the_filters_inequality_holds_on_a_grid():
     kept = (ORDERS >= 1.5) & (ORDERS <= 128)
     weights = np.gradient(np.log(ORDERS[kept] - 1))
     weights /= weights.sum()
+    moments = total[kept]
+    assert _holds(epsilon, moments, DELTA)
+    assert not _holds(epsilon - 1e-8, moments, DELTA)
     loss = epsilon + np.linspace(1e-4, 5, 20_000)
     w = (weights[:, None] * np.exp((ORDERS[kept] - 1)[:, None] * (loss - total[kept][:, None]))).sum(axis=0)
     worst = ((1 - np.exp(epsilon - loss)) / (DELTA * w)).max()
@@ -240,6 +251,22 @@ def test_extreme_events_get_an_upper_bound_and_no_warning(noise, rate, steps, re
         if noise <= 0.01 and rate >= 0.5:
             assert pld > 1000
     assert not recwarn.list
+
+
+def test_below_its_smallest_delta_the_distribution_gives_way_to_the_bound():
+    """There rounding in its Fourier transforms, some 1e-15 of mass, would count: it gives less, and that is no bound."""
+    events = [steps_of(0.01, 1.0, 1000)]
+    for delta in (SMALLEST_DELTA * (1 - 1e-9), 1e-12, 1e-14, 1e-300):
+        assert PldAccountant().epsilon(events, delta) == RenyiAccountant().epsilon(events, delta)
+    assert PldAccountant().epsilon(events, SMALLEST_DELTA) < RenyiAccountant().epsilon(events, SMALLEST_DELTA) - 0.1
+
+
+def test_where_the_grid_costs_more_than_an_order_the_bound_is_what_is_given():
+    """10^5 steps of little each: every one of them is rounded up to a thousandth of a nat."""
+    events = [steps_of(1e-4, 10.0, 10**5)]
+    assert PldAccountant().epsilon(events, DELTA) == RenyiAccountant().epsilon(events, DELTA) < 0.03
+    once = _distribution(Mechanism(1e-4, 10.0), 10**5, "add-or-remove")
+    assert once.get_epsilon_for_delta(DELTA) > 0.08, "or nothing was tested"
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])

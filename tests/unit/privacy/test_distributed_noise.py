@@ -53,6 +53,14 @@ def test_what_is_charged_is_at_least_the_noise_that_was_asked_for(noise, steps, 
     assert step.event.event.summands == honest
 
 
+@pytest.mark.parametrize("records", [1, 2, 5])
+def test_every_vector_of_a_unit_that_is_drawn_by_itself_is_charged(records):
+    step = dataclasses.replace(STEP, records=records)
+    ((charged, count),) = mechanisms([step.event]).items()
+    assert (charged.rate, charged.records, count) == (step.sampler.accounted, records, 1)
+    assert charged.noise >= step.noise_multiplier
+
+
 @relations
 def test_epsilon_is_that_of_pooled_data(neighbours):
     """The target that noise was calibrated to for pooled data holds; the pooled epsilon is the distributed one's."""

@@ -169,6 +169,24 @@ def test_depth_and_size_are_bounded():
         Composed((NonPrivateRelease(),) * MAX_PARTS)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda event: SelfComposed(event, 2),
+        lambda event: Composed((event,)),
+        lambda event: PoissonSampledEvent(0.5, event),
+        lambda event: PoissonSampledRecordsEvent(0.5, 3, event),
+    ],
+    ids=["self-composed", "composed", "sampled", "sampled-records"],
+)
+def test_whatever_is_around_it_an_event_is_no_deeper(around):
+    """What a ledger could write and not read again would be a charge that nobody can add up."""
+    fits = around(nested(MAX_DEPTH - 1))
+    assert decode_event(encode_event(fits)) == fits
+    with pytest.raises(LocalMisuseError, match="deep"):
+        around(nested(MAX_DEPTH))
+
+
 @pytest.mark.parametrize("noise", [0.0, -1.0, math.nan, math.inf, 1, 1e-7, 1e7, "1"])
 def test_noise_has_bounds(noise):
     with pytest.raises(LocalMisuseError):
