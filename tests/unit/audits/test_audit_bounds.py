@@ -51,6 +51,17 @@ def test_epsilon_of_mu_is_the_accountant_s_with_sampled_records(rate, noise, rec
     assert epsilon_of(1 / noise, rate, DELTA, records) == pytest.approx(accounted, abs=1e-4)
 
 
+def test_a_bound_is_that_of_the_fresh_halves_at_half_the_level_each():
+    """Values of 0 and 1, so that every threshold says the same; the first halves are only for choosing one."""
+    without, canary = np.zeros(400), np.zeros(400)
+    without[:100], canary[:150] = 1, 1
+    without[200:203], canary[200:320] = 1, 1
+    found = lower_bound(without, canary, 1.0, DELTA, 0.02)
+    assert found.mu == pytest.approx(mu_of(above(3, 200, 0.01), below(120, 200, 0.01), 1.0), rel=1e-12)
+    free = epsilon_without_curve(above(3, 200, 0.01), below(120, 200, 0.01), DELTA)
+    assert found.without_curve == pytest.approx(free, rel=1e-12)
+
+
 def test_what_is_summed_of_several_steps_shows_no_more_than_all_of_them():
     """The sum is a function of the steps: its epsilon is below theirs, and not far."""
     summed = epsilon_of(1 / math.sqrt(4), 0.5, DELTA, 4)

@@ -36,6 +36,21 @@ def test_this_build_holds_and_the_controls_leak():
     assert len({what for what, ended in told if ended}) == 4
 
 
+def test_an_audit_that_sees_nothing_is_betrayed_by_its_controls(monkeypatch):
+    """An auditor whose scores are the same for all canaries: the rows that promise hold, as anything would."""
+    tossed = []
+
+    def blind(base, run, coins, *_, **kind):
+        tossed.append(coins.tobytes())
+        return np.zeros(len(coins))
+
+    monkeypatch.setattr(canaries, "_gradient_scores", blind)
+    monkeypatch.setattr(canaries, "_text_scores", blind)
+    assert [row.held for row in audit(SHORT)] == [True, True, False, False]
+    assert [row.held for row in audit(replace(SHORT, sharing=(3, 1)))] == [True, False]
+    assert len(set(tossed)) == len(tossed) == 6, "200 coins, of the operating system, for each training"
+
+
 def test_a_row_that_no_number_of_right_guesses_could_refute_shows_nothing():
     """An epsilon of 8 and 40 canaries, which show 2.1 at most, however much leaks."""
     found = canaries.from_scores(np.arange(40.0), np.arange(40) >= 20, 1e-5, 0.05)
