@@ -214,6 +214,65 @@ def test_records_that_are_drawn_one_by_one_belong_to_a_patient_who_has_few(world
         override(world.draft, [*private, *changes])
 
 
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+@pytest.mark.parametrize(
+    "coarse", [["model.dtype=bfloat16"], ["model.quantisation=nf4"], ["model.quantisation=int8"]], ids=lambda c: c[0]
+)
+def test_where_batch_mates_move_gradients_by_percents_private_records_are_alone(world, coarse, mode):
+    private = [f"dp.mode={mode}", "dp.target_epsilon=8.0"]
+    fine = ["model.dtype=float32", "training.batch_size=2"]
+    assert override(world.draft, [*fine, *private]).dp.mode == mode
+    assert override(world.draft, [*fine, *coarse]).training.batch_size == 2
+    assert override(world.draft, [*fine, *coarse, *private, "training.batch_size=1"]).dp.mode == mode
+    with pytest.raises(
+        ConfigError, match=r"changes with its batch by percents; set training\.batch_size = 1, or model"
+    ):
+        override(world.draft, [*fine, *coarse, *private])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["dp.mode=local"], 'dp.mode is "local" without a target: set dp.target_epsilon'),
+        (["dp.mode=distributed"], 'dp.mode is "distributed" without a target: set dp.target_epsilon'),
+        (
+            ["dp.mode=distributed", "dp.target_epsilon=8.0", 'evaluation.baselines=["single"]'],
+            "its own adapter cannot be scored; drop it",
+        ),
+        (
+            ["dp.mode=distributed", "dp.target_epsilon=8.0", "dp.colluders=4"],
+            "dp.colluders is 4 of 4 sites in a sum: nobody would be left",
+        ),
+        (
+            ["dp.mode=local", "dp.target_epsilon=8.0", 'evaluation.baselines=["central"]'],
+            "pooled notes would be trained on without privacy; drop it",
+        ),
+        (
+            ["dp.mode=distributed", "dp.target_epsilon=8.0", 'evaluation.baselines=["central"]'],
+            "pooled notes would be trained on without privacy; drop it",
+        ),
+    ],
+)
+def test_a_draft_that_promises_what_it_cannot_hold_is_refused(world, changes, match):
+    with pytest.raises(ConfigError, match=match):
+        override(world.draft, ["model.dtype=float32", *changes])
+    single = ["dp.mode=local", "dp.target_epsilon=8.0", 'evaluation.baselines=["single"]']
+    assert override(world.draft, ["model.dtype=float32", *single]).evaluation.baselines == ("single",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "missing"),
+    [("local", "noise_multiplier"), ("local", "target_delta"), ("distributed", "target_delta"),
+     ("distributed", "noise_multiplier"), ("distributed", "dimension")],
+)  # fmt: skip
+def test_a_plan_says_how_much_noise_there_is_and_on_how_many_coordinates(world, mode, missing):
+    whole = DpSpec(mode=mode, target_epsilon=8.0, target_delta=1e-5, noise_multiplier=9.0, dimension=192)
+    fields = dict(world.plan(training=TrainingSpec(batch_size=1)))
+    assert Plan(**(fields | {"dp": whole})).dp == whole
+    with pytest.raises(ValueError, match=rf"dp\.{missing}.* missing: "):
+        Plan(**(fields | {"dp": whole.model_copy(update={missing: None})}))
+
+
 def test_a_privacy_target_without_a_mode_that_holds_it_is_refused(world):
     with pytest.raises(ConfigError, match="nothing would hold it"):
         world.plan(dp=world.draft.dp.model_copy(update={"target_epsilon": 1.0}))
