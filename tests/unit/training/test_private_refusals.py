@@ -359,6 +359,9 @@ ROW = torch.arange(6)
 PACKED = {
     "rows": {"input_ids": torch.zeros(1, 12, dtype=torch.int64)},
     "kernel arguments": {"cu_seq_lens_q": torch.tensor([0, 3, 6])},
+    "a kernel's keys": {"cu_seq_lens_k": torch.tensor([0, 3, 6])},
+    "an older kernel's": {"cu_seqlens": torch.tensor([0, 3, 6])},
+    "a state space's": {"seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]] * 2)},
     "block mask": {"attention_mask": torch.ones(2, 1, 6, 6)},
     "segment numbers": {"attention_mask": torch.tensor([[1, 1, 2, 2, 2, 0]] * 2)},
     "positions": {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)},
