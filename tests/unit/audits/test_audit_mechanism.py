@@ -164,6 +164,14 @@ def test_a_sum_that_is_no_number_beside_mates_is_refuted(monkeypatch):
     assert refuted[0].numbers["alone"] == 0
 
 
+@pytest.mark.parametrize(("deviation", "held"), [(0.95, False), (1.0, True), (1.05, False)])
+def test_noise_of_another_deviation_is_seen_whichever_way(deviation, held):
+    """Too much of it breaks no promise of privacy, and yet is not what the plan says. The same draw every time."""
+    released = np.random.default_rng(0).normal(0, deviation, (2000, 32))
+    variance, _, independent = _noise(released)
+    assert (variance.held, independent.held) == (held, True)
+
+
 def test_noise_that_is_no_number_passes_no_test():
     assert not any(row.held for row in _noise(np.full((400, 8), math.nan)))
 
