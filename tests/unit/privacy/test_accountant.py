@@ -254,7 +254,7 @@ def test_extreme_events_get_an_upper_bound_and_no_warning(noise, rate, steps, re
 
 
 def test_below_its_smallest_delta_the_distribution_gives_way_to_the_bound():
-    """There rounding in its Fourier transforms, some 1e-15 of mass, would count: it gives less, and that is no bound."""
+    """There rounding in its Fourier transforms, some 1e-15 of mass, would count: what it gives is no bound."""
     events = [steps_of(0.01, 1.0, 1000)]
     for delta in (SMALLEST_DELTA * (1 - 1e-9), 1e-12, 1e-14, 1e-300):
         assert PldAccountant().epsilon(events, delta) == RenyiAccountant().epsilon(events, delta)
