@@ -266,9 +266,12 @@ def calibrate(
     while not holds(high):
         low, high = high, 2 * high
         if high > _MOST_THOUSANDTHS:
+            once = accountant.epsilon([steps_of(rate, _MOST_THOUSANDTHS / 1000, 1, records), *rest], delta)
+            # Nearly all of it is the conversion's share, which no noise and no count of steps lowers.
+            less = "fewer steps or more epsilon" if once <= target_epsilon else "more epsilon or a larger delta"
             raise ConfigError(
                 "accountant: expected a target that some noise multiplier up to 10^6 meets, found epsilon "
-                f"{target_epsilon:g} at delta {delta:g} for {steps} steps: take fewer steps or more epsilon"
+                f"{target_epsilon:g} at delta {delta:g} for {steps} steps: take {less}"
             )
     while high - low > 1:
         middle = (low + high) // 2

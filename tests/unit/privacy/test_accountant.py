@@ -283,6 +283,12 @@ def test_what_is_wrong_is_named():
         calibrate(0.0, DELTA, 0.1, 10)
     with pytest.raises(ConfigError, match=r"up to 10\^6"):
         calibrate(1e-9, 1e-9, 1.0, 1 << 52)
+    with pytest.raises(ConfigError, match=r"found epsilon 0\.05 .*: take more epsilon or a larger delta$"):
+        calibrate(0.05, DELTA, 0.01, 1000)  # one step would not meet it either
+    assert calibrate(0.05, 1e-3, 0.01, 1000) > 1
+    with pytest.raises(ConfigError, match=r"found epsilon 0\.1 .*: take fewer steps or more epsilon$"):
+        calibrate(0.1, DELTA, 1.0, 1 << 52)
+    assert calibrate(0.1, DELTA, 1.0, 1000) > 1
     for arguments, what in (
         ((0.0, 1.0, 1), "rate"),
         ((1.1, 1.0, 1), "rate"),
