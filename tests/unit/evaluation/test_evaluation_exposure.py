@@ -98,6 +98,7 @@ def test_chance_is_1_44_bits_in_the_mean():
 
 def test_answers_that_are_not_finite_are_the_least_likely():
     assert exposure_of(math.nan, np.arange(3.0)).rank == 4
+    assert exposure_of(math.nan, np.array([math.nan, 1.0])).bits == 0
     assert exposure_of(1.5, np.array([1.0, math.nan, math.inf])).rank == 2
     assert exposure_of(1.0, np.ones(50)).bits == 0
 
