@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -395,3 +396,28 @@ def test_an_engine_refuses_packed_sequences_whatever_the_losses_are_called(name)
         with pytest.raises(ConfigError, match="refuses packed sequences"):
             engine.gradients(KEYS, values)
         assert engine.gradients(KEYS, lambda: losses(model, batch))
+
+
+@engines
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("how", ["segment numbers", "positions"])
+def test_an_engine_refuses_them_also_where_they_are_given_without_their_names(kind, how, name) -> None:
+    """Rows as many as records, with several sequences in each: nothing but these arguments tells."""
+    model, batch = build(kind), tokens()
+    decoder = model.get_base_model().get_decoder()
+    places = list(inspect.signature(decoder.forward).parameters)
+    halves = torch.tensor([[*range(7), *range(7)]] * len(KEYS))
+    packed = {
+        "segment numbers": {"attention_mask": torch.ones_like(batch.mask) + (halves.cumsum(1) > 21)},
+        "positions": {"position_ids": halves},
+    }
+
+    def values(more: dict[str, torch.Tensor]) -> torch.Tensor:
+        named = {"input_ids": batch.ids} | more
+        given = [named.get(place) for place in places[: 1 + max(map(places.index, named))]]
+        return decoder(*given).last_hidden_state.square().mean((1, 2))
+
+    with engine_of(name)(model) as engine:
+        with pytest.raises(ConfigError, match="refuses packed sequences"):
+            engine.gradients(KEYS, lambda: values(packed[how]))
+        assert engine.gradients(KEYS, lambda: values({"attention_mask": torch.ones_like(batch.mask)}))

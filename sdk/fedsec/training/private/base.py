@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -128,9 +129,11 @@ class LoraEngine(ABC):
         layer.lora_dropout[MODULES] = dropout
         self._undo.append(lambda: layer.lora_dropout.update({MODULES: before.train(dropout.training)}))
 
-    def _check_inputs(self, decoder: torch.nn.Module, _: object, inputs: Mapping[str, Any]) -> None:
+    def _check_inputs(self, decoder: torch.nn.Module, given: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
         if self._records.keys is not None and decoder.training:  # a probe in evaluation mode is no record's pass
-            require_unpacked(inputs, len(self._records.keys))
+            # What comes without its name has that of its place.
+            places = inspect.signature(decoder.forward).parameters
+            require_unpacked({**dict(zip(places, given, strict=False)), **inputs}, len(self._records.keys))
 
     def _require_ready(self) -> None:
         if not self._undo:
