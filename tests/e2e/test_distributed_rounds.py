@@ -10,10 +10,15 @@ from scipy import stats
 
 from fedsec.plan.cost import cost, distributed_step, releases
 from fedsec.plan.specs import DpSpec
+from fedsec.privacy.accountant import RdpFilter, steps_of
 from fedsec.training.adapter import AdapterState
 from fedsec.training.public_step import after_sum
 from fedsec.wire import sum_parameters
-from fedsec_secure.accounting.events import DiscreteGaussianSumEvent, PoissonSampledEvent
+from fedsec_secure.accounting.events import (
+    DiscreteGaussianSumEvent,
+    PoissonSampledEvent,
+    PoissonSampledRecordsEvent,
+)
 from fedsec_secure.errors import AbortError, ConfigError, LocalMisuseError, PeerViolationError, TransportError
 from fedsec_secure.masking.site_masked import Contribution, NoisyContribution
 from fedsec_secure.secrets import SecretBytes
@@ -154,6 +159,18 @@ def test_the_ledger_stores_the_very_mechanism(keys):
     assert isinstance(events[0], PoissonSampledEvent)
     assert isinstance(events[0].event, DiscreteGaussianSumEvent)
     assert planned.epsilon < planned.charged <= 6.0
+
+
+@pytest.mark.parametrize("records", [2, 5])
+def test_the_ledger_is_charged_for_all_records_of_a_patient_that_may_be_drawn(keys, records):
+    """What the plan says that it costs is what its releases cost, and several times what one record each would."""
+    dp = {"unit": "patient", "sampling": "record", "max_records": records}
+    plan = plan_of(keys, rounds=3, dp=dp)
+    events = [event for _, _, event in releases(plan)]
+    assert {(type(e), e.records) for e in events} == {(PoissonSampledRecordsEvent, records)}
+    assert RdpFilter().epsilon(events, plan.dp.target_delta) == pytest.approx(cost(plan).charged, rel=1e-9)
+    one = steps_of(plan.dp.sampling_rate, plan.dp.noise_multiplier, 3)
+    assert cost(plan).charged > 1.2 * RdpFilter().epsilon([one], plan.dp.target_delta)
 
 
 @pytest.mark.parametrize("where", [slice(0, 9), slice(D - 9, D)])

@@ -254,6 +254,9 @@ def test_an_entry_has_one_text(stored):
         other = stored.body[:place] + bytes([stored.body[place] ^ 1]) + stored.body[place + 1 :]
         with suppress(CodecError):
             assert Entry.decode(other) != entry
+    for same in (b" " + stored.body, stored.body + b"\n", stored.body.replace(b":", b": ", 1)):
+        with pytest.raises(CodecError, match="canonical"):
+            Entry.decode(same)
 
 
 @given(EVENTS, st.integers(0, (1 << 53) - 1))
