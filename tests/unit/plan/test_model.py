@@ -361,6 +361,12 @@ def test_scores_on_held_out_notes_count_within_the_target(world):
             world.plan(weighting=WeightingSpec(rule="influence", private=loud), **(LOCAL | {"dp": dp}))
 
 
+def test_a_target_that_hardly_any_noise_meets_gets_the_least_that_there_is(world):
+    plan = world.plan(dp=DpSpec(mode="local", target_epsilon=1e6), training=TrainingSpec(batch_size=1))
+    assert plan.dp.noise_multiplier == 0.125
+    assert charged(plan) < 1e6
+
+
 @pytest.mark.parametrize("size", [0, 65])
 def test_size_bins_are_coarse(size):
     with pytest.raises(ValueError, match="size_bins"):
