@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedsec.evaluation.private_score import MIDDLE, noisy_loss, noisy_mean
-from fedsec.plan.specs import DpSpec, PrivateScore
+from fedsec.evaluation import loss
+from fedsec.evaluation.private_score import MIDDLE, noisy_loss, noisy_mean, unit_losses
+from fedsec.plan.specs import DpSpec, LoraSpec, PrivateScore
+from fedsec.training.adapter import initial_adapter
 from fedsec.training.private import mechanism
 from fedsec.training.private.mechanism import GRID
 from tests.e2e.federation import Keys, make_plan, tiny_base, tiny_examples
@@ -54,9 +56,20 @@ def test_a_unit_counts_once(silent, unit, units):
     dp = DpSpec(mode="local", unit=unit, target_epsilon=8.0, sampling_rate=0.5, steps=2)
     plan = make_plan(keys, rule="influence", dp=dp, weighting={"validation": None, "private": SCORE}, strategy="ffa")
     examples = [e.model_copy(update={"patient_id": f"p{i % 2}"}) for i, e in enumerate(tiny_examples("own", 6))]
-    from fedsec.training.adapter import initial_adapter
-
     base = tiny_base()
     found = noisy_loss(base, initial_adapter(base, plan.lora, 0), examples, plan, SCORE)
     # Untrained, every loss is above 4 nats: each unit adds 2.
     assert found == pytest.approx(MIDDLE + units * MIDDLE / SCORE.expected_units, abs=1e-4)
+
+
+def test_no_held_out_note_moves_another_s_loss(monkeypatch):
+    """Each is computed alone: a note more would be one more row of what the others are computed in."""
+    together, plain = [], loss.record_losses
+    monkeypatch.setattr(
+        loss, "record_losses", lambda base, batch: (together.append(batch.records), plain(base, batch))[1]
+    )
+    base, lora = tiny_base(), LoraSpec(rank=2, targets=("q_proj",))
+    start = initial_adapter(base, lora, 0)
+    found = unit_losses(base, start, lora, tiny_examples("own", 6), max_tokens=300, unit="record")
+    assert len(found) == 6
+    assert together == [1] * 6
