@@ -126,6 +126,8 @@ def test_canaries_follow_from_the_sites_secret_and_the_plan():
     records = planted(found, spec)
     assert [r.answer for r in records] == [c.answer for c in found for _ in range(2)]
     assert len({r.patient_id for r in records}) == 3
+    # No note's patient is called so, whatever notes call their patients: nobody knows the mark before.
+    assert all(canary.prompt in records[2 * number].patient_id for number, canary in enumerate(found))
 
 
 def test_drawn_answers_are_uniform():

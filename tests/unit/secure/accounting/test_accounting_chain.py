@@ -69,6 +69,19 @@ def test_a_new_digest_for_an_edited_entry_breaks_the_next():
             verify_chain([*entries[:index], edited, *entries[index + 1 :]], None)
 
 
+@pytest.mark.parametrize("number", [2, 4, 6])
+def test_an_entry_has_the_number_of_its_place(number):
+    """With another inside, its reservation would take the place of an earlier one, or of none."""
+    entries = small_chain()
+    body = Entry(number, entries[4].digest, 5, None, Reserve(charge(9))).encode()
+    wrong = StoredEntry(6, body, entry_digest(body))
+    if number == 6:
+        assert [r.sequence for r in verify_chain([*entries[:5], wrong], None).reservations] == [2, 4, 6]
+        return
+    with pytest.raises(VerificationError, match="entry 6 is wrong: it does not follow"):
+        verify_chain([*entries[:5], wrong], None)
+
+
 def test_computing_every_digest_anew_meets_the_anchor():
     """Whoever makes a bare release look private, consistently, is caught by any head that was recorded after it."""
     entries = small_chain()
