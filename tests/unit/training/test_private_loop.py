@@ -16,15 +16,13 @@ import pytest
 import torch
 
 from fedsec.plan.cost import PrivateSteps
-from fedsec.plan.specs import DpSpec, LoraSpec, TrainingSpec
-from fedsec.privacy.accountant import steps_of
+from fedsec.plan.specs import DpSpec, LoraSpec
 from fedsec.training.adapter import initial_adapter
 from fedsec.training.base_model import load_base
 from fedsec.training.batches import encode
 from fedsec.training.lora import lora_parameters
 from fedsec.training.private import loop
-from fedsec.training.private.clipping import clip_and_sum
-from fedsec.training.private.loop import Private, PrivateRound, train_private_round, units_of
+from fedsec.training.private.loop import Private, PrivateRound
 from fedsec.training.private.mechanism import MOVED, SLACK, NoisySum
 from fedsec.training.private.opacus_engine import OpacusLora
 from fedsec.training.private.per_sample import PerSampleLora
@@ -34,78 +32,8 @@ from fedsec_secure.accounting.events import PoissonSampledEvent, SelfComposed
 from fedsec_secure.errors import ConfigError, LocalMisuseError
 from fedsec_secure.numeric.poisson_sampling import PoissonSampler
 from tests.unit.training.conftest import LORA, TINY, make_examples
+from tests.unit.training.private_steps import DP, SPEC, changed, distance, sums_of, train
 from tests.unit.training.test_private_agreement import needs_opacus
-
-SPEC = TrainingSpec(learning_rate=5e-3, batch_size=4, max_tokens=200, warmup_fraction=0.0, schedule="constant")
-DP = DpSpec(
-    mode="local", unit="record", target_epsilon=8.0, target_delta=1e-5, noise_multiplier=1.0,
-    sampling_rate=0.5, steps=4, clipping_norm=0.5, expected_batch=6,
-)  # fmt: skip
-
-
-def changed(**fields) -> Private:
-    return Private(DP.model_copy(update=fields))
-
-
-def train(tiny, start, examples, private=changed(), **settings):  # noqa: B008 - frozen
-    lora = settings.pop("lora", LORA)
-    spec = settings.pop("spec", SPEC)
-    position = {"round_index": 0, "rounds": 1}
-    return train_private_round(tiny, start, examples, spec, lora, private=private, **position, **settings)
-
-
-class Quiet(NoisySum):
-    """The mechanism without its noise: what is left is what the noise hides."""
-
-    def release(self, total):
-        Quiet.seen.append({name: tensor.clone() for name, tensor in total.items()})
-        return dict(total)
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    Quiet.seen = []
-    monkeypatch.setattr(loop, "NoisySum", Quiet)
-    return Quiet
-
-
-class Drawn(PoissonSampler):
-    """Draws whom a test says."""
-
-    def __init__(self, *steps: list[int]) -> None:
-        super().__init__(0.5)
-        self.plan = list(steps)
-
-    def sample(self, units):
-        mask = np.zeros(units, dtype=np.bool_)
-        mask[self.plan.pop(0)] = True
-        return mask
-
-
-@pytest.fixture
-def drawing(monkeypatch):
-    """Fix whom the steps of the next rounds draw."""
-
-    def fix(*steps: list[int]) -> None:
-        sampler = Drawn(*steps)
-        monkeypatch.setattr(PrivateSteps, "of", lambda dp, count: PrivateSteps(sampler, dp.noise_multiplier, count))
-
-    return fix
-
-
-def sums_of(quiet, drawing, tiny, start, examples, *drawn, private=changed(steps=1), **settings):  # noqa: B008
-    """The clipped sum of one step over each of the given draws."""
-    found = []
-    for who in drawn:
-        quiet.seen.clear()
-        drawing(who)
-        train(tiny, start, examples, private, **settings)
-        found.append(quiet.seen[0])
-    return found
-
-
-def distance(a, b) -> float:
-    return math.sqrt(sum(float(((a[n] - b[n]) ** 2).sum()) for n in a))
 
 
 def test_training_moves_the_adapter_and_leaves_the_model_as_it_was(tiny, start, examples):
@@ -357,71 +285,6 @@ def test_forks_share_neither_sample_nor_noise(tiny, start, examples):
 
 
 # ---- patients
-
-
-def test_units_are_examples_or_patients():
-    examples = [e.model_copy(update={"patient_id": f"p{i % 3}"}) for i, e in enumerate(make_examples(7))]
-    assert units_of(examples, "record") == [[0], [1], [2], [3], [4], [5], [6]]
-    assert units_of(examples, "patient") == [[0, 3, 6], [1, 4], [2, 5]]
-
-
-def test_a_patient_s_gradient_is_the_mean_of_its_examples_clipped_once(quiet, drawing, tiny, start):
-    lengths = (1, 4, 2, 3)  # two widths, so that a patient's examples lie in several batches
-    examples = [
-        e.model_copy(update={"patient_id": "one", "answer": "drug | Drug\n" * n})
-        for e, n in zip(make_examples(4), lengths, strict=True)
-    ]
-    plain = LORA.model_copy(update={"dropout": 0.0})
-    alone = sums_of(
-        quiet,
-        drawing,
-        tiny,
-        start,
-        examples,
-        [0],
-        [1],
-        [2],
-        [3],
-        private=changed(steps=1, clipping_norm=1e5),
-        lora=plain,
-    )
-    for bound, most in ((1e5, 4), (1e-2, 4)):
-        private = changed(steps=1, unit="patient", clipping_norm=bound, max_records=most)
-        (found,) = sums_of(quiet, drawing, tiny, start, examples, [0], private=private, lora=plain)
-        mean = {n: (sum(one[n] for one in alone) / 4).float() for n in found}
-        expected = clip_and_sum({n: t[None] for n, t in mean.items()}, bound).total
-        assert distance(found, expected) < 1e-6 * bound + 1e-6
-
-
-def test_at_most_k_of_a_patient_s_examples_enter_and_all_have_their_turn(tiny, start):
-    examples = [e.model_copy(update={"patient_id": "one"}) for e in make_examples(5)]
-    dp = DP.model_copy(update={"unit": "patient", "max_records": 2})
-    round_ = PrivateRound(tiny, start, examples, SPEC, LORA, Private(dp), Position(0, 1))
-    chosen = [tuple(round_._records_of([0, 1, 2, 3, 4])) for _ in range(500)]
-    assert all(len(set(pair)) == 2 for pair in chosen)
-    counts = Counter(i for pair in chosen for i in pair)
-    assert set(counts) == set(range(5))
-    assert min(counts.values()) > 100  # 200 expected; nine deviations below
-    assert round_._records_of([3, 1]) == [3, 1]
-
-
-def test_examples_of_a_patient_drawn_one_by_one_are_the_same_few_each_clipped(tiny, start):
-    """Of eight examples of one patient and one of another: at most three, whatever the order and who else is there."""
-    examples = [e.model_copy(update={"patient_id": "one"}) for e in make_examples(8)]
-    other = make_examples(9)[8]
-    dp = DP.model_copy(update={"unit": "patient", "sampling": "record", "max_records": 3, "sampling_rate": 1.0})
-
-    def used(given):
-        round_ = PrivateRound(tiny, start, given, SPEC, LORA, Private(dp), Position(0, 1))
-        assert round_.planned.event == steps_of(1.0, dp.noise_multiplier, dp.steps, 3)
-        drawn = round_.drawn()
-        assert all(len(unit) == 1 for unit in drawn)
-        return sorted(given[i].example_id for (i,) in drawn)
-
-    mine = used(examples)
-    assert len(mine) == 3
-    assert used(examples[::-1]) == mine
-    assert used([other, *examples]) == sorted([other.example_id, *mine])
 
 
 def test_a_record_whose_gradient_is_not_finite_adds_nothing(monkeypatch, quiet, drawing, tiny, start, examples):
