@@ -54,7 +54,7 @@ def type_of(field: str) -> type:
 def times_usual(name: str, times: float = 1) -> str:
     """The cell with so many times the learning rate of its mode's curve."""
     cell = named(name)
-    return replace(cell, rate=times * RATES[cell.mode]).name
+    return replace(cell, rate=times * RATES[cell.strategy][cell.mode]).name
 
 
 def some_rows() -> list[Row]:
@@ -91,7 +91,7 @@ def furthest(draft: Draft, round_index: int) -> float:
 
 class TestGrid:
     def test_names_tell_cells_apart_and_are_read_back(self):
-        assert len({cell.name for cell in GRID}) == len(GRID) == 49
+        assert len({cell.name for cell in GRID}) == len(GRID) == 51
         assert [named(cell.name) for cell in GRID] == GRID
 
     @pytest.mark.parametrize(
@@ -183,11 +183,13 @@ class TestGrid:
             require_plan(cell, FULL, other)
 
     @pytest.mark.parametrize("mode", ["none", "local", "distributed"])
-    def test_the_curves_have_the_best_learning_rate_that_was_tried(self, mode):
-        cells = [Cell(mode, math.inf if mode == "none" else 8, rate=rate) for rate in TRIED[mode]]
+    @pytest.mark.parametrize("strategy", ["ffa", "fedit"])
+    def test_each_has_the_best_learning_rate_that_was_tried(self, strategy, mode):
+        epsilon = math.inf if mode == "none" else 8
+        cells = [Cell(mode, epsilon, strategy, rate=rate) for rate in TRIED[strategy][mode]]
         rows = {row.cell: row for row in Table(EXAMPLE / "results" / "results.csv", Row).rows()}
         losses = {cell.rate: rows[cell.name].loss for cell in cells}
-        assert min(losses, key=losses.__getitem__) == RATES[mode]
+        assert min(losses, key=losses.__getitem__) == RATES[strategy][mode]
 
     def test_batches_that_do_not_come_out_are_refused(self):
         with pytest.raises(SystemExit, match="do not make 4 batches"):
@@ -285,7 +287,7 @@ class TestTablesAndPlot:
         assert "| ffa, 10 sites, records | 1.000 | 0.750 | 0.500 | 0.100 | 0.300 | 0.500 |" in text
         assert "| fedit | – | 0.900 | 0.900 | – | 0.400 | 0.400 |" in text
         assert "| patients | – | 2.000 | 0.500 | – | 0.200 | 0.500 |" in text
-        for rate in (RATES["local"] / 2, 2 * RATES["local"]):
+        for rate in (RATES["ffa"]["local"] / 2, 2 * RATES["ffa"]["local"]):
             assert any(line.startswith(f"| × {tables.times(rate)} | 1.500 | – | ") for line in text)
 
     def test_the_page_has_the_tables_of_its_rows(self):
@@ -293,8 +295,8 @@ class TestTablesAndPlot:
         groups, usual = tables.groups_of(rows), tables.usual_of(rows)
         assert usual is not None
         page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-        found = (tables.curve_table(groups, usual), tables.rates_table(rows, usual, 8))
-        for table in (*found, tables.settings_table(groups, usual, 8)):
+        found = [tables.curve_table(groups, usual), tables.settings_table(groups, usual, 8)]
+        for table in (*found, *(tables.rates_table(rows, usual, 8, strategy) for strategy in ("ffa", "fedit"))):
             assert "\n".join(table) in page
 
     def test_no_row_no_table(self):

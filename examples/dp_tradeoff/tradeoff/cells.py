@@ -22,12 +22,14 @@ NONE, LOCAL, DISTRIBUTED = "none", "local", "distributed"
 FFA, FEDIT = "ffa", "fedit"
 RECORD, PATIENT = "record", "patient"
 MODES, STRATEGIES, UNITS = (NONE, LOCAL, DISTRIBUTED), (FFA, FEDIT), (RECORD, PATIENT)
-RATES: Final[Mapping[str, float]] = {NONE: 8.0, LOCAL: 8.0, DISTRIBUTED: 8.0}
-"""Times the plan's learning rate, in the curves: the best that were TRIED, with noise at epsilon 8 and seed 0."""
-TRIED: Final[Mapping[str, tuple[float, ...]]] = {
-    NONE: (1, 2, 4, 8, 16),
-    LOCAL: (0.5, 1, 2, 4, 8, 16),
-    DISTRIBUTED: (0.5, 1, 2, 4, 8, 16),
+RATES: Final[Mapping[str, Mapping[str, float]]] = {
+    FFA: {NONE: 8.0, LOCAL: 8.0, DISTRIBUTED: 8.0},
+    FEDIT: {NONE: 1.0, LOCAL: 1.0, DISTRIBUTED: 8.0},
+}
+"""Times the plan's learning rate, by strategy and mode: the best that were TRIED, with noise at epsilon 8, seed 0."""
+TRIED: Final[Mapping[str, Mapping[str, tuple[float, ...]]]] = {
+    FFA: {NONE: (1, 2, 4, 8, 16), LOCAL: (0.5, 1, 2, 4, 8, 16), DISTRIBUTED: (0.5, 1, 2, 4, 8, 16)},
+    FEDIT: {NONE: (1,), LOCAL: (1, 8), DISTRIBUTED: (1, 8)},
 }
 PHYSICAL_BATCH = 8
 """Sentences that a site computes at a time in mode local; distributed takes one at a time whatever a plan says."""
@@ -139,7 +141,7 @@ class Cell:
         Shared noise has integers in place of it.
         """
         plan: float = read_draft(PLAN).secure.clip
-        return plan * max(1.0, self.rate / RATES[LOCAL]) if self.mode == LOCAL else plan
+        return plan * max(1.0, self.rate / RATES[FFA][LOCAL]) if self.mode == LOCAL else plan
 
     def _plain(self, scale: Scale) -> list[str]:
         """So many steps of so many sentences, in mini-batches of a fixed size."""
@@ -217,11 +219,12 @@ def product_grid(
     units: Sequence[str],
     rates: Sequence[float] | None,
 ) -> list[Cell]:
-    """Every combination once, seed by seed; without ``rates`` each mode has that of its curve."""
+    """Every combination once, seed by seed; without ``rates`` each strategy and mode has its own."""
     cells: dict[Cell, None] = {}
     tried: Sequence[float | None] = rates or [None]
     for seed, strategy, count, rate, mode in product(seeds, strategies, sites, tried, modes):
-        cell = Cell(mode, strategy=strategy, sites=count, rate=RATES[mode] if rate is None else rate, seed=seed)
+        chosen = RATES[strategy][mode] if rate is None else rate
+        cell = Cell(mode, strategy=strategy, sites=count, rate=chosen, seed=seed)
         private = (replace(cell, epsilon=e, unit=u) for u, e in product(units, epsilons))
         cells |= dict.fromkeys([cell] if mode == NONE else private)
     return list(cells)
@@ -246,10 +249,10 @@ def _others(seed: int) -> Iterator[Cell]:
 
 def _rates(seed: int) -> Iterator[Cell]:
     """How the learning rates were chosen."""
-    yield from (replace(_usual(NONE, seed=seed), rate=rate) for rate in TRIED[NONE] if rate != RATES[NONE])
-    for mode in (LOCAL, DISTRIBUTED):
-        yield from (Cell(mode, 8, rate=rate, seed=seed) for rate in TRIED[mode] if rate != RATES[mode])
+    for strategy, mode in product(STRATEGIES, MODES):
+        usual = _usual(mode, math.inf if mode == NONE else 8, strategy=strategy, seed=seed)
+        yield from (replace(usual, rate=rate) for rate in TRIED[strategy][mode] if rate != usual.rate)
 
 
-def _usual(mode: str, epsilon: float = math.inf, **other: Any) -> Cell:
-    return Cell(mode, epsilon, rate=RATES[mode], **other)
+def _usual(mode: str, epsilon: float = math.inf, strategy: str = FFA, **other: Any) -> Cell:
+    return Cell(mode, epsilon, strategy, rate=RATES[strategy][mode], **other)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cells.markdown import markdown, spread
 
 from fedsec.study.results import ZERO_SHOT
-from tradeoff.cells import DISTRIBUTED, LOCAL, MODES, NONE, RATES, RECORD
+from tradeoff.cells import DISTRIBUTED, LOCAL, MODES, NONE, RATES, RECORD, STRATEGIES
 from tradeoff.measure import Row
 
 
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     sites: int
     unit: str
     rate: float
-    """Learning rate, over that of the mode's curve."""
+    """Learning rate, over that of strategy and mode."""
 
     def words(self, usual: Setting) -> str:
         """What differs from the study's usual setting."""
@@ -45,7 +45,7 @@ def times(rate: float) -> str:
 
 def setting_of(row: Row) -> Setting:
     """A row of mode none counts to the setting of records."""
-    return Setting(row.strategy, row.sites, row.unit or RECORD, row.rate / RATES[row.mode])
+    return Setting(row.strategy, row.sites, row.unit or RECORD, row.rate / RATES[row.strategy][row.mode])
 
 
 def usual_of(rows: Iterable[Row]) -> Setting | None:
@@ -101,7 +101,7 @@ def curve_table(groups: Mapping[Group, Sequence[Row]], usual: Setting) -> list[s
 
 
 def settings_table(groups: Mapping[Group, Sequence[Row]], usual: Setting, epsilon: float) -> list[str]:
-    """Other settings at the curves' learning rates, and the usual one with the same seeds, one line each."""
+    """Other settings at their learning rates, and the usual one with the same seeds, one line each."""
     others = [s for s in dict.fromkeys(s for s, _, e in groups if e == epsilon) if s != usual and s.rate == 1]
     if not others:
         return []
@@ -116,14 +116,18 @@ def settings_table(groups: Mapping[Group, Sequence[Row]], usual: Setting, epsilo
     return by_mode("setting", lines)
 
 
-def rates_table(rows: Sequence[Row], usual: Setting, epsilon: float) -> list[str]:
-    """The first seed of the usual setting, one line a learning rate."""
+def rates_table(rows: Sequence[Row], usual: Setting, epsilon: float, strategy: str) -> list[str]:
+    """The first seed of the usual setting with this strategy, one line a learning rate; nothing for one rate alone."""
     found: defaultdict[float, dict[str, Sequence[Row]]] = defaultdict(dict)
     first = min(row.seed for row in rows if row.mode != ZERO_SHOT)
     for row in rows:
-        of_usual = row.mode in MODES and row.seed == first and setting_of(row)._replace(rate=1.0) == usual
-        if of_usual and row.epsilon == (math.inf if row.mode == NONE else epsilon):
+        if row.mode not in MODES or row.seed != first:
+            continue
+        of_setting = setting_of(row)._replace(rate=usual.rate) == usual._replace(strategy=strategy)
+        if of_setting and row.epsilon == (math.inf if row.mode == NONE else epsilon):
             found[row.rate][row.mode] = [row]
+    if len(found) < 2:
+        return []
     return by_mode("learning rate", {f"× {times(rate)}": found[rate] for rate in sorted(found)})
 
 
@@ -190,6 +194,8 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     most = max((epsilon for _, mode, epsilon in groups if mode != NONE), default=math.inf)
     if others := settings_table(groups, usual, most):
         yield from ("", f"## Other settings, ε = {_epsilon(most)}", "", *others)
-    yield from ("", f"## Learning rates, ε = {_epsilon(most)}, seed {seeds[0]}", "", *rates_table(rows, usual, most))
+    for strategy in STRATEGIES:
+        if rates := rates_table(rows, usual, most, strategy):
+            yield from ("", f"## Learning rates of {strategy}, ε = {_epsilon(most)}, seed {seeds[0]}", "", *rates)
     yield from ("", "## All", "", *score_table(groups, usual))
     yield from ("", "## Distributed minus local, same seed", "", *difference_table(groups, usual))
