@@ -29,7 +29,7 @@ RATES: Final[Mapping[str, Mapping[str, float]]] = {
 """Times the plan's learning rate, by strategy and mode: the best that were TRIED, with noise at epsilon 8, seed 0."""
 TRIED: Final[Mapping[str, Mapping[str, tuple[float, ...]]]] = {
     FFA: {NONE: (1, 2, 4, 8, 16), LOCAL: (0.5, 1, 2, 4, 8, 16), DISTRIBUTED: (0.5, 1, 2, 4, 8, 16)},
-    FEDIT: {NONE: (1,), LOCAL: (1, 8), DISTRIBUTED: (1, 8)},
+    FEDIT: {NONE: (1, 8), LOCAL: (1, 8), DISTRIBUTED: (1, 8)},
 }
 PHYSICAL_BATCH = 8
 """Sentences that a site computes at a time in mode local; distributed takes one at a time whatever a plan says."""
