@@ -223,3 +223,11 @@ def test_a_model_of_pooled_notes_is_not_made_without_them(half_done):
     folder = half_done('evaluation.baselines=["central"]')
     with pytest.raises(VerificationError, match="approval check 10"):
         open_study(folder, lambda event: None)
+
+
+def test_where_too_few_are_left_the_reason_is_said_before_anything_is_loaded(half_done):
+    folder, events = half_done(), []
+    withdrawn_from(load_site(folder.sites / "westlake" / "site.toml"))
+    with pytest.raises(VerificationError, match="site priory: approval check 10"):
+        open_study(folder, events.append)
+    assert events == []

@@ -122,14 +122,16 @@ def open_study(folder: RunFolder, progress: Progress, jobs: int | None = None) -
 def _stopped(plan: Plan, sites: Mapping[str, Site]) -> dict[str, VerificationError]:
     """Sites of the plan that its officers allowed once and do not allow now: a run may be resumed after a withdrawal.
 
-    Raises what the first of them says where the others cannot do without it: a model of all sites' pooled notes.
+    Raises what the first of them says where the others cannot do without them: too few are left for a sum, or a model
+    of all sites' pooled notes is asked for.
     """
     found: dict[str, VerificationError] = {}
     for name in plan.roster.sites:
         try:
             require_approved(plan, {name: sites[name]} if name in sites else {})
         except VerificationError as e:
-            if "central" in plan.evaluation.baselines:
-                raise
             found[name] = e
+            left = len(plan.roster.sites) - len(found)
+            if left < plan.secure.quorum or "central" in plan.evaluation.baselines:
+                raise found[min(found)] from None
     return found
