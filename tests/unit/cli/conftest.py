@@ -22,10 +22,13 @@ class Result:
 
 @pytest.fixture
 def fedsec(capsys, monkeypatch, tmp_path):
-    """``fedsec("keys", "show", path)`` → Result; 100 columns, in an empty folder."""
+    """``fedsec("keys", "show", path)`` → Result, in an empty folder: tables of 100 columns, errors of one line.
+
+    An error names files in pytest's folder, whose name is as long as the machine likes: in a box it is cut anywhere.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(output.out, "_width", 100)
-    monkeypatch.setattr(output.err, "_width", 100)
+    monkeypatch.setattr(output.err, "_width", 2000)
 
     def call(*arguments) -> Result:
         capsys.readouterr()
