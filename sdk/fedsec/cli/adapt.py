@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fedsec.cli.output import Json, Quiet, err, out, print_json
+from fedsec.plan.statement import plural
 from fedsec_secure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ def _show(folder: Path, outcome: Outcome, remarks: list[str]) -> None:
         out.print(f"note: {remark}", style="yellow", markup=False)
     of = "" if record.records.trained == record.records.of else f" of {record.records.of}"
     out.print(
-        f"trained on {record.records.trained}{of} records of {record.records.patients} patients, "
-        f"{outcome.trained.steps} steps\nadapter: {folder} (plain PEFT; `fedsec predict {folder} --in notes.jsonl`)\n"
+        f"trained on {record.records.trained}{of} records of {plural(record.records.patients, 'patient')}, "
+        f"{plural(outcome.trained.steps, 'step')}\n"
+        f"adapter: {folder} (plain PEFT; `fedsec predict {folder} --in notes.jsonl`)\n"
         f"Nothing was sent. {record.stays}",
         markup=False,
         soft_wrap=True,
@@ -179,13 +181,14 @@ def _remarks(start: Start, notes: LocalNotes, record: Adapted) -> list[str]:
     if notes.unused_relations:
         found.append("the notes have relations, and none is trained on: name their types with --relation")
     if record.truncated:
-        found.append(f"{record.truncated} records are longer than training.max_tokens and lost words at the end")
+        many = f"{plural(record.truncated, 'record')} {'is' if record.truncated == 1 else 'are'}"
+        found.append(f"{many} longer than training.max_tokens and lost words at the end")
     return found
 
 
 def _table(record: Adapted) -> Table:
     columns = list(record.held_out["run"].scores)
-    title = f"Held out: {record.records.held_out} records of patients that were not trained on"
+    title = f"Held out: {plural(record.records.held_out, 'record')} of patients that were not trained on"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for name in (*columns, "loss"):

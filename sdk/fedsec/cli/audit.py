@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsec.cli.output import Json, err, out, print_json
+from fedsec.plan.statement import plural
 
 if TYPE_CHECKING:
     from fedsec.audits.canaries import Run
@@ -111,7 +112,7 @@ def canaries(
     }
     run = _made(partial(replace, planned), **given)
     title = (
-        f"{run.steps} steps, noise {run.noise_multiplier:g}, rate {run.sampling_rate:g}, δ {run.delta:g}, "
+        f"{plural(run.steps, 'step')}, noise {run.noise_multiplier:g}, rate {run.sampling_rate:g}, δ {run.delta:g}, "
         f"{run.confidence} sure"
         + (f", {run.records} records of a patient" if run.records > 1 else "")
         + (", shared noise" if run.sharing else "")
@@ -151,7 +152,8 @@ def scores(
         score_noise=score_noise,
         confidence=confidence,
     )
-    title = f"One record guessed from one score, {sites.records} others, {sites.trainings} sites of each kind"
+    among = f"{plural(sites.records, 'other')}, {plural(sites.trainings, 'site')} of each kind"
+    title = f"One record guessed from one score, {among}"
     _show(title, lambda watch: audit(sites, watch), json=json)
 
 

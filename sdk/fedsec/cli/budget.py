@@ -20,6 +20,7 @@ from fedsec.plan.model import Plan
 from fedsec.plan.policy import Policy, PrivacyBudget
 from fedsec.plan.policy_checks import check_plan
 from fedsec.plan.sitefile import Site, load_site
+from fedsec.plan.statement import plural
 from fedsec.plan.toml import read_toml
 from fedsec.privacy.accountant import RdpFilter
 from fedsec.privacy.shown import shown_epsilon
@@ -112,7 +113,7 @@ def _remark_on_others(site: Site) -> None:
 
 
 def _record_level(count: int) -> str:
-    return f"{count} record-level release{'' if count == 1 else 's'}"
+    return plural(count, "record-level release")
 
 
 def _private_releases(site: Site, unit: Unit) -> int:
@@ -182,7 +183,10 @@ def simulate(
         print_json(value | {"limits": limits, "refusals": refusals})
     else:
         kind = "without" if wanted.dp.mode == "none" else "with"
-        out.print(f"One run of {wanted.name} makes {len(events)} releases {kind} differential privacy.", markup=False)
+        out.print(
+            f"One run of {wanted.name} makes {plural(len(events), 'release')} {kind} differential privacy.",
+            markup=False,
+        )
         if wanted.dp.mode != "none":
             out.print(
                 f"It costs each {wanted.dp.unit} ε = {shown_epsilon(planned.epsilon)} at δ = {planned.delta:g} "
@@ -281,7 +285,8 @@ def epsilon(
         return
     rows = [costs(asked).values() for asked in NEIGHBOURS]
     each = "" if records == 1 else f", {records} records of each patient"
-    out.print(f"{steps} steps, sampling rate {sampling_rate:g}{each}, noise multiplier {noise:.15g}, δ = {delta:g}")
+    of = f"{plural(steps, 'step')}, sampling rate {sampling_rate:g}{each}"
+    out.print(f"{of}, noise multiplier {noise:.15g}, δ = {delta:g}")
     table = Table("neighbours", "ε (PLD, reported)", "ε (best Rényi order)", "ε (filter, the ledger's)")
     for row in rows:
         table.add_row(*(shown_epsilon(v, decimals=3, infinite=_NO_BOUND) if isinstance(v, float) else v for v in row))

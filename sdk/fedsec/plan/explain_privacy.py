@@ -10,7 +10,7 @@ from fedsec.plan.colluders import check_colluders
 from fedsec.plan.cost import cost, with_noise
 from fedsec.plan.model import Draft
 from fedsec.plan.specs import DpSpec, SecureSpec
-from fedsec.plan.statement import Statement, count_in_words
+from fedsec.plan.statement import Statement, count_in_words, plural
 from fedsec.privacy.shown import shown_epsilon
 from fedsec_secure.errors import ConfigError
 
@@ -29,7 +29,7 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
                 "risk",
                 "privacy",
                 "No differential privacy: nothing bounds what the adapter remembers of a single patient "
-                f"(rank {draft.lora.rank}, {draft.rounds} rounds).",
+                f"(rank {draft.lora.rank}, {plural(draft.rounds, 'round')}).",
             )
         ]
     try:
@@ -52,7 +52,9 @@ def privacy(draft: Draft, sites: int | None) -> list[Statement]:
     else:
         who = f"each {dp.unit}"
     some = f"at most {dp.max_records} of a drawn patient's examples, " if (dp.unit, dp.sampling) == _BY_PATIENT else ""
-    steps = "One step a round over all sites' units" if dp.mode == "distributed" else f"{dp.steps} steps a round"
+    steps = (
+        "One step a round over all sites' units" if dp.mode == "distributed" else f"{plural(dp.steps, 'step')} a round"
+    )
     done = (
         f"{steps}; {who} takes part in a step with a chance of {dp.sampling_rate:g}, {some}"
         f"its gradient cut to norm {dp.clipping_norm:g}; noise of {dp.noise_multiplier:g} times that. "

@@ -23,3 +23,8 @@ def count_in_words(n: int, capital: bool = False) -> str:
     """``five`` for 5; digits above ten."""
     word = _WORDS[n] if 0 <= n < len(_WORDS) else str(n)
     return word.capitalize() if capital else word
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 step``, ``3 steps``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"

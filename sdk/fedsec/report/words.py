@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedsec.plan.colluders import colluders_needed
 from fedsec.plan.cost import charged, cost
 from fedsec.plan.model import Plan
-from fedsec.plan.statement import Statement, count_in_words
+from fedsec.plan.statement import Statement, count_in_words, plural
 from fedsec.privacy.shown import shown_epsilon, shown_rest
 from fedsec.report.data import ReportData
 from fedsec.report.protection import within
@@ -213,7 +213,7 @@ def settings(plan: Plan) -> tuple[tuple[str, str], ...]:
     examples = "all of a site’s examples" if size is None else f"{size} of a site’s examples"
     over = {
         "none": f"each over {examples}",
-        "local": f"each of {plan.dp.steps} steps with {drawn}",
+        "local": f"each of {plural(plan.dp.steps, 'step')} with {drawn}",
         "distributed": f"each one step over all sites, with {drawn}",
     }[plan.dp.mode]
     modes = {"mask": "masked sums", "none": "no masks: updates in the open"}

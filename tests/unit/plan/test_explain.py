@@ -21,6 +21,7 @@ from fedsec.plan.specs import (
     ValidationSet,
     WeightingSpec,
 )
+from fedsec.plan.statement import plural
 from fedsec.privacy.accountant import RdpFilter
 from fedsec_secure.accounting.events import GaussianEvent
 from fedsec_secure.errors import ConfigError
@@ -394,3 +395,8 @@ def test_what_chance_may_give_is_said_of_all_sites(world, sites):
     assert above < 0.01 + 4 * math.sqrt(0.01 / 5000)
     (alone,) = texts(draft, topic="canaries")
     assert "at one site in 99 of 100" in alone
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
+def test_one_of_a_thing_has_no_plural(count, said):
+    assert plural(count, "step") == said
