@@ -91,7 +91,7 @@ def furthest(draft: Draft, round_index: int) -> float:
 
 class TestGrid:
     def test_names_tell_cells_apart_and_are_read_back(self):
-        assert len({cell.name for cell in GRID}) == len(GRID) == 52
+        assert len({cell.name for cell in GRID}) == len(GRID) == 55
         assert [named(cell.name) for cell in GRID] == GRID
 
     @pytest.mark.parametrize(
