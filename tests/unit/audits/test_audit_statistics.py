@@ -28,7 +28,7 @@ def laplace(rng):
 
 
 def other_scales(rng):
-    """Half of the values have too little noise and the others as much too much, one value alone by a fifth."""
+    """One value has a fifth too much variance and another as much too little: together they are right."""
     return gauss(rng) * np.sqrt([1.2, 0.8] + [1.0] * (VALUES - 2))
 
 
