@@ -82,15 +82,14 @@ def run_cells(
 
     ``run`` gives a cell's rows, which go into its table at once; ``told``: what is printed of them.
     """
-    began, left = time.monotonic(), 0
+    began = time.monotonic()
     todo = [cell for cell in cells if not is_done(cell, table_of(cell))]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = Bar(progress, len(todo))
         for cell in todo:
             if minutes is not None and time.monotonic() - began > 60 * minutes:
-                left += 1
-                continue
+                break
             if is_done(cell, table_of(cell)):
                 bar.end(f"{cell.name}: done by another process")
                 continue
@@ -98,12 +97,11 @@ def run_cells(
             try:
                 rows = run(cell, bar)
             except (BusyError, FailedError) as e:
-                left += 1
                 bar.end(f"{cell.name}: {e if isinstance(e, FailedError) else 'another process has it'}")
                 continue
             table_of(cell).add(*rows)
             bar.end(f"{cell.name}: {told(rows)}")
-    return left
+    return sum(not is_done(cell, table_of(cell)) for cell in todo)  # another process may have ended its own by now
 
 
 def is_done(cell: Named, table: Table[R]) -> bool:

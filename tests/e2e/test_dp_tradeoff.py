@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import run_grid
 from cells import folders
-from cells.loop import FailedError, held
+from cells.loop import BusyError, FailedError, held
 from cells.table import Table
 from matplotlib.figure import Figure
 from tradeoff import notes, plot, run, tables
@@ -386,6 +386,18 @@ class TestRunning:
             busy = run.Grid(tmp_path, TINY, grid.cells[:1])
             assert run.run_grid(busy, table, None) == 1
         assert table.rows() == []
+
+    def test_what_another_process_has_finished_in_the_meantime_is_not_left(self, tmp_path, monkeypatch):
+        grid, table = self.grid(tmp_path), Table(tmp_path / "results.csv", Row)
+
+        def fake(grid, cell, bar):
+            if cell.mode == "none":
+                raise BusyError
+            table.add(a_row("none-ffa-3sites-s0"))  # the other process, as this one's cell ends
+            return [a_row(cell.name)]
+
+        monkeypatch.setattr(run, "run_cell", fake)
+        assert run.run_grid(grid, table, None) == 0
 
     def test_a_run_that_exists_is_resumed_and_any_other_is_started(self, tmp_path):
         grid = self.grid(tmp_path)
