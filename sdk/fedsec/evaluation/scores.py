@@ -12,8 +12,8 @@ from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import bootstrap
 
 from fedsec.evaluation.matching import Tally
 from fedsec_secure.errors import LocalMisuseError
@@ -218,7 +218,7 @@ def paired_bootstrap(
         return mean(first) - mean(second)
 
     every = tuple(np.arange(len(first)) for first, _ in pairs)
-    ends = bootstrap(
+    ends = scipy.stats.bootstrap(
         every,
         difference,
         n_resamples=resamples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from scipy import stats
+import scipy
 
 CHANCE: Final = math.log2(math.e)
 """Mean exposure, in bits, of an answer that was never trained on: log2(1/U) for uniform U, but for ties and few
@@ -19,7 +19,7 @@ def no_memory_stays_below(canaries: int, confidence: float = 0.99) -> float:
 
     Each is log2(1/U), an exponential variable of mean ``CHANCE``; a sum of n of them has a gamma law.
     """
-    return float(stats.gamma.ppf(confidence, canaries, scale=CHANCE)) / canaries
+    return float(scipy.stats.gamma.ppf(confidence, canaries, scale=CHANCE)) / canaries
 
 
 def no_site_is_above(canaries: int, sites: int) -> float:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from fedsec.privacy.mechanisms import Mechanism, mechanisms
 from fedsec.privacy.renyi import Floats, divergences, epsilon_at_best_order, epsilon_for_any_choice
@@ -185,7 +185,7 @@ def _distribution(mechanism: Mechanism, count: int, neighbours: Neighbours) -> A
         once = privacy_loss_distribution.from_mixture_gaussian_mechanism(
             mechanism.noise,
             [float(j) for j in among],
-            stats.binom.pmf(among, mechanism.records, mechanism.rate).tolist(),
+            scipy.stats.binom.pmf(among, mechanism.records, mechanism.rate).tolist(),
             pessimistic_estimate=True,
             value_discretization_interval=INTERVAL,
         )

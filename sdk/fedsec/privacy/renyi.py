@@ -22,7 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+import scipy
 
 from fedsec.privacy.mechanisms import Mechanism
 from fedsec_secure.accounting.events import Neighbours
@@ -82,11 +82,11 @@ def _of_mixture(mechanism: Mechanism) -> Floats:
     """
     rate, noise, records = mechanism
     means = np.arange(records + 1) / records
-    log_weights = stats.binom.logpmf(np.arange(records + 1), records, rate)
+    log_weights = scipy.stats.binom.logpmf(np.arange(records + 1), records, rate)
     variance = (noise / records) ** 2
     # exp((order - 1) D) is jointly convex, and N(0, s^2) is the mixture of itself with the same weights.
     powers = np.outer((ORDERS - 1) * ORDERS, means**2 / (2 * variance))
-    moments: Floats = special.logsumexp(log_weights + powers, axis=1)
+    moments: Floats = scipy.special.logsumexp(log_weights + powers, axis=1)
     if noise / records >= _LEAST_NOISE:
         kinds = np.split(ORDERS, np.searchsorted(ORDERS, [11, 72]))
         integrals = [_log_integrals(means, log_weights, noise / records, orders) for orders in kinds]
@@ -202,7 +202,7 @@ def _holds(epsilon: float, moments: Floats, delta: float) -> bool:
     if slope(ends[0]) <= 0 or slope(ends[1]) >= 0:  # where one order has all the weight, the mean is an end itself
         u = ends[0] if slope(ends[0]) <= 0 else ends[1]
     else:
-        u = float(optimize.brentq(slope, *ends, xtol=1e-9))
+        u = float(scipy.optimize.brentq(slope, *ends, xtol=1e-9))
     terms = _LOG_WEIGHTS + _LOWERED * (u + epsilon - moments)
     top = float(terms.max())
     shares = np.exp(terms - top)
