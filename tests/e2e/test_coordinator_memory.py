@@ -185,8 +185,10 @@ def run_and_look(folder: Path, federation: Federation, far: FarCoordinator, watc
 
 @pytest.mark.parametrize(
     ("mode", "looked"),
-    [("he-mask", ["train 1", "verdict 2", "train 4", "verdict 5", "end"]), ("he", ["train 1", "verdict 2", "end"])],
-    ids=["he-mask", "he"],
+    [
+        pytest.param("he-mask", ["train 1", "verdict 2", "train 4", "verdict 5", "end"], id="he-mask"),
+        pytest.param("he", ["train 1", "verdict 2", "end"], id="he", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_of_what_only_sites_have_is_at_the_coordinator(tmp_path, watch, mode, looked):
     why = unreadable(os.getpid())

@@ -112,6 +112,7 @@ def test_serve_and_join_are_stopped_and_started_again(apart, calm, record_proper
     ends_the_same(apart, calm)
 
 
+@pytest.mark.slow
 def test_a_second_join_of_a_site_is_refused(apart, calm):
     apart.asked("train", 0)
     first = apart.processes["site-b"]

@@ -60,10 +60,10 @@ def test_the_adapter_is_that_of_masks_alone_within_rounding(tmp_path, keys, rule
     [
         {"rule": "influence"},
         {"strategy": "ffa", "server": ServerSpec(optimiser="adam", learning_rate=0.01)},
-        {"strategy": "fedsvd"},
-        {"strategy": "fed-sb"},
-        {"strategy": "rolora"},
         {"strategy": "fedsa"},
+        pytest.param({"strategy": "fedsvd"}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "fed-sb"}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "rolora"}, marks=pytest.mark.slow),
     ],
 )
 def test_with_other_rules_strategies_and_optimisers(tmp_path, keys, options):
@@ -111,7 +111,14 @@ def test_a_site_that_missed_two_sums_catches_up(tmp_path, keys, rule):
 
 
 @pytest.mark.parametrize(
-    "exchange", ["key-offer", "key-deal", "key-take", "train", "mask", "unmask", "verdict", "attest"]
+    "exchange",
+    [
+        *("key-deal", "mask", "verdict"),
+        *(
+            pytest.param(exchange, marks=pytest.mark.slow)
+            for exchange in ("key-offer", "key-take", "train", "unmask", "attest")
+        ),
+    ],
 )
 def test_a_run_goes_on_after_a_kill_and_ends_in_the_same_bits(tmp_path, keys, exchange):
     plan = encrypted_plan(keys)

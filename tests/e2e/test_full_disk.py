@@ -83,7 +83,7 @@ def site_is_full(folder, keys, plan, monkeypatch, number: int, label: str) -> No
 def test_a_site_whose_disk_is_full_at_sampled_writes(tmp_path, keys, monkeypatch, mode):
     plan = make_plan(keys, rounds=2, **MODES[mode])
     labels = writes(tmp_path / "calm", keys, plan, monkeypatch, FULL)
-    for number in range(3 + list(MODES).index(mode), len(labels), 31):
+    for number in range(3 + list(MODES).index(mode), len(labels), 61):
         site_is_full(tmp_path / str(number), keys, plan, monkeypatch, number, labels[number])
 
 
@@ -117,7 +117,7 @@ def calm(tmp_path, keys, plan, monkeypatch) -> tuple[bytes, int]:
 def test_a_coordinator_whose_disk_is_full_at_sampled_writes(tmp_path, keys, monkeypatch, mode):
     plan = make_plan(keys, rounds=2, **MODES[mode])
     expected, count = calm(tmp_path, keys, plan, monkeypatch)
-    for number in range(1, count, 23):
+    for number in range(1, count, 47):
         coordinator_is_full(tmp_path / str(number), keys, plan, monkeypatch, number, expected)
 
 

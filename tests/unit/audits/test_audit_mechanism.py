@@ -118,7 +118,7 @@ def test_with_sampled_records_each_is_drawn_by_a_coin_of_its_own():
     assert {len(step.drawn) for step in seen} == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.25])
+@pytest.mark.parametrize("rate", [pytest.param(1.0, marks=pytest.mark.slow), 0.25])
 def test_sampled_records_hold_at_other_settings(rate):
     setting = replace(SURE, sampling_rate=rate, records=3, trials=900)
     row, shared = of_records(setting), of_shared(setting)[1]
