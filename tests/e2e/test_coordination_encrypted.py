@@ -26,6 +26,7 @@ from fedsec.study.verify import verify_run
 from fedsec.training.adapter import load_peft
 from fedsec_secure.errors import ConfigError
 from tests.machines import Machines
+from tests.marks import sampled
 from tests.unit.cli.conftest import fedsec  # noqa: F401  a fixture
 from tests.unit.cli.smoke import SMOKE
 
@@ -43,7 +44,7 @@ SMALL = (
 MODES = {"he-mask": "fedit", "he": "fedsa"}
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=sampled(MODES, "he"))
 def once(request, tmp_path_factory):
     """The same study in one process and over machines; the latter's run folder is sealed."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -23,6 +23,7 @@ from fedsec_secure.errors import AbortError, ConfigError, LocalMisuseError, Peer
 from fedsec_secure.masking.site_masked import Contribution, NoisyContribution
 from fedsec_secure.secrets import SecretBytes
 from tests.e2e.federation import ArithmeticWork, Federation, Keys, make_plan
+from tests.marks import sampled
 
 SITES, D = 5, 192
 DP = DpSpec(mode="distributed", unit="record", target_epsilon=6.0, sampling_rate=0.05, dimension=D, expected_batch=8)
@@ -161,7 +162,7 @@ def test_the_ledger_stores_the_very_mechanism(keys):
     assert planned.epsilon < planned.charged <= 6.0
 
 
-@pytest.mark.parametrize("records", [2, 5])
+@pytest.mark.parametrize("records", sampled((2, 5), 2))
 def test_the_ledger_is_charged_for_all_records_of_a_patient_that_may_be_drawn(keys, records):
     """What the plan says that it costs is what its releases cost, and several times what one record each would."""
     dp = {"unit": "patient", "sampling": "record", "max_records": records}

@@ -21,6 +21,7 @@ from fedsec_secure.errors import (
     VerificationError,
 )
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, make_plan, run_once
+from tests.marks import sampled
 
 SITES = 4  # threshold and floor 3: one may be lost
 MASKED = ("train", "share", "mask", "confirm", "unmask", "verdict")
@@ -156,7 +157,7 @@ def asked_of(federation: Federation, exchange: str) -> list[tuple[int, list[str]
     return [(e["attempt"], list(e["bytes_down"])) for e in asked if e["round"] == asked[0]["round"]]
 
 
-@pytest.mark.parametrize("after_work", [False, True])
+@pytest.mark.parametrize("after_work", sampled((False, True), True))
 @pytest.mark.parametrize(("exchange", "options"), NO_OTHER_ATTEMPT)
 def test_who_is_away_from_confirm_on_is_asked_again(tmp_path, keys, exchange, options, after_work):
     plan = make_plan(keys, rounds=2, **options)
@@ -170,7 +171,7 @@ def test_who_is_away_from_confirm_on_is_asked_again(tmp_path, keys, exchange, op
     assert calm in (None, adapter)
 
 
-@pytest.mark.parametrize("after_work", [False, True])
+@pytest.mark.parametrize("after_work", sampled((False, True), True))
 @pytest.mark.parametrize(("exchange", "options"), NO_OTHER_ATTEMPT)
 def test_a_run_that_too_many_sites_left_at_its_end_goes_on_when_it_is_resumed(
     tmp_path, keys, exchange, options, after_work

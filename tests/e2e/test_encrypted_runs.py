@@ -21,6 +21,7 @@ from fedsec_secure.masking.ceremony import SiteOffered, ceremony_context
 from fedsec_secure.masking.messages import decode_packets, encode_packets
 from tests.e2e.encrypting import ROUNDS, SITES, Away, InProcess, Stopped, bound, encrypted_plan, finals, opened
 from tests.e2e.federation import RUN, Keys, Steady, make_plan
+from tests.marks import sampled
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def no_processes(request, monkeypatch):
         monkeypatch.setattr(encrypted, "EncryptionWorkers", InProcess)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "size"])
+@pytest.mark.parametrize("rule", sampled(("uniform", "size"), "size"))
 def test_the_adapter_is_that_of_masks_alone_within_rounding(tmp_path, keys, rule):
     """Lanes of 23 bits here, of 32 there: as far apart as both error bounds say, and no farther."""
     plan, other = encrypted_plan(keys, rule=rule), make_plan(keys, rounds=ROUNDS, ring="2x32", rule=rule)
@@ -60,7 +61,7 @@ def test_the_adapter_is_that_of_masks_alone_within_rounding(tmp_path, keys, rule
     [
         {"rule": "influence"},
         {"strategy": "ffa", "server": ServerSpec(optimiser="adam", learning_rate=0.01)},
-        {"strategy": "fedsa"},
+        pytest.param({"strategy": "fedsa"}, marks=pytest.mark.slow),
         pytest.param({"strategy": "fedsvd"}, marks=pytest.mark.slow),
         pytest.param({"strategy": "fed-sb"}, marks=pytest.mark.slow),
         pytest.param({"strategy": "rolora"}, marks=pytest.mark.slow),
@@ -78,7 +79,9 @@ def test_with_other_rules_strategies_and_optimisers(tmp_path, keys, options):
     np.testing.assert_allclose(held["site-a"].flatten(), masked.flatten(), atol=5e-5)
 
 
-@pytest.mark.parametrize("exchange", ["train", "share", "mask", "confirm", "unmask", "verdict"])
+@pytest.mark.parametrize(
+    "exchange", sampled(("train", "share", "mask", "confirm", "unmask", "verdict"), "mask", "verdict")
+)
 @pytest.mark.parametrize("lost_reply", [False, True])
 def test_a_site_that_missed_a_sum_catches_up(tmp_path, keys, exchange, lost_reply):
     """From the encrypted sum that it is sent then, and believes because enough others attest what it leads to."""
@@ -97,7 +100,7 @@ def test_a_site_that_missed_a_sum_catches_up(tmp_path, keys, exchange, lost_repl
     assert "site-c" in rounds[2]
 
 
-@pytest.mark.parametrize("rule", ["uniform", "size", "influence"])
+@pytest.mark.parametrize("rule", sampled(("uniform", "size", "influence"), "influence"))
 def test_a_site_that_missed_two_sums_catches_up(tmp_path, keys, rule):
     def wrap(site, agent):
         return Away(agent, "train", {0, 1}) if site == "site-c" else agent
@@ -112,13 +115,9 @@ def test_a_site_that_missed_two_sums_catches_up(tmp_path, keys, rule):
 
 @pytest.mark.parametrize(
     "exchange",
-    [
-        *("key-deal", "mask", "verdict"),
-        *(
-            pytest.param(exchange, marks=pytest.mark.slow)
-            for exchange in ("key-offer", "key-take", "train", "unmask", "attest")
-        ),
-    ],
+    sampled(
+        ("key-offer", "key-deal", "key-take", "train", "mask", "unmask", "verdict", "attest"), "key-deal", "verdict"
+    ),
 )
 def test_a_run_goes_on_after_a_kill_and_ends_in_the_same_bits(tmp_path, keys, exchange):
     plan = encrypted_plan(keys)

@@ -154,12 +154,13 @@ def operator(request, tmp_path_factory):
             {},
             "Component 'logging.FileHandler' at config path 'components.#1' is not in allow_list",
         ),
-        (
+        pytest.param(
             "project_admin",
             "code",
             {"id": "evil", "path": "evil.Evil", "args": {}},
             {"evil.py": EVIL},
             "BYOC not permitted",
+            marks=pytest.mark.slow,
         ),
         ("super", "code", {"id": "evil", "path": "evil.Evil", "args": {}}, {"evil.py": EVIL}, "nobody is super here"),
     ],

@@ -28,15 +28,11 @@ from fedsec_secure.secrets import SecretBytes
 from fedsec_secure.weighting.groups import shares
 from tests.e2e.federation import RUN, ArithmeticWork, Federation, Keys, Steady, loss_of, make_plan, run_once
 from tests.e2e.test_dropout import Flaky, flaky
+from tests.marks import sampled
 
 SITES = 8
 NAMES = [f"site-{c}" for c in "abcdefgh"]
 EXCHANGES = ("commit", "reveal", "draw", "train", "share", "mask", "confirm", "unmask", "sum", "verdict")
-
-
-def sampled(values, *quick):
-    """All of them in the slow lane, these in every."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @pytest.fixture(scope="module")

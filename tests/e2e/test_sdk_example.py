@@ -50,6 +50,7 @@ def example(monkeypatch):
     return importlib.import_module("my_transport")
 
 
+@pytest.mark.slow
 def test_processes_over_a_shared_folder_go_on_after_one_is_killed(example, tmp_path):
     study, drive, run = tmp_path / "study", tmp_path / "study" / "drive", tmp_path / "study" / "run"
     plan = example.make_hospitals(study)

@@ -44,7 +44,10 @@ def test_epsilon_of_mu_is_the_accountant_s(rate, noise):
     assert epsilon_of(1 / noise, rate, DELTA) == pytest.approx(accounted, abs=1e-4)
 
 
-@pytest.mark.parametrize(("rate", "noise", "records"), [(0.5, 1.0, 4), (0.05, 2.0, 5), (1.0, 2.0, 3), (0.3, 1.0, 2)])
+@pytest.mark.parametrize(
+    ("rate", "noise", "records"),
+    [pytest.param(0.5, 1.0, 4, marks=pytest.mark.slow), (0.05, 2.0, 5), (1.0, 2.0, 3), (0.3, 1.0, 2)],
+)
 def test_epsilon_of_mu_is_the_accountant_s_with_sampled_records(rate, noise, records):
     accounted = PldAccountant().epsilon([steps_of(rate, noise, 1, records)], DELTA)
     assert epsilon_of(1 / noise, rate, DELTA, records) <= accounted

@@ -53,6 +53,7 @@ def test_bounds_come_within_three_quarters_of_epsilon():
     assert all(row.numbers["lower_bound"] > 0.75 * row.numbers["theory"] and row.shows for row in rows)
 
 
+@pytest.mark.slow
 def test_a_patient_of_whose_records_one_is_used_is_one_record():
     """Four records lie there and one is used: no other row may be made of four units."""
     one = replace(SURE, records=1)

@@ -33,7 +33,7 @@ def installed():
     )  # fmt: skip
 
 
-LONG = ("noise: half", "clipping: only the sum")
+LONG = ("noise: half", "clipping: only the sum", "shared noise: records charged as one a patient")
 """Found by bounds on epsilon, which take many trials; others of their kinds are found at once."""
 
 

@@ -156,7 +156,7 @@ def test_pooled_notes_and_open_sums_run_only_where_the_plan_names_them(smoke):
     assert set(done.json["macro_f1"]) == {"federated", "central"}
 
 
-@pytest.mark.parametrize(("mode", "warned"), [("he", True), ("he-mask", False)])
+@pytest.mark.parametrize(("mode", "warned"), [pytest.param("he", True, marks=pytest.mark.slow), ("he-mask", False)])
 def test_encrypted_studies_run_and_say_who_opens_what(fedsec, smoke, tmp_path, mode, warned):
     """Workers, ceremony, an adapter that the coordinator has not, and a folder that verifies offline."""
     done = smoke("--set", f"secure.mode={mode}", "--set", "evaluation.baselines=[]", "--set", "rounds=1")
